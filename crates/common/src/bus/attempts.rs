@@ -1,0 +1,77 @@
+//! How often an event was tried: written down before it is tried, so that a handler that kills its
+//! process is counted as well, and only for what was being tried, so that its neighbours are not.
+
+use std::collections::HashMap;
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// How often each of the events was tried before, and what came of it last.
+pub(super) async fn of(
+    pool: &PgPool,
+    group: &str,
+    events: &[Uuid],
+) -> Result<HashMap<Uuid, (i32, String)>, sqlx::Error> {
+    let rows: Vec<(Uuid, i32, String)> = sqlx::query_as(
+        "select event_id, attempts, last_error from bus.attempts
+         where queue_group = $1 and event_id = any($2)",
+    )
+    .bind(group)
+    .bind(events)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(id, attempts, error)| (id, (attempts, error))).collect())
+}
+
+/// Counts an attempt for each of the events, which is about to begin.
+pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    // Not worth waiting for the disk: should the machine lose it, one attempt goes uncounted.
+    sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+    sqlx::query(
+        "insert into bus.attempts (queue_group, event_id, attempts)
+         select $1, event_id, 1 from unnest($2::uuid[]) as begun (event_id) order by event_id
+         on conflict (queue_group, event_id) do update
+         set attempts = attempts.attempts + 1, last_at = clock_timestamp(),
+             last_error = 'the process ended while the event was handled'",
+    )
+    .bind(group)
+    .bind(events)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}
+
+/// Notes why an attempt failed. Returns how many there were.
+pub(super) async fn failed(
+    pool: &PgPool,
+    group: &str,
+    event: Uuid,
+    error: &str,
+) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into bus.attempts (queue_group, event_id, attempts, last_error)
+         values ($1, $2, 1, $3)
+         on conflict (queue_group, event_id) do update set last_error = excluded.last_error
+         returning attempts",
+    )
+    .bind(group)
+    .bind(event)
+    .bind(error.replace('\0', "\u{fffd}"))
+    .fetch_one(pool)
+    .await
+}
+
+/// Forgets the attempts of events that have taken effect.
+pub(super) async fn forget(
+    tx: &mut sqlx::PgConnection,
+    group: &str,
+    events: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from bus.attempts where queue_group = $1 and event_id = any($2)")
+        .bind(group)
+        .bind(events)
+        .execute(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! The connection to NATS: short clocks, endless reconnection, and an end that loses nothing.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use tokio::{sync::watch, time::timeout};
+use tracing::{debug, info, warn};
+
+use crate::pod::{config::NatsSettings, process::Pod};
+
+/// How often the client asks whether the server is there. Two missed answers end the connection,
+/// so a dead one is noticed within 15 s; the client's default takes minutes.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the server may take to answer a request.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest pause between attempts to reconnect.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// How long each step of closing may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many commands may wait to be written. A full queue slows the caller down.
+const CLIENT_CAPACITY: usize = 4096;
+
+/// Whether the server can be reached, and how often that has begun anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Link {
+    /// Connected now.
+    pub up: bool,
+    /// The number of the connection; grows with each one.
+    pub epoch: u64,
+}
+
+/// A connection to NATS with JetStream. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    /// The client underneath.
+    pub client: Client,
+    /// JetStream on it.
+    pub jetstream: jetstream::Context,
+    /// How many copies of a new stream to keep.
+    pub replicas: usize,
+    link: watch::Receiver<Link>,
+    closed: Arc<Closed>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    expected: AtomicBool,
+    event: watch::Receiver<bool>,
+}
+
+impl Bus {
+    /// Connects under the process's client id, in the background: a broker that is away keeps
+    /// nobody from starting. A connection that ends for good ends the process.
+    ///
+    /// # Errors
+    /// When the settings make no sense: an unreadable certificate, a malformed URL.
+    pub async fn connect(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<Self> {
+        let (link_sender, link) = watch::channel(Link::default());
+        let (closed_sender, closed) = watch::channel(false);
+        let options = options(settings, pod)?.event_callback(move |event| {
+            note(&event, &link_sender, &closed_sender);
+            async {}
+        });
+        let client = options
+            .connect(&settings.nats_url)
+            .await
+            .with_context(|| format!("cannot use NATS at {}", settings.nats_url))?;
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        let closed = Arc::new(Closed { expected: AtomicBool::new(false), event: closed });
+        let replicas = usize::from(settings.nats_replicas);
+        let bus = Self { client, jetstream, replicas, link, closed };
+        let (watched, shutdown) = (bus.closed.clone(), pod.shutdown.clone());
+        pod.shutdown.spawn("nats connection", async move {
+            let mut event = watched.event.clone();
+            tokio::select! {
+                () = shutdown.begun() => Ok(()),
+                closed = event.wait_for(|closed| *closed) => {
+                    if closed.is_err() || watched.expected.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    bail!("the connection to NATS was closed for good")
+                }
+            }
+        });
+        Ok(bus)
+    }
+
+    /// The state of the connection, to watch.
+    #[must_use]
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Waits until the server can be reached. Returns the number of the connection.
+    pub async fn connected(&self) -> u64 {
+        let mut link = self.link.clone();
+        let epoch = link.wait_for(|link| link.up).await.map(|link| link.epoch);
+        match epoch {
+            Ok(epoch) => epoch,
+            // The callback is gone with the client: nothing will ever connect again.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends the connection after everything written has reached the server. Each step is bounded;
+    /// what does not go out in time is sent again by others, that is what acks are for.
+    pub async fn close(&self) {
+        self.closed.expected.store(true, Ordering::Relaxed);
+        if self.link.borrow().up && timeout(CLOSE_TIMEOUT, self.client.flush()).await.is_err() {
+            warn!("NATS did not take the last messages in time");
+        }
+        if self.client.drain().await.is_err() {
+            return;
+        }
+        // `drain` only queues the wish; the connection is done when it says so.
+        let mut event = self.closed.event.clone();
+        if timeout(CLOSE_TIMEOUT, event.wait_for(|closed| *closed)).await.is_err() {
+            debug!("the connection to NATS did not close in time");
+        }
+    }
+}
+
+fn options(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<ConnectOptions> {
+    let mut options = ConnectOptions::new()
+        .name(pod.client_id.as_str())
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .client_capacity(CLIENT_CAPACITY)
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .reconnect_delay_callback(reconnect_delay);
+    if let (Some(user), Some(password)) = (&settings.nats_user, &settings.nats_password) {
+        options = options.user_and_password(user.clone(), password.clone());
+    }
+    if let Some(file) = &settings.nats_ca {
+        anyhow::ensure!(file.is_file(), "NATS_CA: there is no file {}", file.display());
+        options = options.add_root_certificates(file.clone()).require_tls(true);
+    }
+    Ok(options)
+}
+
+/// Doubling from 50 ms to a second, less up to half, so that replicas do not come back in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubling = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(10);
+    let delay = (Duration::from_millis(50) * 2_u32.pow(doubling)).min(MAX_RECONNECT_DELAY);
+    delay.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn note(event: &Event, link: &watch::Sender<Link>, closed: &watch::Sender<bool>) {
+    match event {
+        Event::Connected => {
+            link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1 });
+            info!("connected to NATS");
+        }
+        Event::Disconnected => {
+            link.send_modify(|link| link.up = false);
+            warn!("disconnected from NATS, reconnecting");
+        }
+        Event::Closed => {
+            link.send_modify(|link| link.up = false);
+            closed.send_replace(true);
+        }
+        Event::LameDuckMode => info!("the NATS server is about to stop"),
+        Event::Draining => debug!("draining"),
+        Event::SlowConsumer(subscription) => warn!(subscription, "too slow a consumer"),
+        Event::ServerError(error) => warn!(%error, "NATS server"),
+        Event::ClientError(error) => debug!(%error, "NATS client"),
+    }
+}

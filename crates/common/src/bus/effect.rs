@@ -1,0 +1,167 @@
+//! How events take effect: decoded, claimed in the inbox, handed to the listener and committed, all
+//! in one transaction.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
+use sqlx::{PgConnection, PgPool};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    attempts,
+    connection::Bus,
+    dead_letters,
+    envelope::Envelope,
+    inbox,
+    listener::{Failure, HANDLER_TIMEOUT, Listener, Received},
+};
+use crate::{
+    events::EventSet,
+    pod::{client_id::ClientId, trace::TraceContext},
+};
+
+/// What a member needs to let events take effect.
+pub(super) struct Workshop<L> {
+    pub(super) listener: L,
+    pub(super) pool: PgPool,
+    pub(super) bus: Bus,
+    pub(super) client_id: ClientId,
+}
+
+/// A message that was read.
+pub(super) struct Decoded<E> {
+    pub(super) received: Received<E>,
+    pub(super) trace: Option<TraceContext>,
+}
+
+/// A message that cannot be read, now or later.
+pub(super) struct Undecodable {
+    /// Its id, if it says one.
+    pub(super) id: Option<Uuid>,
+    pub(super) reason: String,
+}
+
+/// Reads a message.
+pub(super) fn decode<E: EventSet>(
+    subject: &str,
+    payload: &[u8],
+    client_id: &ClientId,
+) -> Result<Decoded<E>, Undecodable> {
+    let envelope = Envelope::parse(payload)
+        .map_err(|error| Undecodable { id: None, reason: error.to_string() })?;
+    let undecodable = |reason: String| Undecodable { id: Some(envelope.id), reason };
+    if envelope.kind != subject {
+        let kind = &envelope.kind;
+        return Err(undecodable(format!("its type {kind:?} is not its subject {subject:?}")));
+    }
+    let version = envelope.schema_version().map_err(|error| undecodable(error.to_string()))?;
+    let event = E::decode(&envelope.kind, version, envelope.data.get())
+        .map_err(|error| undecodable(error.to_string()))?;
+    let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
+    let (id, time) = (envelope.id, envelope.time);
+    let received = Received { id, time, client_id: client_id.to_string(), event };
+    Ok(Decoded { received, trace })
+}
+
+impl<L: Listener> Workshop<L> {
+    /// One transaction: claim what is new, have the listener write its effect, commit. All of the
+    /// events have taken effect afterwards, or none has.
+    ///
+    /// `counted` says that attempts were counted for them, which are then forgotten; `redriven`
+    /// that it is a dead letter, which then is none any more.
+    pub(super) async fn take_effect(
+        &self,
+        events: &[&Received<L::Events>],
+        counted: bool,
+        redriven: Option<i64>,
+    ) -> Result<(), Failure> {
+        let group = L::QUEUE_GROUP;
+        let begun = Instant::now();
+        let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
+        let mut tx = self.pool.begin().await?;
+        let mut new = inbox::claim(&mut tx, group, &self.client_id, &ids).await?;
+        // An event that is there twice is new once.
+        let fresh: Vec<_> = events
+            .iter()
+            .copied()
+            .filter(|received| {
+                let at = new.iter().position(|id| *id == received.id);
+                at.map(|at| new.swap_remove(at)).is_some()
+            })
+            .collect();
+        if !fresh.is_empty() {
+            self.call(&mut tx, &fresh).await?;
+        }
+        if fresh.len() < events.len() {
+            let repeats = (events.len() - fresh.len()) as u64;
+            metrics::counter!("bus_duplicates_total", "group" => group).increment(repeats);
+            inbox::seen(&mut tx, group, &ids).await?;
+        }
+        if counted {
+            attempts::forget(&mut tx, group, &ids).await?;
+        }
+        if let Some(id) = redriven {
+            dead_letters::resolve(&mut tx, id).await?;
+        }
+        tx.commit().await?;
+        metrics::histogram!("bus_handler_seconds", "group" => group).record(begun.elapsed());
+        for received in fresh {
+            let delay = time::OffsetDateTime::now_utc() - received.time;
+            metrics::histogram!("bus_event_delay_seconds", "group" => group)
+                .record(delay.as_seconds_f64().max(0.0));
+        }
+        Ok(())
+    }
+
+    /// Calls the listener, and makes a failure of a panic and of taking too long.
+    async fn call(
+        &self,
+        tx: &mut PgConnection,
+        events: &[&Received<L::Events>],
+    ) -> Result<(), Failure> {
+        let handled = AssertUnwindSafe(self.listener.handle(tx, events)).catch_unwind();
+        match timeout(HANDLER_TIMEOUT, handled).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("no message");
+                Err(Failure::Retry(anyhow::anyhow!("the listener panicked: {text}")))
+            }
+            Err(_) => {
+                let limit = HANDLER_TIMEOUT.as_secs();
+                Err(Failure::Retry(anyhow::anyhow!("the listener took longer than {limit} s")))
+            }
+        }
+    }
+
+    /// Tries one dead letter that was given back to the group. Returns whether there was one.
+    pub(super) async fn redrive(&self) -> Result<bool, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let letter = dead_letters::take_redriven(&mut connection, L::QUEUE_GROUP).await?;
+        drop(connection);
+        let Some(letter) = letter else { return Ok(false) };
+        let decoded = decode::<L::Events>(&letter.subject, &letter.payload, &self.client_id);
+        let outcome = match decoded {
+            Ok(event) => self.take_effect(&[&event.received], true, Some(letter.id)).await,
+            Err(undecodable) => Err(Failure::Reject(undecodable.reason)),
+        };
+        match outcome {
+            Ok(()) => {
+                info!(event.id = %letter.event_id, dead_letter = letter.id, client.id = %self.client_id, "a redriven dead letter took effect");
+            }
+            Err(failure) => {
+                let reason = failure.to_string();
+                warn!(event.id = %letter.event_id, dead_letter = letter.id, reason, "a redriven dead letter failed again");
+                let mut connection = self.pool.acquire().await?;
+                dead_letters::failed_again(&mut connection, letter.id, &reason, &self.client_id)
+                    .await?;
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,143 @@
+//! An event on the wire: CloudEvents 1.0 in structured JSON
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{events::Event, pod::trace::TraceContext};
+
+/// The `content-type` header of a structured CloudEvent.
+pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// What `dataschema` begins with; the subject and the schema's version follow.
+const SCHEMA_URN: &str = "urn:ticketing:event:";
+
+/// One event with what the bus needs to carry it. Attributes that the bus does not know are
+/// passed over, as the specification asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Envelope<'a> {
+    specversion: Cow<'a, str>,
+    /// Which event: the key of idempotency everywhere, and the `Nats-Msg-Id`.
+    pub id: Uuid,
+    /// Who published it.
+    pub source: Cow<'a, str>,
+    /// What kind of event it is: the NATS subject.
+    #[serde(rename = "type")]
+    pub kind: Cow<'a, str>,
+    /// What it is about, such as a ticket's id.
+    #[serde(default)]
+    pub subject: Cow<'a, str>,
+    /// When it happened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    #[serde(default)]
+    datacontenttype: Cow<'a, str>,
+    dataschema: Cow<'a, str>,
+    /// The trace that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Cow<'a, str>>,
+    /// The payload as JSON text.
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+}
+
+/// Why bytes are not an envelope.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Not JSON, or an attribute is missing or malformed.
+    #[error("not a CloudEvent in structured JSON: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A major version of CloudEvents that is not 1.
+    #[error("CloudEvents specversion is {0:?}, expected 1.0")]
+    SpecVersion(String),
+    /// `dataschema` is not `urn:ticketing:event:<type>:<version>`.
+    #[error("dataschema {0:?} does not name a schema version of {1:?}")]
+    Schema(String, String),
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// When the bytes are not a CloudEvent of version 1.0.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let envelope: Self = serde_json::from_slice(bytes)?;
+        if envelope.specversion != "1.0" {
+            return Err(EnvelopeError::SpecVersion(envelope.specversion.into_owned()));
+        }
+        Ok(envelope)
+    }
+
+    /// The version of the payload's schema.
+    ///
+    /// # Errors
+    /// When `dataschema` does not name one.
+    pub fn schema_version(&self) -> Result<u32, EnvelopeError> {
+        self.dataschema
+            .strip_prefix(SCHEMA_URN)
+            .and_then(|rest| rest.strip_prefix(&*self.kind))
+            .and_then(|rest| rest.strip_prefix(':'))
+            .and_then(|version| version.parse().ok())
+            .ok_or_else(|| {
+                EnvelopeError::Schema(self.dataschema.to_string(), self.kind.to_string())
+            })
+    }
+}
+
+/// Writes an event's envelope, as part of the current trace.
+///
+/// # Errors
+/// When the event does not serialize.
+pub fn seal<E: Event>(
+    id: Uuid,
+    time: OffsetDateTime,
+    event: &E,
+) -> Result<String, serde_json::Error> {
+    let data = serde_json::value::to_raw_value(event)?;
+    serde_json::to_string(&Envelope {
+        specversion: "1.0".into(),
+        id,
+        source: E::SOURCE.into(),
+        kind: E::SUBJECT.into(),
+        subject: event.about().into(),
+        time,
+        datacontenttype: "application/json".into(),
+        dataschema: format!("{SCHEMA_URN}{}:{}", E::SUBJECT, E::SCHEMA_VERSION).into(),
+        traceparent: TraceContext::current().map(|trace| trace.child().to_string().into()),
+        data: &data,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::ticket::TicketCreated;
+
+    #[test]
+    fn a_sealed_event_opens_to_what_was_put_in() {
+        let event: TicketCreated =
+            serde_json::from_str(include_str!("../events/ticket.golden.json")).unwrap();
+        let id = Uuid::now_v7();
+        let sealed = seal(id, OffsetDateTime::UNIX_EPOCH, &event).unwrap();
+        let open = Envelope::parse(sealed.as_bytes()).unwrap();
+        assert_eq!((open.id, &*open.kind, &*open.source), (id, "ticket:created", "/tickets"));
+        assert_eq!(open.subject, event.0.id.to_string());
+        assert_eq!(open.schema_version().unwrap(), 1);
+        assert_eq!(serde_json::from_str::<TicketCreated>(open.data.get()).unwrap(), event);
+    }
+
+    #[test]
+    fn what_is_not_an_envelope_says_why() {
+        for (bytes, reason) in [
+            ("hello", "not a CloudEvent in structured JSON"),
+            (r#"{"specversion":"1.0"}"#, "missing field `id`"),
+        ] {
+            let error = Envelope::parse(bytes.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What a service writes to take part in a queue group.
+
+use std::{future::Future, time::Duration};
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{BusError, database_is_away};
+use crate::events::EventSet;
+
+/// A service's part of a queue group: what to do with its events.
+///
+/// The delivery loop opens the transaction, commits it, and acknowledges after that. A listener
+/// gets the connection and no pool, so it cannot do so too early.
+///
+/// ```
+/// use common::{bus::listener::{Failure, Listener, Received}, events::ticket::TicketCreated};
+/// use sqlx::PgConnection;
+///
+/// /// Counts tickets.
+/// struct Counter;
+///
+/// impl Listener for Counter {
+///     type Events = TicketCreated;
+///     const QUEUE_GROUP: &'static str = "counter-service";
+///
+///     async fn handle(
+///         &self,
+///         tx: &mut PgConnection,
+///         batch: &[&Received<TicketCreated>],
+///     ) -> Result<(), Failure> {
+///         sqlx::query("update counter set tickets = tickets + $1")
+///             .bind(batch.len() as i64)
+///             .execute(tx)
+///             .await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Listener: Send + Sync + 'static {
+    /// The events that it wants.
+    type Events: EventSet;
+    /// The queue group's name, which is also the durable consumer's. Each event goes to one member
+    /// of each group.
+    const QUEUE_GROUP: &'static str;
+
+    /// Writes the effect of a batch of events, in the order of the stream. Each of them is new to
+    /// this group, and all of them commit or none.
+    ///
+    /// When it fails, the transaction is rolled back and the events are tried one by one.
+    fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<Self::Events>],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// An event as it was received.
+#[derive(Debug, Clone)]
+pub struct Received<E> {
+    /// The event's id.
+    pub id: Uuid,
+    /// When it happened, by its publisher.
+    pub time: OffsetDateTime,
+    /// Which member received it: this process.
+    pub client_id: String,
+    /// The event.
+    pub event: E,
+}
+
+/// Why a listener could not write an event's effect, by what happens next.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It can never succeed: the event becomes a dead letter now.
+    #[error("{0}")]
+    Reject(String),
+    /// It may succeed later: the event is tried again after a growing delay, and becomes a dead
+    /// letter after [`MAX_ATTEMPTS`].
+    #[error("{0:#}")]
+    Retry(anyhow::Error),
+    /// The database is away: not the event's fault. Nothing is counted; pulling pauses until the
+    /// database answers.
+    #[error("the database is away: {0}")]
+    Away(sqlx::Error),
+}
+
+/// How often an event is tried by itself before it becomes a dead letter.
+pub const MAX_ATTEMPTS: i32 = 5;
+/// How long one call of a listener may take.
+pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The delay before the second attempt.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// The longest delay between attempts.
+const MAX_DELAY: Duration = Duration::from_secs(15);
+
+/// How long to wait after so many attempts: four times longer each time, less up to half, so that
+/// events which failed together do not come back together. Five attempts span about 20 s.
+pub(super) fn delay(attempts: i32) -> Duration {
+    let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(10);
+    let delay = FIRST_DELAY.saturating_mul(4_u32.pow(exponent)).min(MAX_DELAY);
+    delay.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        if database_is_away(&error) {
+            return Self::Away(error);
+        }
+        // Class 22, data exceptions: the value itself will not do, now or later.
+        // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| code.starts_with("22")) {
+            return Self::Reject(error.to_string());
+        }
+        Self::Retry(error.into())
+    }
+}
+
+impl From<BusError> for Failure {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Database(error) => error.into(),
+            BusError::Serialize(error) => Self::Retry(error.into()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Retry(error)
+    }
+}

@@ -1,0 +1,74 @@
+//! The bus: how an event leaves the transaction that made it true, and takes effect exactly once
+//! in every service that wants it.
+//!
+//! Out: [`outbox::put`] in the cause's transaction, then the [`relay`] publishes. In: the
+//! [`delivery`] loop pulls, opens a transaction, asks the [`inbox`] what is new, calls the
+//! [`Listener`](listener::Listener), commits, and acknowledges. What cannot succeed becomes one of the
+//! [`dead_letters`].
+
+mod attempts;
+mod batch;
+pub mod connection;
+pub mod dead_letters;
+pub mod delivery;
+mod effect;
+pub mod envelope;
+mod held;
+pub mod inbox;
+pub mod listener;
+pub mod outbox;
+mod pull;
+pub mod relay;
+pub mod topology;
+
+use sqlx::{PgPool, migrate::Migrator};
+
+/// What went wrong on the bus, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The database failed: roll back, and try again if [`database_is_away`].
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// An event did not serialize: a bug of its type.
+    #[error("an event does not serialize: {0}")]
+    Serialize(#[from] serde_json::Error),
+}
+
+/// Whether the database cannot be reached or cannot serve now, so that the same statement may
+/// well succeed later.
+#[must_use]
+pub fn database_is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => true,
+        // Class 08: connection exceptions. 57P: the server is stopping, starting or was
+        // terminated. 53: out of connections, memory or disk. 25006: a standby was promoted
+        // elsewhere. 25P03: idle in transaction for too long, as after a pause.
+        // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08")
+                || code.starts_with("57P")
+                || code.starts_with("53")
+                || code == "25006"
+                || code == "25P03"
+        }),
+        _ => false,
+    }
+}
+
+/// Makes or updates the schema `bus`. Idempotent, and safe from several processes at once.
+///
+/// # Errors
+/// When the database fails, or was migrated by a newer release.
+pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
+    let mut migrator: Migrator = sqlx::migrate!();
+    // A service has migrations of its own in `public`; each set keeps its own account.
+    migrator.create_schema("bus");
+    migrator.dangerous_set_table_name("bus.migrations");
+    migrator.run(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! One pull of a queue group's member: asks for so many events, and knows when the request has
+//! ended, so that a member can stop without an event in flight towards it.
+//!
+//! The client library's own pulls give no such end: dropping one while the server is sending
+//! strands those events until the ack wait has passed.
+
+use std::time::Duration;
+
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use futures::StreamExt;
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+
+/// How long the server holds a request that it cannot fill. It is also the longest that an idle
+/// member takes to stop.
+const EXPIRES: Duration = Duration::from_secs(2);
+/// How much later than that the server's word may come before the request counts as lost.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) enum Pulled {
+    /// An event.
+    Event(Message),
+    /// The request has ended; nothing more comes of it.
+    Ended,
+    /// The server has no such consumer, or no JetStream.
+    Gone(String),
+    /// Nothing was heard for too long: ask anew on a fresh subscription.
+    Lost,
+}
+
+/// A member's subscription to what it asks for.
+pub(super) struct Pull {
+    client: Client,
+    subject: String,
+    inbox: String,
+    messages: Subscriber,
+    outstanding: usize,
+    deadline: Instant,
+}
+
+#[derive(Serialize)]
+struct Request {
+    batch: usize,
+    /// Nanoseconds.
+    expires: u128,
+}
+
+impl Pull {
+    pub(super) async fn open(client: &Client, stream: &str, group: &str) -> anyhow::Result<Self> {
+        let inbox = client.new_inbox();
+        Ok(Self {
+            client: client.clone(),
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{group}"),
+            messages: client.subscribe(inbox.clone()).await?,
+            inbox,
+            outstanding: 0,
+            deadline: Instant::now(),
+        })
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding == 0
+    }
+
+    /// Asks for up to `batch` events. Only when idle: one request at a time is what makes its end
+    /// known.
+    pub(super) async fn ask(&mut self, batch: usize) -> anyhow::Result<()> {
+        debug_assert!(self.is_idle());
+        let request = Request { batch, expires: EXPIRES.as_nanos() };
+        let payload = serde_json::to_vec(&request)?;
+        self.client
+            .publish_with_reply(self.subject.clone(), self.inbox.clone(), payload.into())
+            .await?;
+        self.outstanding = batch;
+        self.deadline = Instant::now() + EXPIRES + PATIENCE;
+        Ok(())
+    }
+
+    /// The next that comes of the request. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Pulled {
+        let message = tokio::select! {
+            biased;
+            message = self.messages.next() => message,
+            () = sleep_until(self.deadline) => None,
+        };
+        let Some(message) = message else {
+            self.outstanding = 0;
+            return Pulled::Lost;
+        };
+        let Some(status) = message.status else {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            self.deadline = Instant::now() + EXPIRES + PATIENCE;
+            return Pulled::Event(message);
+        };
+        self.outstanding = 0;
+        let why = message.description.unwrap_or_default();
+        match status {
+            StatusCode::NO_RESPONDERS => Pulled::Gone("no consumer answers".to_owned()),
+            StatusCode::REQUEST_TERMINATED if is_for_good(&why) => Pulled::Gone(why.to_string()),
+            // 408 expired, 404 none there, 409 for a server that stops or a leader that moves.
+            _ => Pulled::Ended,
+        }
+    }
+}
+
+fn is_for_good(description: &str) -> bool {
+    description.eq_ignore_ascii_case("consumer deleted")
+        || description.eq_ignore_ascii_case("consumer is push based")
+        || description.to_ascii_lowercase().starts_with("bad request")
+}

@@ -1,0 +1,397 @@
+//! Publishes what the outbox holds, and again what a stream has lost.
+//!
+//! Any number of processes may relay from one outbox: each takes rows that no other has in hand.
+//! The rows stay locked from before the publish until after the mark, so a relay that dies in
+//! between leaves them unpublished, and the same `Nats-Msg-Id` goes out again.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_nats::jetstream::{context::PublishAckFuture, message::PublishMessage};
+use futures::future::join_all;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    connection::Bus,
+    envelope, outbox,
+    topology::{self, StreamState, TopologyError},
+};
+use crate::{events::Stream, pod::shutdown::Shutdown};
+
+/// How many events go out before their confirmations are waited for.
+const BATCH: i64 = 512;
+/// How often the outbox is looked at when nobody wakes the relay: what another process left.
+const POLL: Duration = Duration::from_secs(1);
+/// How often streams are compared with what they had confirmed.
+const VERIFY: Duration = Duration::from_secs(5);
+/// How often old rows are deleted and depths are measured.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How many rows one round of housekeeping deletes.
+const PRUNE_LIMIT: i64 = 10_000;
+/// How long a published event stays in the outbox, to be published again should its stream lose
+/// it: as long as the stream would have kept it.
+pub const RETENTION: Duration = topology::STREAM_MAX_AGE;
+/// The longest pause after failures.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// How long a stopping relay tries to send off what is there.
+const LAST_ROUND: Duration = Duration::from_secs(2);
+
+/// Wakes the relay of this process after a commit. Clones wake the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// Tells the relay that something was committed to the outbox. Never waits.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Publishes from one database's outbox to the streams that its service writes to.
+#[derive(Debug)]
+pub struct Relay {
+    bus: Bus,
+    pool: PgPool,
+    streams: &'static [&'static Stream],
+    wake: Wake,
+    /// Which incarnation of each stream is being written to, as last verified.
+    verified: HashMap<&'static str, StreamState>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    stream: String,
+    subject: String,
+    envelope: String,
+}
+
+/// An event that the stream has confirmed.
+struct Published {
+    id: Uuid,
+    stream: String,
+    sequence: u64,
+    duplicate: bool,
+}
+
+impl Relay {
+    /// A relay, and what wakes it.
+    #[must_use]
+    pub fn new(bus: Bus, pool: PgPool, streams: &'static [&'static Stream]) -> (Self, Wake) {
+        let wake = Wake::default();
+        let verified = HashMap::new();
+        (Self { bus, pool, streams, wake: wake.clone(), verified }, wake)
+    }
+
+    /// Relays until the process stops.
+    ///
+    /// # Errors
+    /// Only when a stream exists and can never serve; what passes by itself is waited out.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut backoff = Duration::ZERO;
+        while !shutdown.has_begun() {
+            tokio::select! {
+                () = shutdown.begun() => break,
+                _ = self.bus.connected() => {}
+            }
+            let ended = tokio::select! {
+                // Cut off at any point, the transaction rolls back and the rows go out again.
+                () = shutdown.begun() => break,
+                ended = self.relay_connected() => ended,
+            };
+            match ended {
+                Ok(()) => backoff = Duration::ZERO,
+                Err(error) => {
+                    if let Some(TopologyError::Drift { .. }) = error.downcast_ref() {
+                        return Err(error);
+                    }
+                    backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
+                    warn!(
+                        error = format!("{error:#}"),
+                        retry.ms = backoff.as_millis(),
+                        "the relay pauses"
+                    );
+                    tokio::select! {
+                        () = shutdown.begun() => break,
+                        () = sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))) => {}
+                    }
+                }
+            }
+        }
+        if self.bus.link().borrow().up {
+            // Whatever is left is published by the next process; this only spares it the wait.
+            let _ = timeout(LAST_ROUND, self.publish_all()).await;
+        }
+        Ok(())
+    }
+
+    /// Relays for as long as one connection holds and nothing fails.
+    async fn relay_connected(&mut self) -> anyhow::Result<()> {
+        let mut link = self.bus.link();
+        let epoch = link.borrow_and_update().epoch;
+        self.verify().await?;
+        let (mut verify_at, mut housekeeping_at) = (Instant::now() + VERIFY, Instant::now());
+        loop {
+            if link.borrow().epoch != epoch || !link.borrow().up {
+                return Ok(());
+            }
+            if Instant::now() >= verify_at {
+                self.verify().await?;
+                verify_at = Instant::now() + VERIFY;
+            }
+            if Instant::now() >= housekeeping_at {
+                self.housekeeping().await?;
+                housekeeping_at = Instant::now() + HOUSEKEEPING;
+            }
+            self.publish_all().await?;
+            tokio::select! {
+                () = self.wake.0.notified() => {}
+                () = sleep(POLL) => {}
+                _ = link.changed() => {}
+            }
+        }
+    }
+
+    async fn publish_all(&mut self) -> anyhow::Result<()> {
+        while self.publish_batch().await? == BATCH {}
+        Ok(())
+    }
+
+    /// Publishes one batch. Returns how many rows it held.
+    async fn publish_batch(&mut self) -> anyhow::Result<i64> {
+        let mut tx = self.pool.begin().await?;
+        let rows: Vec<Row> = sqlx::query_as(
+            "select id, stream, subject, envelope from bus.outbox
+             where published_at is null order by position limit $1
+             for update skip locked",
+        )
+        .bind(BATCH)
+        .fetch_all(&mut *tx)
+        .await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let taken = i64::try_from(rows.len())?;
+        // Read before anything goes out: whatever is confirmed below this has been lost.
+        let confirmed_before = confirmed(&mut tx).await?;
+        let (published, failed) = self.publish(rows).await;
+        self.mark(&mut tx, &published).await?;
+        tx.commit().await?;
+        metrics::counter!("bus_published_total").increment(published.len() as u64);
+        self.refill_lost_tail(&published, &confirmed_before).await?;
+        match failed {
+            Some(error) => Err(error.context("an event was not confirmed by its stream")),
+            None => Ok(taken),
+        }
+    }
+
+    /// Sends everything, then waits for every confirmation. The second part is the first failure.
+    async fn publish(&self, rows: Vec<Row>) -> (Vec<Published>, Option<anyhow::Error>) {
+        let mut sent: Vec<(Uuid, String, PublishAckFuture)> = Vec::with_capacity(rows.len());
+        let mut failed = None;
+        for row in rows {
+            let message = PublishMessage::build()
+                .header("content-type", envelope::CONTENT_TYPE)
+                .message_id(row.id.to_string())
+                .expected_stream(&row.stream)
+                .payload(row.envelope.into());
+            match self.bus.jetstream.send_publish(row.subject, message).await {
+                Ok(ack) => sent.push((row.id, row.stream, ack)),
+                Err(error) => {
+                    failed = Some(error.into());
+                    break;
+                }
+            }
+        }
+        let confirmations = sent.into_iter().map(|(id, stream, ack)| async move {
+            let ack = ack.await?;
+            let (sequence, duplicate) = (ack.sequence, ack.duplicate);
+            anyhow::Ok(Published { id, stream, sequence, duplicate })
+        });
+        let mut published = Vec::new();
+        for confirmation in join_all(confirmations).await {
+            match confirmation {
+                Ok(confirmed) => published.push(confirmed),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        (published, failed)
+    }
+
+    /// Marks events as published, and how far each stream has confirmed.
+    async fn mark(&self, tx: &mut PgConnection, published: &[Published]) -> anyhow::Result<()> {
+        for stream in self.streams {
+            let Some(state) = self.verified.get(stream.name) else { continue };
+            let of_stream = || published.iter().filter(|event| event.stream == stream.name);
+            let ids: Vec<Uuid> = of_stream().map(|event| event.id).collect();
+            let sequences = of_stream()
+                .map(|event| event.sequence.try_into())
+                .collect::<Result<Vec<i64>, _>>()?;
+            let Some(last) = sequences.iter().max() else { continue };
+            sqlx::query(
+                "update bus.outbox
+                 set published_at = clock_timestamp(), stream_created = $3, stream_sequence = sequence
+                 from unnest($1::uuid[], $2::bigint[]) as published (event_id, sequence)
+                 where id = event_id",
+            )
+            .bind(&ids)
+            .bind(&sequences)
+            .bind(state.created)
+            .execute(&mut *tx)
+            .await?;
+            record(tx, stream.name, state.created, *last).await?;
+            debug!(stream = stream.name, events = ids.len(), last_sequence = last, "published");
+        }
+        Ok(())
+    }
+
+    /// Compares each stream with what it had confirmed, and publishes the difference again.
+    async fn verify(&mut self) -> anyhow::Result<()> {
+        for stream in self.streams {
+            let state = topology::stream(&self.bus, stream).await?;
+            let mut tx = self.pool.begin().await?;
+            let before: Option<(OffsetDateTime, i64)> = sqlx::query_as(
+                "select created, last_sequence from bus.streams where name = $1 for update",
+            )
+            .bind(stream.name)
+            .fetch_optional(&mut *tx)
+            .await?;
+            let last = i64::try_from(state.last_sequence)?;
+            // To the microsecond, which is what the database keeps.
+            let created = truncate(state.created);
+            if let Some((known, confirmed)) = before
+                && (known != created || confirmed > last)
+            {
+                let lost = refill(&mut tx, stream.name, created, last + 1, &[]).await?;
+                if lost > 0 {
+                    error!(
+                        stream = stream.name,
+                        events = lost,
+                        "the stream has lost events, publishing them again"
+                    );
+                }
+                sqlx::query(
+                    "update bus.streams set created = $2, last_sequence = $3 where name = $1",
+                )
+                .bind(stream.name)
+                .bind(created)
+                .bind(last)
+                .execute(&mut *tx)
+                .await?;
+            }
+            tx.commit().await?;
+            self.verified.insert(stream.name, StreamState { created, ..state });
+        }
+        Ok(())
+    }
+
+    /// A confirmation at a sequence that was confirmed before means that the stream has lost its
+    /// tail and counts it anew.
+    async fn refill_lost_tail(
+        &self,
+        published: &[Published],
+        confirmed_before: &HashMap<String, (OffsetDateTime, i64)>,
+    ) -> anyhow::Result<()> {
+        for stream in self.streams {
+            let (Some((created, before)), Some(state)) =
+                (confirmed_before.get(stream.name), self.verified.get(stream.name))
+            else {
+                continue;
+            };
+            let fresh = || published.iter().filter(|e| e.stream == stream.name && !e.duplicate);
+            let Some(first) = fresh().map(|event| event.sequence).min() else { continue };
+            let first = i64::try_from(first)?;
+            if *created != state.created || first > *before {
+                continue;
+            }
+            let ids: Vec<Uuid> = fresh().map(|event| event.id).collect();
+            let mut tx = self.pool.begin().await?;
+            let lost = refill(&mut tx, stream.name, *created, first, &ids).await?;
+            tx.commit().await?;
+            warn!(
+                stream = stream.name,
+                events = lost,
+                "the stream has lost its tail, publishing it again"
+            );
+            self.wake.wake();
+        }
+        Ok(())
+    }
+
+    async fn housekeeping(&self) -> anyhow::Result<()> {
+        let mut connection = self.pool.acquire().await?;
+        let depth = outbox::depth(&mut connection).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics::gauge!("bus_outbox_depth").set(depth.unpublished as f64);
+        metrics::gauge!("bus_outbox_oldest_seconds").set(depth.oldest_seconds);
+        let pruned = outbox::prune(&mut connection, RETENTION, PRUNE_LIMIT).await?;
+        if pruned > 0 {
+            info!(events = pruned, "deleted published events past their retention");
+        }
+        Ok(())
+    }
+}
+
+fn truncate(at: OffsetDateTime) -> OffsetDateTime {
+    at - Duration::from_nanos(u64::from(at.nanosecond() % 1000))
+}
+
+/// What each stream has confirmed so far.
+async fn confirmed(
+    tx: &mut PgConnection,
+) -> Result<HashMap<String, (OffsetDateTime, i64)>, sqlx::Error> {
+    let rows: Vec<(String, OffsetDateTime, i64)> =
+        sqlx::query_as("select name, created, last_sequence from bus.streams")
+            .fetch_all(tx)
+            .await?;
+    Ok(rows.into_iter().map(|(name, created, last)| (name, (created, last))).collect())
+}
+
+async fn record(
+    tx: &mut PgConnection,
+    stream: &str,
+    created: OffsetDateTime,
+    last: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into bus.streams (name, created, last_sequence) values ($1, $2, $3)
+         on conflict (name) do update
+         set last_sequence = greatest(streams.last_sequence, excluded.last_sequence)
+         where streams.created = excluded.created",
+    )
+    .bind(stream)
+    .bind(created)
+    .bind(last)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes the mark off events that another incarnation of the stream confirmed, or this one at or
+/// past `first_lost`, except those just published. Returns how many.
+async fn refill(
+    tx: &mut PgConnection,
+    stream: &str,
+    created: OffsetDateTime,
+    first_lost: i64,
+    except: &[Uuid],
+) -> Result<u64, sqlx::Error> {
+    let refilled = sqlx::query(
+        "update bus.outbox set published_at = null, stream_created = null, stream_sequence = null
+         where stream = $1 and published_at is not null
+           and (stream_created <> $2 or stream_sequence >= $3) and id <> all($4)",
+    )
+    .bind(stream)
+    .bind(created)
+    .bind(first_lost)
+    .bind(except)
+    .execute(tx)
+    .await?;
+    Ok(refilled.rows_affected())
+}

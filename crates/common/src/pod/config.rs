@@ -1,0 +1,117 @@
+//! What every process is told by its environment. Read before anything is opened; a bad value ends
+//! the process with exit status 64 (`EX_USAGE` of sysexits.h) and the variable's name.
+
+use std::{net::SocketAddr, str::FromStr, time::Duration};
+
+use clap::{Args, Parser};
+
+use super::client_id::ClientId;
+
+/// Who and where the process is, and how it speaks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct PodSettings {
+    /// The client id: unique among running processes. In Kubernetes the pod's name, by the
+    /// downward API. Default: the host's name and the process id.
+    #[arg(long, env = "POD_NAME", value_name = "POD_NAME")]
+    pub client_id: Option<ClientId>,
+
+    /// The node that the pod runs on, to tell a duplicate where its twin is.
+    #[arg(long, env, value_name = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+
+    /// Where the HTTP API, /livez, /readyz and /metrics listen.
+    #[arg(long, env, value_name = "HTTP_ADDRESS", default_value = "127.0.0.1:3000")]
+    pub http_address: SocketAddr,
+
+    /// How long the process may take to stop, such as 20s. Below the pod's
+    /// terminationGracePeriodSeconds.
+    #[arg(long, env, value_name = "SHUTDOWN_GRACE", default_value = "20s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+
+    /// What to log: a level, or tracing-subscriber directives such as info,common=debug.
+    #[arg(long, env, value_name = "LOG", default_value = "info")]
+    pub log: String,
+
+    /// How to log: json (one object a line), or pretty for a person. Default: pretty on a
+    /// terminal.
+    #[arg(long, env, value_name = "LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text for a person.
+    Pretty,
+}
+
+impl PodSettings {
+    /// The client id that was given, or one made from host and process.
+    #[must_use]
+    pub fn client_id(&self) -> ClientId {
+        self.client_id.clone().unwrap_or_else(ClientId::of_this_process)
+    }
+}
+
+/// Which Postgres holds the service's tables.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseSettings {
+    /// postgres://user:password@host:port/database
+    #[arg(long, env, value_name = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+
+    /// The most connections that the process opens.
+    #[arg(long, env, value_name = "DATABASE_MAX_CONNECTIONS", default_value_t = 16,
+          value_parser = clap::value_parser!(u32).range(3..=1000))]
+    pub database_max_connections: u32,
+}
+
+/// Which NATS carries the events.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsSettings {
+    /// One URL, or several of one cluster with commas between.
+    #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub nats_url: String,
+
+    /// The user, when the server asks for one.
+    #[arg(long, env, value_name = "NATS_USER", requires = "nats_password")]
+    pub nats_user: Option<String>,
+
+    /// The user's password.
+    #[arg(long, env, value_name = "NATS_PASSWORD", requires = "nats_user", hide_env_values = true)]
+    pub nats_password: Option<String>,
+
+    /// A PEM file with the authority that signed the server's certificate; turns TLS on.
+    #[arg(long, env, value_name = "NATS_CA")]
+    pub nats_ca: Option<std::path::PathBuf>,
+
+    /// How many copies of a new stream the NATS cluster keeps: 1, 3 or 5.
+    #[arg(long, env, value_name = "NATS_REPLICAS", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub nats_replicas: u8,
+}
+
+/// Reads a process's settings, or ends it: 0 after `--help`, 64 on a bad value.
+#[must_use]
+pub fn parse<S: Parser>() -> S {
+    S::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(if error.use_stderr() { EX_USAGE } else { 0 })
+    })
+}
+
+/// The command was used incorrectly, by sysexits.h.
+pub const EX_USAGE: i32 = 64;
+
+/// A duration as people write it: `500ms`, `20s`, `7days`.
+///
+/// # Errors
+/// When the text is not one.
+pub fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::Duration::from_str(text).map(Into::into)
+}

@@ -1,0 +1,16 @@
+//! How a process behaves in a pod: who it is, how it is told what to do, how it says how it is,
+//! and how it ends. [`run`](process::run) is the frame that every service's `main` is.
+
+pub mod body;
+pub mod client_id;
+pub mod config;
+pub mod database;
+pub mod health;
+pub mod http;
+pub mod lease;
+pub mod page;
+pub mod problem;
+pub mod process;
+pub mod shutdown;
+pub mod telemetry;
+pub mod trace;

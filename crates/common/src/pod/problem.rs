@@ -1,0 +1,127 @@
+//! Errors of the HTTP APIs as problem details (RFC 9457). A 4xx says what was wrong and where; a
+//! 5xx says only that something was, and the reason is logged once, here.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::bus::{BusError, database_is_away};
+
+/// An `application/problem+json` answer.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// The kind of problem, as a URI reference: `about:blank` when the status says it all.
+    #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
+    pub kind: String,
+    /// The kind in words, the same for every occurrence.
+    pub title: String,
+    /// The HTTP status code.
+    pub status: u16,
+    /// What was wrong this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Each field of the request that was wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+/// One field of the request that was wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The field's name in the request's body, path, query or headers.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem that its status explains.
+    #[must_use]
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: Some(detail.into()),
+            errors: Vec::new(),
+        }
+    }
+
+    /// 422 with each field that was wrong.
+    #[must_use]
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = errors
+            .iter()
+            .map(|error| format!("{} {}", error.field, error.message))
+            .collect::<Vec<_>>()
+            .join("; ");
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// 500 or 503 for a failure behind the API. The cause is logged, never shown.
+    #[must_use]
+    pub fn internal(error: &anyhow::Error) -> Self {
+        if is_unavailable(error) {
+            tracing::warn!(error = format!("{error:#}"), "the database is away");
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The service cannot reach its database. Whether the request took effect is not known: repeat it, a POST with the same Idempotency-Key.",
+            );
+        }
+        tracing::error!(error = format!("{error:#}"), "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "The service failed; its log says why.")
+    }
+}
+
+/// Whether the error means that the database cannot be reached now.
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        // BusError passes its source through, so that the chain does not stop at it.
+        let from_bus = cause.downcast_ref::<BusError>().and_then(|error| match error {
+            BusError::Database(error) => Some(error),
+            _ => None,
+        });
+        cause
+            .downcast_ref::<sqlx::Error>()
+            .or(from_bus)
+            .is_some_and(|error| database_is_away(error) || gave_up(error))
+    })
+}
+
+/// Whether a statement was given up after its time, or that for a lock: the database is overloaded
+/// or something holds a lock for long. Both pass.
+fn gave_up(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("57014" | "55P03"))
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry = status == StatusCode::SERVICE_UNAVAILABLE;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::internal(&error.into())
+    }
+}
+
+impl From<BusError> for Problem {
+    fn from(error: BusError) -> Self {
+        Self::internal(&error.into())
+    }
+}

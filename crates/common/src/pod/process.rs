@@ -1,0 +1,93 @@
+//! The frame that every service's `main` is: logs, metrics, signals, and an orderly end.
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tracing::{error, info};
+
+use super::{
+    client_id::ClientId,
+    config::{EX_USAGE, PodSettings},
+    health::Health,
+    shutdown::Shutdown,
+    telemetry,
+};
+
+/// What a service's parts share: its name, its health, and its end.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Who this process is.
+    pub client_id: ClientId,
+    /// The node that it runs on; empty when unknown.
+    pub node: String,
+    /// Its readiness.
+    pub health: Health,
+    /// Its end.
+    pub shutdown: Shutdown,
+    /// Its metrics, for `/metrics`.
+    pub metrics: PrometheusHandle,
+}
+
+/// Runs a service: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and
+/// returns; then the frame waits for a signal or a failed task, stops everything within the grace
+/// time, and at last calls what `start` returned, to close what the tasks had shared.
+///
+/// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped,
+/// 64 when a setting was bad.
+pub async fn run<Start, Started, Close, Closed>(settings: PodSettings, start: Start) -> ExitCode
+where
+    Start: FnOnce(Pod) -> Started,
+    Started: Future<Output = anyhow::Result<Close>>,
+    Close: FnOnce() -> Closed,
+    Closed: Future<Output = ()>,
+{
+    if let Err(error) = telemetry::logs(&settings.log, settings.log_format) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
+    }
+    match run_logged(settings, start).await {
+        Ok(true) => {
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_logged<Start, Started, Close, Closed>(
+    settings: PodSettings,
+    start: Start,
+) -> anyhow::Result<bool>
+where
+    Start: FnOnce(Pod) -> Started,
+    Started: Future<Output = anyhow::Result<Close>>,
+    Close: FnOnce() -> Closed,
+    Closed: Future<Output = ()>,
+{
+    let (shutdown, mut reason) = Shutdown::new();
+    let pod = Pod {
+        client_id: settings.client_id(),
+        node: settings.node_name,
+        health: Health::default(),
+        shutdown: shutdown.clone(),
+        metrics: telemetry::metrics()?,
+    };
+    let health = pod.health.clone();
+    info!(client.id = %pod.client_id, "starting");
+    let close = tokio::select! {
+        started = start(pod) => started.context("cannot start")?,
+        // A signal while starting: nothing has been taken on yet.
+        stopped = reason.wait() => return stopped.map(|()| true),
+    };
+    let ended = reason.wait().await;
+    health.not_ready("process", "stopping");
+    shutdown.begin();
+    let orderly = shutdown.finish(settings.shutdown_grace).await;
+    close().await;
+    ended.map(|()| orderly)
+}

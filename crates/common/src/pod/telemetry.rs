@@ -1,0 +1,49 @@
+//! Logs and metrics of a process.
+
+use std::io::IsTerminal;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use super::config::LogFormat;
+
+/// Upper bounds of the histograms' buckets, in seconds: from a handler's fraction of a millisecond
+/// to an event that waited out an outage.
+const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// Starts logging to standard output.
+///
+/// # Errors
+/// When `filter` is not a list of directives, or logging was started before.
+pub fn logs(filter: &str, format: Option<LogFormat>) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("LOG is {filter:?}"))?;
+    let terminal = std::io::stdout().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false)
+                    .with_span_list(false),
+            )
+            .try_init(),
+        LogFormat::Pretty => registry.with(fmt::layer().with_ansi(terminal)).try_init(),
+    }
+    .context("logging was started twice")
+}
+
+/// Starts collecting metrics, and returns what renders them for Prometheus.
+///
+/// # Errors
+/// When a recorder was installed before.
+pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("cannot collect metrics")
+}

@@ -1,0 +1,60 @@
+//! Where fetched servers are kept: made once, complete or not at all, whoever else is at it.
+
+use std::{
+    env,
+    fs::{self, File},
+    future::Future,
+    path::PathBuf,
+};
+
+use anyhow::Context;
+
+/// The folder of everything fetched: `TICKETING_CACHE`, else `/var/cache/ticketing` for root
+/// (whose home a server's user could not enter), else the user's cache folder.
+fn folder() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = env::var_os("TICKETING_CACHE") {
+        return Ok(folder.into());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/cache/ticketing".into());
+    }
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cache")));
+    Ok(cache
+        .context("neither HOME nor XDG_CACHE_HOME is set; set TICKETING_CACHE")?
+        .join("ticketing"))
+}
+
+/// The folder `name` of the cache, filled by `fill` if it is not there yet. Of several processes
+/// one fills it, and the others wait.
+pub(crate) async fn filled<F>(
+    name: &str,
+    fill: impl FnOnce(PathBuf) -> F,
+) -> anyhow::Result<PathBuf>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let cache = folder()?;
+    let wanted = cache.join(name);
+    if wanted.is_dir() {
+        return Ok(wanted);
+    }
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let lock_path = cache.join(format!("{name}.lock"));
+    let lock = File::create(&lock_path)
+        .with_context(|| format!("cannot write {}", lock_path.display()))?;
+    // Held until the file is closed, also by the end of a process that was killed.
+    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    if wanted.is_dir() {
+        return Ok(wanted);
+    }
+    let unfinished = cache.join(format!("{name}.unfinished"));
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    fill(unfinished.clone()).await?;
+    fs::rename(&unfinished, &wanted)
+        .with_context(|| format!("cannot rename {}", unfinished.display()))?;
+    Ok(wanted)
+}

@@ -1,0 +1,30 @@
+//! A real nats-server and a real Postgres for a person or a test, as processes that die with
+//! theirs; and links to them that can be cut, mended and held.
+//!
+//! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
+//! - [`process`]: a child process that never outlives its parent.
+//! - [`Link`]: a TCP proxy that injects the faults of a network.
+
+mod cache;
+pub mod link;
+pub mod nats;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+mod unprivileged;
+
+use std::sync::Arc;
+
+pub use link::{Direction, Link};
+pub use nats::NatsServer;
+pub use postgres::Postgres;
+pub use unprivileged::can_reach as unprivileged_can_reach;
+
+/// Told in a few words what takes time.
+pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Tells nobody.
+#[must_use]
+pub fn silent() -> Progress {
+    Arc::new(|_| {})
+}

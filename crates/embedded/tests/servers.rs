@@ -1,0 +1,175 @@
+//! What a test relies on when it kills, freezes and restarts a server.
+
+use std::{process::Stdio, time::Duration};
+
+use async_nats::jetstream;
+use embedded::{
+    Direction, Link, NatsServer, Postgres,
+    process::{Child, Command},
+};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep, timeout},
+};
+
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn stream_messages(nats: &NatsServer) -> Option<u64> {
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream("TEST").await.ok()?;
+    Some(stream.cached_info().state.messages)
+}
+
+#[tokio::test]
+async fn a_killed_nats_server_comes_back_with_its_messages_and_a_wiped_one_without() {
+    let mut nats = NatsServer::builder().start().await.unwrap();
+    let context = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let config = jetstream::stream::Config {
+        name: "TEST".to_owned(),
+        subjects: vec!["test".to_owned()],
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+    context.publish("test", "kept".into()).await.unwrap().await.unwrap();
+
+    nats.kill().await;
+    assert!(TcpStream::connect(("127.0.0.1", nats.client_port())).await.is_err());
+    nats.restart().await.unwrap();
+    assert_eq!(stream_messages(&nats).await, Some(1));
+
+    nats.wipe_and_restart().await.unwrap();
+    assert_eq!(stream_messages(&nats).await, None);
+}
+
+#[tokio::test]
+async fn a_killed_postgres_comes_back_with_its_committed_rows() {
+    let mut postgres = Postgres::builder().start().await.unwrap();
+    let url = postgres.create_database("kept").await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("create table t as select 7 as n").execute(&mut connection).await.unwrap();
+
+    postgres.kill().await;
+    assert!(sqlx::query("select 1").execute(&mut connection).await.is_err());
+    postgres.restart().await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let n: i32 = sqlx::query_scalar("select n from t").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(n, 7);
+    assert_eq!(postgres.create_database("kept").await.unwrap(), url, "making it again is no error");
+}
+
+#[tokio::test]
+async fn a_frozen_postgres_answers_nothing_until_it_is_thawed() {
+    let postgres = Postgres::builder().fsync(false).start().await.unwrap();
+    let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+    postgres.pause();
+    let query = async { sqlx::query("select 1").execute(&mut connection).await };
+    tokio::pin!(query);
+    assert!(timeout(Duration::from_millis(300), &mut query).await.is_err());
+    postgres.resume();
+    timeout(PATIENCE, query).await.unwrap().unwrap();
+}
+
+/// Run by the test below as a process of its own: starts both servers, and says which processes
+/// they are.
+#[tokio::test]
+async fn servers_of_a_process_that_is_about_to_be_killed() {
+    if std::env::var_os("SERVERS_TO_BE_ORPHANED").is_none() {
+        return;
+    }
+    let nats = NatsServer::builder().start().await.unwrap();
+    let postgres = Postgres::builder().fsync(false).start().await.unwrap();
+    println!("PIDS {} {}", nats.process().unwrap().pid(), postgres.pid().unwrap());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn servers_die_with_a_process_that_is_killed() {
+    // Not through this crate's own way of starting processes, which is what is being tested.
+    let mut parent = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "servers_of_a_process_that_is_about_to_be_killed", "--nocapture"])
+        .env("SERVERS_TO_BE_ORPHANED", "1")
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    let pids: Vec<u32> = timeout(PATIENCE, async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("the servers did not start");
+            if let Some((_, pids)) = line.split_once("PIDS ") {
+                return pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+    parent.kill().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while pids.iter().any(|pid| is_alive(*pid)) {
+        assert!(Instant::now() < deadline, "a server outlived its parent");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether a process runs; one that only waits to be reaped does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+#[tokio::test]
+async fn a_child_says_lines_and_how_it_ended() {
+    let script = "echo one; echo two >&2; exit 3";
+    let mut child: Child = Command::new("sh").args(["-c", script]).piped().spawn().unwrap();
+    let mut lines = vec![child.line().await.unwrap(), child.line().await.unwrap()];
+    lines.sort();
+    assert_eq!(lines, ["one", "two"]);
+    assert_eq!(child.line().await, None);
+    assert_eq!(child.wait().await.code(), Some(3));
+}
+
+#[tokio::test]
+async fn a_link_holds_bytes_back_in_one_direction_and_delivers_them_on_release() {
+    let (link, mut client, mut server) = linked().await;
+    link.hold(Direction::ToServer).await;
+    client.write_all(b"question").await.unwrap();
+    server.write_all(b"news").await.unwrap();
+    let mut news = [0; 4];
+    timeout(PATIENCE, client.read_exact(&mut news)).await.unwrap().unwrap();
+    let mut question = [0; 8];
+    let held = timeout(Duration::from_millis(200), server.read_exact(&mut question)).await;
+    assert!(held.is_err(), "a byte passed a link that was held");
+    link.release(Direction::ToServer).await;
+    timeout(PATIENCE, server.read_exact(&mut question)).await.unwrap().unwrap();
+    assert_eq!(&question, b"question");
+}
+
+#[tokio::test]
+async fn a_link_that_is_cut_ends_its_connections_and_refuses_new_ones_until_mended() {
+    let (link, mut client, mut server) = linked().await;
+    assert_eq!(link.connections(), 1);
+    // Also while it is held up: what was held is lost.
+    link.hold(Direction::ToServer).await;
+    client.write_all(b"lost").await.unwrap();
+    link.cut().await;
+    let mut rest = Vec::new();
+    timeout(PATIENCE, server.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest, b"");
+    assert_eq!(timeout(PATIENCE, client.read(&mut [0; 8])).await.unwrap().unwrap_or(0), 0);
+    assert!(TcpStream::connect(("127.0.0.1", link.port())).await.is_err());
+    link.mend().await.unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", link.port())).await.is_ok());
+}
+
+/// A link with one connection through it.
+async fn linked() -> (Link, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let link = Link::to(listener.local_addr().unwrap().port()).await.unwrap();
+    let client = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
+    let (server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    (link, client, server)
+}

@@ -1,0 +1,6 @@
+//! The service `orders`. See the library of the same name.
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    orders::main().await
+}

@@ -1,0 +1,118 @@
+//! All SQL of the service. Whoever begins a transaction commits it; everything here receives a
+//! connection and never commits.
+
+use common::events::{money::Price, ticket::Ticket};
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
+///
+/// # Errors
+/// When the database fails, or was migrated by a newer release.
+pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::migrate!().run(pool).await?;
+    Ok(())
+}
+
+/// A ticket's state as an event brought it.
+#[derive(Debug, Clone, Copy)]
+pub struct Copied<'a> {
+    /// The state.
+    pub ticket: &'a Ticket,
+    /// The event.
+    pub event_id: Uuid,
+    /// The member that took it.
+    pub processed_by: &'a str,
+}
+
+/// Keeps the newest of what is known and what is given, ticket by ticket.
+///
+/// # Errors
+/// When the database does.
+pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result<(), sqlx::Error> {
+    let column = |of: fn(&Copied<'_>) -> OffsetDateTime| copies.iter().map(of).collect::<Vec<_>>();
+    // One state a ticket, because a statement may not change a row twice; and in the order of
+    // ids, so that two batches with the same tickets wait for one another and do not deadlock.
+    sqlx::query(
+        "insert into tickets (id, title, price, version, created_at, updated_at, event_id,
+                              processed_by)
+         select distinct on (id) *
+         from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
+                     $6::timestamptz[], $7::uuid[], $8::text[])
+              as copied (id, title, price, version, created_at, updated_at, event_id, processed_by)
+         order by id, version desc
+         on conflict (id) do update
+         set title = excluded.title, price = excluded.price, version = excluded.version,
+             updated_at = excluded.updated_at, event_id = excluded.event_id,
+             processed_by = excluded.processed_by, processed_at = excluded.processed_at
+         where tickets.version < excluded.version",
+    )
+    .bind(copies.iter().map(|copy| copy.ticket.id).collect::<Vec<_>>())
+    .bind(copies.iter().map(|copy| copy.ticket.title.as_str()).collect::<Vec<_>>())
+    .bind(copies.iter().map(|copy| copy.ticket.price).collect::<Vec<Price>>())
+    .bind(copies.iter().map(|copy| copy.ticket.version).collect::<Vec<_>>())
+    .bind(column(|copy| copy.ticket.created_at))
+    .bind(column(|copy| copy.ticket.updated_at))
+    .bind(copies.iter().map(|copy| copy.event_id).collect::<Vec<_>>())
+    .bind(copies.iter().map(|copy| copy.processed_by).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A ticket as this service knows it.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct KnownTicket {
+    /// The ticket's id, the same in every service.
+    pub id: Uuid,
+    /// Its title.
+    pub title: String,
+    /// Its price.
+    pub price: Price,
+    /// The newest version that has arrived.
+    pub version: i32,
+    /// When the ticket was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When this version was committed by the tickets service.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+    /// The event that brought this version.
+    pub event_id: Uuid,
+    /// The member of the queue group that took the event, by its client id.
+    pub processed_by: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub processed_at: OffsetDateTime,
+}
+
+/// A page of tickets, newest first, after the one with this id.
+///
+/// # Errors
+/// When the database does.
+pub async fn page(
+    connection: &mut PgConnection,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<KnownTicket>, sqlx::Error> {
+    sqlx::query_as(
+        "select * from tickets where $1::uuid is null or id < $1 order by id desc limit $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+}
+
+/// One ticket.
+///
+/// # Errors
+/// When the database does.
+pub async fn find(
+    connection: &mut PgConnection,
+    id: Uuid,
+) -> Result<Option<KnownTicket>, sqlx::Error> {
+    sqlx::query_as("select * from tickets where id = $1").bind(id).fetch_optional(connection).await
+}
