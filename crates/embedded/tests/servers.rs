@@ -1,5 +1,7 @@
 //! What a test relies on when it kills, freezes and restarts a server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::{process::Stdio, time::Duration};
 
 use async_nats::jetstream;

@@ -66,9 +66,14 @@ impl FromStr for Price {
             .or_else(|_| Decimal::from_scientific(text))
             .map_err(|error| match error {
                 // More digits than a decimal holds: either far too fine or far too large.
-                rust_decimal::Error::Underflow
-                | rust_decimal::Error::ScaleExceedsMaximumPrecision(_) => PriceError::TooFine,
-                rust_decimal::Error::ExceedsMaximumPossibleValue => PriceError::TooLarge,
+                rust_decimal::Error::Underflow => PriceError::TooFine,
+                rust_decimal::Error::ScaleExceedsMaximumPrecision(_)
+                    if text.contains("e-") || text.contains("E-") =>
+                {
+                    PriceError::TooFine
+                }
+                rust_decimal::Error::ScaleExceedsMaximumPrecision(_)
+                | rust_decimal::Error::ExceedsMaximumPossibleValue => PriceError::TooLarge,
                 _ => PriceError::NotANumber,
             })?;
         Self::try_from(decimal)
@@ -143,6 +148,7 @@ mod tests {
             ("1e-40", "must have at most two decimals"),
             ("1000000.01", "must be at most 1000000.00"),
             ("1e40", "must be at most 1000000.00"),
+            ("1e400", "must be at most 1000000.00"),
             ("99999999999999999999999999999999999999", "must be at most 1000000.00"),
             ("\"20\"", "must be a decimal number"),
             ("true", "must be a decimal number"),

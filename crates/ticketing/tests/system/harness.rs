@@ -1,0 +1,268 @@
+//! A system of its own for each test: servers, services as processes, and what a test asks of
+//! them. Everything listens on loopback and ends with the test.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use embedded::{
+    NatsServer, Postgres, ports,
+    process::{Child, Command},
+};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use uuid::Uuid;
+
+/// Nothing takes this long unless it is lost.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Waits until a condition holds.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Two servers with a database for each service.
+pub struct System {
+    pub nats: NatsServer,
+    pub postgres: Postgres,
+    pub tickets_db: PgPool,
+    pub orders_db: PgPool,
+    pub http: reqwest::Client,
+}
+
+/// A service as a process.
+pub struct Service {
+    pub child: Child,
+    pub url: String,
+}
+
+impl System {
+    pub async fn start() -> Self {
+        let (nats, postgres) =
+            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        let tickets_db = postgres.create_database("tickets").await.unwrap();
+        let orders_db = postgres.create_database("orders").await.unwrap();
+        // The HTTP client wants to know which cryptography to use before it is made, needed or not.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let (tickets_db, orders_db) =
+            (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
+        Self { nats, postgres, tickets_db, orders_db, http }
+    }
+
+    /// A service that talks to NATS at this port, as soon as it is ready.
+    async fn service(&self, kind: &str, name: &str, nats_port: u16) -> Service {
+        let service = self.spawn(kind, name, nats_port);
+        until(&format!("{name} is ready"), || async {
+            assert!(service.child.exited().is_none(), "{name} ended at its start");
+            let answer = self.http.get(format!("{}/readyz", service.url)).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        service
+    }
+
+    /// A service that may or may not come to be ready.
+    pub fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
+        let port = ports::free().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+            .args([kind])
+            .env("POD_NAME", name)
+            .env("NODE_NAME", "node-a")
+            .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
+            .env("NATS_URL", format!("nats://127.0.0.1:{nats_port}"))
+            .env("DATABASE_URL", self.postgres.url(kind))
+            .env("LOG", std::env::var("SYSTEM_TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .env("LOG_FORMAT", "json")
+            .spawn()
+            .unwrap();
+        Service { child, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    pub async fn tickets(&self) -> Service {
+        self.tickets_through(self.nats.client_port()).await
+    }
+
+    pub async fn tickets_through(&self, nats_port: u16) -> Service {
+        self.service("tickets", "tickets-1", nats_port).await
+    }
+
+    pub async fn orders(&self, name: &str) -> Service {
+        self.orders_through(name, self.nats.client_port()).await
+    }
+
+    pub async fn orders_through(&self, name: &str, nats_port: u16) -> Service {
+        let service = self.service("orders", name, nats_port).await;
+        self.count_effects().await;
+        service
+    }
+
+    /// Has the database itself count how often the listener wrote on behalf of each event. An
+    /// upsert alone would hide an effect that happened twice.
+    async fn count_effects(&self) {
+        let install = "
+            select pg_advisory_xact_lock(1);
+            create table if not exists effects (event_id uuid, version int, client_id text);
+            create or replace function count_effect() returns trigger language plpgsql as $$
+                begin insert into effects values (new.event_id, new.version, new.processed_by);
+                return null; end $$;
+            create or replace trigger count_effect after insert or update on tickets
+                for each row execute function count_effect()";
+        sqlx::raw_sql(install).execute(&self.orders_db).await.unwrap();
+    }
+
+    /// Posts a ticket and returns its id once that was answered 201.
+    pub async fn post(&self, tickets: &Service, title: &str) -> Uuid {
+        let answer =
+            post(&self.http, &tickets.url, title).await.expect("the POST was not answered");
+        answer.expect("the POST was not answered 201")
+    }
+
+    /// Waits until orders has every one of these tickets, and checks that each took effect once.
+    pub async fn reached_once(&self, tickets: &HashSet<Uuid>) {
+        until(&format!("orders has {} tickets", tickets.len()), || async {
+            let known = self.known().await;
+            tickets.iter().all(|id| known.contains_key(id))
+        })
+        .await;
+        self.each_effect_happened_once().await;
+    }
+
+    /// The tickets that orders knows, with the member that took each. Empty while the database is
+    /// away.
+    pub async fn known(&self) -> BTreeMap<Uuid, String> {
+        let rows: Result<Vec<(Uuid, String)>, _> =
+            sqlx::query_as("select id, processed_by from tickets").fetch_all(&self.orders_db).await;
+        rows.unwrap_or_default().into_iter().collect()
+    }
+
+    pub async fn each_effect_happened_once(&self) {
+        let twice: Vec<(Uuid, i64)> = sqlx::query_as(
+            "select event_id, count(*) from effects group by event_id having count(*) > 1",
+        )
+        .fetch_all(&self.orders_db)
+        .await
+        .unwrap();
+        assert_eq!(twice, [], "events that took effect more than once");
+    }
+
+    /// The queue group's consumer, as the server sees it.
+    pub async fn group(&self) -> jetstream::consumer::Info {
+        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        let consumer: PullConsumer = jetstream::new(client)
+            .get_consumer_from_stream("orders-service", "TICKETS")
+            .await
+            .unwrap();
+        consumer.cached_info().clone()
+    }
+
+    /// Waits until no event is waiting or unacknowledged.
+    pub async fn group_is_quiet(&self) {
+        until("every event is acknowledged", || async {
+            let group = self.group().await;
+            group.num_pending == 0 && group.num_ack_pending == 0
+        })
+        .await;
+    }
+
+    /// How many messages the stream holds.
+    pub async fn stream_messages(&self) -> u64 {
+        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        let stream = jetstream::new(client).get_stream("TICKETS").await.unwrap();
+        stream.cached_info().state.messages
+    }
+
+    pub async fn unpublished(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from bus.outbox where published_at is null")
+            .fetch_one(&self.tickets_db)
+            .await
+            .unwrap()
+    }
+
+    /// A metric of a service, summed over its labels.
+    pub async fn metric(&self, service: &Service, name: &str) -> f64 {
+        let answer = self.http.get(format!("{}/metrics", service.url)).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        let values = text
+            .lines()
+            .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+}
+
+/// `None` when there was no answer, `Some(None)` when it was not 201.
+async fn post(http: &reqwest::Client, url: &str, title: &str) -> Option<Option<Uuid>> {
+    let body = json!({ "title": title, "price": 20 });
+    let answer = http.post(format!("{url}/api/tickets")).json(&body).send().await.ok()?;
+    if answer.status() != reqwest::StatusCode::CREATED {
+        return Some(None);
+    }
+    let ticket: Value = answer.json().await.ok()?;
+    Some(Some(ticket["id"].as_str().unwrap().parse().unwrap()))
+}
+
+/// People who post tickets without a pause, whatever they are answered.
+pub struct Load {
+    going: Arc<AtomicBool>,
+    created: Arc<Mutex<HashSet<Uuid>>>,
+    people: JoinSet<()>,
+}
+
+impl Load {
+    pub fn begin(system: &System, tickets: &Service, people: usize) -> Self {
+        let (going, created) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let mut load = Self { going, created, people: JoinSet::new() };
+        for person in 0..people {
+            let (http, url) = (system.http.clone(), tickets.url.clone());
+            let (going, created) = (load.going.clone(), load.created.clone());
+            load.people.spawn(async move {
+                while going.load(Ordering::Relaxed) {
+                    match post(&http, &url, &format!("of person {person}")).await {
+                        Some(Some(id)) => {
+                            created.lock().unwrap().insert(id);
+                        }
+                        // Refused, or nobody there: the next try should not be a busy loop.
+                        _ => sleep(LOOK_EVERY).await,
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    /// How many were answered 201 so far.
+    pub fn created(&self) -> usize {
+        self.created.lock().unwrap().len()
+    }
+
+    /// Waits until so many more were answered 201.
+    pub async fn more(&self, tickets: usize) {
+        let wanted = self.created() + tickets;
+        until("more tickets were created", || async { self.created() >= wanted }).await;
+    }
+
+    /// Ends the load. Returns what was answered 201.
+    pub async fn end(mut self) -> HashSet<Uuid> {
+        self.going.store(false, Ordering::Relaxed);
+        while self.people.join_next().await.is_some() {}
+        std::mem::take(&mut self.created.lock().unwrap())
+    }
+}

@@ -1,0 +1,9 @@
+//! What the system promises, shown on the whole of it: the services as processes, the real
+//! servers, and real failures. Each test has a system of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod crashes;
+mod harness;
+mod members;
+mod outages;

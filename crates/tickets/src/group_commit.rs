@@ -1,0 +1,117 @@
+//! New tickets that arrive while a transaction is under way share the next one: a commit costs the
+//! database the same for one ticket as for fifty, and under load it is most of what a POST costs.
+//! Nobody waits for company: an idle service commits each ticket at once.
+//!
+//! A ticket is answered after the commit that holds it, as if it had been alone. What fails, fails
+//! for all tickets of the transaction; as each was valid, that is the database and none of them.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    bus::{outbox, relay::Wake},
+    events::ticket::{Ticket, TicketCreated},
+    pod::{problem::Problem, shutdown::Shutdown, trace::TraceContext},
+};
+use sqlx::PgPool;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::timeout,
+};
+use uuid::Uuid;
+
+use crate::store;
+
+/// The most tickets of one transaction: well above what arrives during one commit, and few enough
+/// that it stays a matter of milliseconds.
+const BATCH: usize = 256;
+/// How many tickets may wait. The HTTP stack's bound on requests is usually below.
+const WAITING: usize = 1_024;
+/// How many transactions may be under way: one collects rows while another waits for the disk.
+const COMMITTERS: usize = 2;
+/// How long one transaction may take, so that a connection whose peer has vanished does not hold
+/// up those that follow. Below the HTTP stack's time for a whole request.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Where new tickets are handed in. Clones are the same place.
+#[derive(Debug, Clone)]
+pub struct GroupCommit {
+    waiting: mpsc::Sender<Waiting>,
+}
+
+/// A ticket, whose request it came with, and who waits for its event's id.
+#[derive(Debug)]
+struct Waiting {
+    event: TicketCreated,
+    trace: TraceContext,
+    answer: oneshot::Sender<Result<Uuid, Problem>>,
+}
+
+impl GroupCommit {
+    /// Starts the tasks that commit. They end after the last handle is dropped, so that every
+    /// request under way at a stop is answered.
+    #[must_use]
+    pub fn start(pool: &PgPool, wake: &Wake, shutdown: &Shutdown) -> Self {
+        let (waiting, receiver) = mpsc::channel(WAITING);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..COMMITTERS {
+            let committer = run(receiver.clone(), pool.clone(), wake.clone());
+            shutdown.spawn("group commit", committer);
+        }
+        Self { waiting }
+    }
+
+    /// Stores a ticket and its event. Returns the event's id after the commit.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn create(&self, ticket: Ticket) -> Result<Uuid, Problem> {
+        let (answer, committed) = oneshot::channel();
+        let trace = TraceContext::current().unwrap_or_else(TraceContext::new_root);
+        let waiting = Waiting { event: TicketCreated(ticket), trace, answer };
+        self.waiting.send(waiting).await.map_err(|_| lost())?;
+        committed.await.map_err(|_| lost())?
+    }
+}
+
+async fn run(
+    receiver: Arc<Mutex<mpsc::Receiver<Waiting>>>,
+    pool: PgPool,
+    wake: Wake,
+) -> anyhow::Result<()> {
+    loop {
+        let mut batch = Vec::new();
+        if receiver.lock().await.recv_many(&mut batch, BATCH).await == 0 {
+            return Ok(());
+        }
+        let committed = match timeout(COMMIT_TIMEOUT, commit(&pool, &batch)).await {
+            Ok(committed) => committed,
+            Err(_) => Err(Problem::from(sqlx::Error::Protocol(format!(
+                "a commit did not end within {} s",
+                COMMIT_TIMEOUT.as_secs()
+            )))),
+        };
+        wake.wake();
+        for (place, waiting) in batch.into_iter().enumerate() {
+            let answer = committed.as_ref().map(|ids| ids[place]).map_err(Problem::clone);
+            // Nobody there: the client has gone, its ticket stays.
+            let _ = waiting.answer.send(answer);
+        }
+    }
+}
+
+/// Stores all tickets and their events, or none. Returns the events' ids in the same order.
+async fn commit(pool: &PgPool, batch: &[Waiting]) -> Result<Vec<Uuid>, Problem> {
+    let mut tx = pool.begin().await?;
+    store::insert(&mut tx, batch.iter().map(|waiting| &waiting.event.0)).await?;
+    let mut ids = Vec::with_capacity(batch.len());
+    for Waiting { event, trace, .. } in batch {
+        // One by one, because each belongs to another trace.
+        ids.push(trace.scope(outbox::put(&mut tx, event)).await?);
+    }
+    tx.commit().await?;
+    Ok(ids)
+}
+
+fn lost() -> Problem {
+    Problem::internal(&anyhow::anyhow!("the task that commits tickets has ended"))
+}

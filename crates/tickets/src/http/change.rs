@@ -1,0 +1,116 @@
+//! `PUT /api/tickets/{id}`: a change is made from a version that the client has seen, or not at
+//! all.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use common::{
+    bus::outbox,
+    events::ticket::{Ticket, TicketUpdated},
+    pod::{body::Fields, problem::Problem, trace::TraceContext},
+};
+use tracing::info;
+
+use super::{
+    Api, TicketId,
+    conditional::{self, Tags},
+    read::no_ticket,
+    ticket_body,
+};
+use crate::{
+    store::{self, Change},
+    ticket::ChangedTicket,
+};
+
+/// Change a ticket.
+///
+/// Replaces title and price, and publishes `ticket:updated`. The change is made from a version:
+/// send it as If-Match (`*` for whichever it is) or as `version` in the body. When the ticket has
+/// another version by now, nothing is changed and the answer is 412. A change to the same values
+/// makes a new version all the same.
+#[utoipa::path(
+    put,
+    path = "/api/tickets/{id}",
+    tag = "tickets",
+    params(
+        ("id" = Uuid, Path, description = "The ticket's id."),
+        ("If-Match" = Option<String>, Header,
+            description = "The version in quotes, as the ETag of an earlier answer; or `*`.",
+            example = "\"1\"", pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#),
+    ),
+    request_body = ChangedTicket,
+    responses(
+        (status = 200, description = "The ticket as it is now.", body = Ticket,
+            headers(("ETag" = String, description = "The ticket's new version in quotes."))),
+        (status = 400, description = "The id, If-Match or the body cannot be read, or If-Match and `version` disagree.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no ticket with this id.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The ticket has another version.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 16 KiB.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not sent as application/json.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are wrong, missing or unknown.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 428, description = "Neither If-Match nor `version` was sent.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn change(
+    State(api): State<Api>,
+    TicketId(id): TicketId,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, Problem> {
+    let if_match = conditional::if_match(&headers)?;
+    let to = ChangedTicket::parse(fields)?;
+    let expected = expected(if_match, to.version)?;
+
+    let mut tx = api.pool.begin().await?;
+    let ticket = match store::change(&mut tx, id, &to, expected.as_deref()).await? {
+        Change::Made(ticket) => ticket,
+        Change::Stale(version) => return Err(stale(version)),
+        Change::NoTicket => return Err(no_ticket()),
+    };
+    let event = TicketUpdated(ticket);
+    let event_id = outbox::put(&mut tx, &event).await?;
+    tx.commit().await?;
+    api.wake.wake();
+
+    info!(
+        ticket.id = %id,
+        ticket.version = event.0.version,
+        event.id = %event_id,
+        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
+        "ticket updated",
+    );
+    ticket_body(StatusCode::OK, &event.0)
+}
+
+/// The versions that the change may be made from; `None` for any.
+fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i32>>, Problem> {
+    match (if_match, version) {
+        (None, None) => Err(Problem::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "Say which version the change was made from: as If-Match, or as version in the body.",
+        )),
+        (Some(tags), Some(version)) if !tags.contain(version) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "If-Match and version name different versions.",
+        )),
+        (_, Some(version)) => Ok(Some(vec![version])),
+        (Some(Tags::Versions(versions)), None) => Ok(Some(versions)),
+        (Some(Tags::Any), None) => Ok(None),
+    }
+}
+
+fn stale(version: i32) -> Problem {
+    Problem::new(
+        StatusCode::PRECONDITION_FAILED,
+        format!("The ticket has version {version} by now; nothing was changed."),
+    )
+}

@@ -1,0 +1,118 @@
+//! The API: `POST` and `GET /api/tickets`, `GET` and `PUT /api/tickets/{id}`, and what it says of
+//! itself at `/openapi.json` and `/docs`.
+
+mod change;
+mod conditional;
+mod create;
+mod idempotency_key;
+mod list;
+mod read;
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, Path},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use common::{
+    bus::relay::Wake,
+    events::ticket::Ticket,
+    pod::{
+        http::stack,
+        problem::{FieldError, Problem},
+        shutdown::Shutdown,
+    },
+};
+use sqlx::PgPool;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use crate::{group_commit::GroupCommit, openapi};
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// The service's database.
+    pub pool: PgPool,
+    /// Wakes the relay after a commit.
+    pub wake: Wake,
+    /// Stores new tickets.
+    pub group_commit: GroupCommit,
+}
+
+impl Api {
+    /// Starts what the handlers need.
+    #[must_use]
+    pub fn start(pool: PgPool, wake: Wake, shutdown: &Shutdown) -> Self {
+        let group_commit = GroupCommit::start(&pool, &wake, shutdown);
+        Self { pool, wake, group_commit }
+    }
+}
+
+/// The API and its description, behind the stack of limits. At most `concurrent` requests run at
+/// once.
+pub fn router(api: Api, concurrent: usize) -> Router {
+    let (routes, description) = OpenApiRouter::new()
+        .routes(routes!(create::create, list::list))
+        .routes(routes!(read::read, change::change))
+        .with_state(api)
+        .split_for_parts();
+    stack(routes.merge(openapi::routes(description)), concurrent)
+}
+
+/// The id in a path. Written with hyphens, the only form that the API itself gives out.
+struct TicketId(Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for TicketId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = Path::<String>::from_request_parts(parts, state).await.ok();
+        text.filter(|Path(text)| text.len() == uuid::fmt::Hyphenated::LENGTH)
+            .and_then(|Path(text)| Uuid::try_parse(&text).ok())
+            .map(Self)
+            .ok_or_else(|| {
+                bad_request("id", "must be a UUID, such as 01936b2e-7c00-7000-8000-000000000001")
+            })
+    }
+}
+
+/// A ticket with its version as the ETag.
+fn ticket_body(status: StatusCode, ticket: &Ticket) -> Result<Response, Problem> {
+    Ok(json(status, ticket.version, body_of(ticket)?))
+}
+
+fn body_of(ticket: &Ticket) -> Result<String, Problem> {
+    serde_json::to_string(ticket).map_err(|error| Problem::internal(&error.into()))
+}
+
+/// JSON that was written before.
+fn json(status: StatusCode, version: i32, body: String) -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    let headers = [(header::CONTENT_TYPE, content_type), (header::ETAG, etag(version))];
+    (status, headers, body).into_response()
+}
+
+fn etag(version: i32) -> HeaderValue {
+    // Digits within quotes are always a header value.
+    HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// 400 that names the part of the path or the header that cannot be read.
+fn bad_request(field: &str, message: &str) -> Problem {
+    let errors = vec![FieldError { field: field.to_owned(), message: message.to_owned() }];
+    Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, format!("{field} {message}")) }
+}
+
+/// The only value of a header; `None` without one.
+fn single_header<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a [u8]>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(bad_request(name.as_str(), "must be given once"));
+    }
+    Ok(first.map(HeaderValue::as_bytes))
+}

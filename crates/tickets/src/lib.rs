@@ -1,0 +1,113 @@
+//! The service `tickets`: takes `POST /api/tickets`, stores the ticket and its event in one
+//! transaction of its own Postgres, and answers 201. The event is published later, from the
+//! outbox, so that a POST works while NATS is away.
+//!
+//! - [`http`]: the API. What came in is parsed there into types that cannot be wrong.
+//! - [`ticket`]: those types.
+//! - [`group_commit`]: tickets that arrive together are committed together.
+//! - [`store`]: all SQL.
+//! - [`openapi`]: what the API says of itself.
+
+pub mod group_commit;
+pub mod http;
+pub mod openapi;
+mod prune;
+pub mod store;
+pub mod ticket;
+
+use std::{future::Future, num::NonZeroUsize, process::ExitCode};
+
+use clap::Parser;
+use common::{
+    bus::{self, connection::Bus, relay::Relay},
+    events::ticket::TICKETS,
+    pod::{
+        config::{self, DatabaseSettings, NatsSettings, PodSettings},
+        database, health,
+        lease::Lease,
+        process::{self, Pod},
+    },
+};
+
+/// Sells tickets: takes them over HTTP, keeps them in Postgres, and tells of them on NATS.
+///
+/// Every setting is an option or an environment variable. A bad one ends the process with status
+/// 64 and its name, before anything is opened.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "tickets",
+    version,
+    after_help = "Exit status: 0 after SIGINT or SIGTERM and an orderly stop, 1 after a failure, \
+                  64 when a setting is bad.\n\nThe API describes itself at /openapi.json, for \
+                  people at /docs."
+)]
+pub struct Settings {
+    /// Who and where the process is.
+    #[command(flatten)]
+    pub pod: PodSettings,
+
+    /// Its Postgres.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// The NATS that it publishes to.
+    #[command(flatten)]
+    pub nats: NatsSettings,
+
+    /// How many requests may run at once; a further one is answered 503 with Retry-After. More
+    /// than the database has connections for only wait for one, so this bounds the memory and the
+    /// longest wait.
+    #[arg(
+        long,
+        env,
+        value_name = "HTTP_MAX_CONCURRENT",
+        default_value = "512",
+        help_heading = "Process"
+    )]
+    pub http_max_concurrent: NonZeroUsize,
+}
+
+/// The service from its environment to its exit status.
+pub async fn main() -> ExitCode {
+    run(config::parse()).await
+}
+
+/// The service from its settings to its exit status.
+pub async fn run(settings: Settings) -> ExitCode {
+    process::run(settings.pod.clone(), |pod| start(settings, pod)).await
+}
+
+/// Opens what the service needs and spawns its tasks. Returns what closes the rest after them.
+async fn start(
+    settings: Settings,
+    pod: Pod,
+) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let listener = common::pod::http::bind(settings.pod.http_address).await?;
+    let bus = Bus::connect(&settings.nats, &pod).await?;
+    let lease = Lease::take(&bus, &pod, "tickets", &[]).await?;
+    let pool = database::connect(&settings.database, &pod.client_id).await?;
+    let unhurried = database::unhurried(&pool);
+    bus::migrate(&unhurried).await?;
+    store::migrate(&unhurried).await?;
+    unhurried.close().await;
+
+    let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&TICKETS]);
+    pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
+
+    let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("database watch", watch);
+    pod.shutdown.spawn("idempotency keys", prune::run(pool.clone(), pod.shutdown.clone()));
+
+    let api = http::Api::start(pool.clone(), wake, &pod.shutdown);
+    // Outside the stack's bound: a process that is busy is alive, and says so.
+    let router = http::router(api, settings.http_max_concurrent.get())
+        .merge(health::routes(pod.health, pod.metrics));
+    pod.shutdown.spawn("http", common::pod::http::serve(listener, router, pod.shutdown.clone()));
+    Ok(move || {
+        Box::pin(async move {
+            lease.release().await;
+            bus.close().await;
+            database::close(pool).await;
+        }) as _
+    })
+}

@@ -1,0 +1,6 @@
+//! The service `tickets`; the library says what it does.
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    tickets::main().await
+}
