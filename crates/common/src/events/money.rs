@@ -62,22 +62,27 @@ impl FromStr for Price {
     type Err = PriceError;
 
     fn from_str(text: &str) -> Result<Self, PriceError> {
-        let decimal = Decimal::from_str_exact(text)
-            .or_else(|_| Decimal::from_scientific(text))
-            .map_err(|error| match error {
-                // More digits than a decimal holds: either far too fine or far too large.
-                rust_decimal::Error::Underflow => PriceError::TooFine,
-                rust_decimal::Error::ScaleExceedsMaximumPrecision(_)
-                    if text.contains("e-") || text.contains("E-") =>
-                {
-                    PriceError::TooFine
-                }
-                rust_decimal::Error::ScaleExceedsMaximumPrecision(_)
-                | rust_decimal::Error::ExceedsMaximumPossibleValue => PriceError::TooLarge,
-                _ => PriceError::NotANumber,
-            })?;
+        let exponent = text.split_once(['e', 'E']).map(|(_, exponent)| exponent);
+        let decimal = match exponent {
+            None => Decimal::from_str_exact(text),
+            Some(_) => Decimal::from_scientific(text),
+        };
+        let decimal = decimal.map_err(|error| match error {
+            // More digits than a decimal holds: either far too fine or far too large.
+            rust_decimal::Error::Underflow => PriceError::TooFine,
+            _ if exponent.is_some_and(|exponent| exponent.starts_with('-')) => PriceError::TooFine,
+            _ if text.starts_with('-') && is_numeric(text) => PriceError::Negative,
+            _ if is_numeric(text) => PriceError::TooLarge,
+            _ => PriceError::NotANumber,
+        })?;
         Self::try_from(decimal)
     }
+}
+
+/// Whether a text that no decimal could be made of is a number all the same.
+fn is_numeric(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
 }
 
 impl fmt::Display for Price {

@@ -25,12 +25,12 @@ use tokio::{
 use uuid::Uuid;
 
 /// Nothing takes this long unless it is lost.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Waits until a condition holds.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
@@ -39,22 +39,22 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut()
 }
 
 /// Two servers with a database for each service.
-pub struct System {
-    pub nats: NatsServer,
-    pub postgres: Postgres,
-    pub tickets_db: PgPool,
-    pub orders_db: PgPool,
-    pub http: reqwest::Client,
+pub(crate) struct System {
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) tickets_db: PgPool,
+    pub(crate) orders_db: PgPool,
+    pub(crate) http: reqwest::Client,
 }
 
 /// A service as a process.
-pub struct Service {
-    pub child: Child,
-    pub url: String,
+pub(crate) struct Service {
+    pub(crate) child: Child,
+    pub(crate) url: String,
 }
 
 impl System {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (nats, postgres) =
             tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
@@ -81,7 +81,7 @@ impl System {
     }
 
     /// A service that may or may not come to be ready.
-    pub fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
+    pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let port = ports::free().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
             .args([kind])
@@ -97,19 +97,19 @@ impl System {
         Service { child, url: format!("http://127.0.0.1:{port}") }
     }
 
-    pub async fn tickets(&self) -> Service {
+    pub(crate) async fn tickets(&self) -> Service {
         self.tickets_through(self.nats.client_port()).await
     }
 
-    pub async fn tickets_through(&self, nats_port: u16) -> Service {
+    pub(crate) async fn tickets_through(&self, nats_port: u16) -> Service {
         self.service("tickets", "tickets-1", nats_port).await
     }
 
-    pub async fn orders(&self, name: &str) -> Service {
+    pub(crate) async fn orders(&self, name: &str) -> Service {
         self.orders_through(name, self.nats.client_port()).await
     }
 
-    pub async fn orders_through(&self, name: &str, nats_port: u16) -> Service {
+    pub(crate) async fn orders_through(&self, name: &str, nats_port: u16) -> Service {
         let service = self.service("orders", name, nats_port).await;
         self.count_effects().await;
         service
@@ -130,14 +130,14 @@ impl System {
     }
 
     /// Posts a ticket and returns its id once that was answered 201.
-    pub async fn post(&self, tickets: &Service, title: &str) -> Uuid {
+    pub(crate) async fn post(&self, tickets: &Service, title: &str) -> Uuid {
         let answer =
             post(&self.http, &tickets.url, title).await.expect("the POST was not answered");
         answer.expect("the POST was not answered 201")
     }
 
     /// Waits until orders has every one of these tickets, and checks that each took effect once.
-    pub async fn reached_once(&self, tickets: &HashSet<Uuid>) {
+    pub(crate) async fn reached_once(&self, tickets: &HashSet<Uuid>) {
         until(&format!("orders has {} tickets", tickets.len()), || async {
             let known = self.known().await;
             tickets.iter().all(|id| known.contains_key(id))
@@ -148,13 +148,13 @@ impl System {
 
     /// The tickets that orders knows, with the member that took each. Empty while the database is
     /// away.
-    pub async fn known(&self) -> BTreeMap<Uuid, String> {
+    pub(crate) async fn known(&self) -> BTreeMap<Uuid, String> {
         let rows: Result<Vec<(Uuid, String)>, _> =
             sqlx::query_as("select id, processed_by from tickets").fetch_all(&self.orders_db).await;
         rows.unwrap_or_default().into_iter().collect()
     }
 
-    pub async fn each_effect_happened_once(&self) {
+    pub(crate) async fn each_effect_happened_once(&self) {
         let twice: Vec<(Uuid, i64)> = sqlx::query_as(
             "select event_id, count(*) from effects group by event_id having count(*) > 1",
         )
@@ -165,7 +165,7 @@ impl System {
     }
 
     /// The queue group's consumer, as the server sees it.
-    pub async fn group(&self) -> jetstream::consumer::Info {
+    pub(crate) async fn group(&self) -> jetstream::consumer::Info {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
         let consumer: PullConsumer = jetstream::new(client)
             .get_consumer_from_stream("orders-service", "TICKETS")
@@ -175,7 +175,7 @@ impl System {
     }
 
     /// Waits until no event is waiting or unacknowledged.
-    pub async fn group_is_quiet(&self) {
+    pub(crate) async fn group_is_quiet(&self) {
         until("every event is acknowledged", || async {
             let group = self.group().await;
             group.num_pending == 0 && group.num_ack_pending == 0
@@ -184,13 +184,13 @@ impl System {
     }
 
     /// How many messages the stream holds.
-    pub async fn stream_messages(&self) -> u64 {
+    pub(crate) async fn stream_messages(&self) -> u64 {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
         let stream = jetstream::new(client).get_stream("TICKETS").await.unwrap();
         stream.cached_info().state.messages
     }
 
-    pub async fn unpublished(&self) -> i64 {
+    pub(crate) async fn unpublished(&self) -> i64 {
         sqlx::query_scalar("select count(*) from bus.outbox where published_at is null")
             .fetch_one(&self.tickets_db)
             .await
@@ -198,7 +198,7 @@ impl System {
     }
 
     /// A metric of a service, summed over its labels.
-    pub async fn metric(&self, service: &Service, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, service: &Service, name: &str) -> f64 {
         let answer = self.http.get(format!("{}/metrics", service.url)).send().await.unwrap();
         let text = answer.text().await.unwrap();
         let values = text
@@ -220,14 +220,14 @@ async fn post(http: &reqwest::Client, url: &str, title: &str) -> Option<Option<U
 }
 
 /// People who post tickets without a pause, whatever they are answered.
-pub struct Load {
+pub(crate) struct Load {
     going: Arc<AtomicBool>,
     created: Arc<Mutex<HashSet<Uuid>>>,
     people: JoinSet<()>,
 }
 
 impl Load {
-    pub fn begin(system: &System, tickets: &Service, people: usize) -> Self {
+    pub(crate) fn begin(system: &System, tickets: &Service, people: usize) -> Self {
         let (going, created) = (Arc::new(AtomicBool::new(true)), Arc::default());
         let mut load = Self { going, created, people: JoinSet::new() };
         for person in 0..people {
@@ -249,18 +249,18 @@ impl Load {
     }
 
     /// How many were answered 201 so far.
-    pub fn created(&self) -> usize {
+    pub(crate) fn created(&self) -> usize {
         self.created.lock().unwrap().len()
     }
 
     /// Waits until so many more were answered 201.
-    pub async fn more(&self, tickets: usize) {
+    pub(crate) async fn more(&self, tickets: usize) {
         let wanted = self.created() + tickets;
         until("more tickets were created", || async { self.created() >= wanted }).await;
     }
 
     /// Ends the load. Returns what was answered 201.
-    pub async fn end(mut self) -> HashSet<Uuid> {
+    pub(crate) async fn end(mut self) -> HashSet<Uuid> {
         self.going.store(false, Ordering::Relaxed);
         while self.people.join_next().await.is_some() {}
         std::mem::take(&mut self.created.lock().unwrap())
