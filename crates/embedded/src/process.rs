@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
@@ -207,6 +207,31 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
+}
+
+/// Sends a signal to every child of a process.
+pub(crate) fn signal_children(parent: u32, signal: Signal) {
+    for pid in children_of(parent) {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// The processes whose parent is `parent`, by `/proc`.
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+        // `pid (name) state ppid …`, where the name may hold anything.
+        stat.is_ok_and(|stat| {
+            let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            after_name.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
+        })
+    })
+    .collect()
 }
 
 /// Reads both outputs of a child, each on a thread of its own.

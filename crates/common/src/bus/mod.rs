@@ -18,8 +18,11 @@ pub mod inbox;
 pub mod listener;
 pub mod outbox;
 mod pull;
+mod refill;
 pub mod relay;
+mod session;
 pub mod topology;
+mod upkeep;
 
 use sqlx::{PgPool, migrate::Migrator};
 

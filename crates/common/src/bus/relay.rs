@@ -9,17 +9,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_nats::jetstream::{context::PublishAckFuture, message::PublishMessage};
 use futures::future::join_all;
 use sqlx::{PgConnection, PgPool};
-use time::OffsetDateTime;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
     connection::Bus,
     envelope, outbox,
+    refill::{confirmed, record},
     topology::{self, StreamState, TopologyError},
 };
 use crate::{events::Stream, pod::shutdown::Shutdown};
@@ -56,12 +56,12 @@ impl Wake {
 /// Publishes from one database's outbox to the streams that its service writes to.
 #[derive(Debug)]
 pub struct Relay {
-    bus: Bus,
-    pool: PgPool,
-    streams: &'static [&'static Stream],
-    wake: Wake,
+    pub(super) bus: Bus,
+    pub(super) pool: PgPool,
+    pub(super) streams: &'static [&'static Stream],
+    pub(super) wake: Wake,
     /// Which incarnation of each stream is being written to, as last verified.
-    verified: HashMap<&'static str, StreamState>,
+    pub(super) verified: HashMap<&'static str, StreamState>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -73,11 +73,11 @@ struct Row {
 }
 
 /// An event that the stream has confirmed.
-struct Published {
-    id: Uuid,
-    stream: String,
-    sequence: u64,
-    duplicate: bool,
+pub(super) struct Published {
+    pub(super) id: Uuid,
+    pub(super) stream: String,
+    pub(super) sequence: u64,
+    pub(super) duplicate: bool,
 }
 
 impl Relay {
@@ -251,79 +251,6 @@ impl Relay {
         Ok(())
     }
 
-    /// Compares each stream with what it had confirmed, and publishes the difference again.
-    async fn verify(&mut self) -> anyhow::Result<()> {
-        for stream in self.streams {
-            let state = topology::stream(&self.bus, stream).await?;
-            let mut tx = self.pool.begin().await?;
-            let before: Option<(OffsetDateTime, i64)> = sqlx::query_as(
-                "select created, last_sequence from bus.streams where name = $1 for update",
-            )
-            .bind(stream.name)
-            .fetch_optional(&mut *tx)
-            .await?;
-            let last = i64::try_from(state.last_sequence)?;
-            // To the microsecond, which is what the database keeps.
-            let created = truncate(state.created);
-            if let Some((known, confirmed)) = before
-                && (known != created || confirmed > last)
-            {
-                let lost = refill(&mut tx, stream.name, created, last + 1, &[]).await?;
-                if lost > 0 {
-                    error!(
-                        stream = stream.name,
-                        events = lost,
-                        "the stream has lost events, publishing them again"
-                    );
-                }
-                sqlx::query(
-                    "update bus.streams set created = $2, last_sequence = $3 where name = $1",
-                )
-                .bind(stream.name)
-                .bind(created)
-                .bind(last)
-                .execute(&mut *tx)
-                .await?;
-            }
-            tx.commit().await?;
-            self.verified.insert(stream.name, StreamState { created, ..state });
-        }
-        Ok(())
-    }
-
-    /// A confirmation at a sequence that was confirmed before means that the stream has lost its
-    /// tail and counts it anew.
-    async fn refill_lost_tail(
-        &self,
-        published: &[Published],
-        confirmed_before: &HashMap<String, (OffsetDateTime, i64)>,
-    ) -> anyhow::Result<()> {
-        for stream in self.streams {
-            let (Some((created, before)), Some(state)) =
-                (confirmed_before.get(stream.name), self.verified.get(stream.name))
-            else {
-                continue;
-            };
-            let fresh = || published.iter().filter(|e| e.stream == stream.name && !e.duplicate);
-            let Some(first) = fresh().map(|event| event.sequence).min() else { continue };
-            let first = i64::try_from(first)?;
-            if *created != state.created || first > *before {
-                continue;
-            }
-            let ids: Vec<Uuid> = fresh().map(|event| event.id).collect();
-            let mut tx = self.pool.begin().await?;
-            let lost = refill(&mut tx, stream.name, *created, first, &ids).await?;
-            tx.commit().await?;
-            warn!(
-                stream = stream.name,
-                events = lost,
-                "the stream has lost its tail, publishing it again"
-            );
-            self.wake.wake();
-        }
-        Ok(())
-    }
-
     async fn housekeeping(&self) -> anyhow::Result<()> {
         let mut connection = self.pool.acquire().await?;
         let depth = outbox::depth(&mut connection).await?;
@@ -336,62 +263,4 @@ impl Relay {
         }
         Ok(())
     }
-}
-
-fn truncate(at: OffsetDateTime) -> OffsetDateTime {
-    at - Duration::from_nanos(u64::from(at.nanosecond() % 1000))
-}
-
-/// What each stream has confirmed so far.
-async fn confirmed(
-    tx: &mut PgConnection,
-) -> Result<HashMap<String, (OffsetDateTime, i64)>, sqlx::Error> {
-    let rows: Vec<(String, OffsetDateTime, i64)> =
-        sqlx::query_as("select name, created, last_sequence from bus.streams")
-            .fetch_all(tx)
-            .await?;
-    Ok(rows.into_iter().map(|(name, created, last)| (name, (created, last))).collect())
-}
-
-async fn record(
-    tx: &mut PgConnection,
-    stream: &str,
-    created: OffsetDateTime,
-    last: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "insert into bus.streams (name, created, last_sequence) values ($1, $2, $3)
-         on conflict (name) do update
-         set last_sequence = greatest(streams.last_sequence, excluded.last_sequence)
-         where streams.created = excluded.created",
-    )
-    .bind(stream)
-    .bind(created)
-    .bind(last)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Takes the mark off events that another incarnation of the stream confirmed, or this one at or
-/// past `first_lost`, except those just published. Returns how many.
-async fn refill(
-    tx: &mut PgConnection,
-    stream: &str,
-    created: OffsetDateTime,
-    first_lost: i64,
-    except: &[Uuid],
-) -> Result<u64, sqlx::Error> {
-    let refilled = sqlx::query(
-        "update bus.outbox set published_at = null, stream_created = null, stream_sequence = null
-         where stream = $1 and published_at is not null
-           and (stream_created <> $2 or stream_sequence >= $3) and id <> all($4)",
-    )
-    .bind(stream)
-    .bind(created)
-    .bind(first_lost)
-    .bind(except)
-    .execute(tx)
-    .await?;
-    Ok(refilled.rows_affected())
 }

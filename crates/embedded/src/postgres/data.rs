@@ -1,0 +1,46 @@
+//! The folder that holds the databases: made if it is not there, refused if another version made it.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use tokio::time::timeout;
+
+use super::Postgres;
+use crate::{Progress, nats::tail, process::Command};
+
+/// What `PG_VERSION` in a data folder must say.
+const MAJOR: &str = "18";
+/// How long `initdb` may take.
+const INIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Makes the folder of databases, unless it is there.
+pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow::Result<()> {
+    let version = server.data.join("PG_VERSION");
+    if let Ok(found) = fs::read_to_string(&version) {
+        ensure!(
+            found.trim() == MAJOR,
+            "{} was made by Postgres {}, this is {MAJOR}: move it away, or start afresh",
+            server.data.display(),
+            found.trim()
+        );
+        return Ok(());
+    }
+    progress("making the database folder");
+    // Made aside and renamed, so that an initdb that was cut off leaves nothing half made.
+    let unfinished = server.data.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    let child = Command::new(server.binaries.join("bin/initdb"))
+        .args(["-D".as_ref(), unfinished.as_os_str()])
+        .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+        .user(server.user.as_ref())
+        .log_to(&server.log)?
+        .spawn()?;
+    match timeout(INIT_TIMEOUT, child.wait()).await {
+        Ok(status) if status.success() => {}
+        Ok(status) => bail!("initdb failed ({status}); {}", tail(&server.log)),
+        Err(_) => bail!("initdb took longer than {} s", INIT_TIMEOUT.as_secs()),
+    }
+    fs::rename(&unfinished, &server.data).context("cannot rename the data folder")
+}
