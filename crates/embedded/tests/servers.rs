@@ -83,7 +83,7 @@ async fn servers_of_a_process_that_is_about_to_be_killed() {
     }
     let nats = NatsServer::builder().start().await.unwrap();
     let postgres = Postgres::builder().fsync(false).start().await.unwrap();
-    println!("PIDS {} {}", nats.process().unwrap().pid(), postgres.pid().unwrap());
+    println!("PIDS {} {}", nats.process().unwrap().pid(), postgres.process().unwrap().pid());
     std::future::pending::<()>().await;
 }
 

@@ -205,6 +205,7 @@ impl<L: Listener> Batch<L> {
             info!(
                 event.id = %slot.event_id,
                 event.r#type = %slot.held.subject,
+                event.subject = event.about,
                 event.sequence = slot.held.sequence,
                 event.delivery = slot.held.delivery,
                 queue.group = L::QUEUE_GROUP,

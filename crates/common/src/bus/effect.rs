@@ -33,6 +33,8 @@ pub(super) struct Workshop<L> {
 /// A message that was read.
 pub(super) struct Decoded<E> {
     pub(super) received: Received<E>,
+    /// What it is about, such as a ticket's id.
+    pub(super) about: String,
     pub(super) trace: Option<TraceContext>,
 }
 
@@ -60,9 +62,9 @@ pub(super) fn decode<E: EventSet>(
     let event = E::decode(&envelope.kind, version, envelope.data.get())
         .map_err(|error| undecodable(error.to_string()))?;
     let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
-    let (id, time) = (envelope.id, envelope.time);
+    let (id, time, about) = (envelope.id, envelope.time, envelope.subject.into_owned());
     let received = Received { id, time, client_id: client_id.to_string(), event };
-    Ok(Decoded { received, trace })
+    Ok(Decoded { received, about, trace })
 }
 
 impl<L: Listener> Workshop<L> {

@@ -13,12 +13,17 @@ use super::config::LogFormat;
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
+/// What libraries say at the level `info` is for their own developers. A filter that names them
+/// overrides this.
+const QUIET: &str = "async_nats=warn,sqlx=warn";
+
 /// Starts logging to standard output.
 ///
 /// # Errors
 /// When `filter` is not a list of directives, or logging was started before.
 pub fn logs(filter: &str, format: Option<LogFormat>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("LOG is {filter:?}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .with_context(|| format!("LOG is {filter:?}"))?;
     let terminal = std::io::stdout().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
     let registry = tracing_subscriber::registry().with(filter);

@@ -179,10 +179,10 @@ impl Postgres {
         Ok(self.url(name))
     }
 
-    /// The postmaster's process id, while it runs.
+    /// The postmaster, to watch. `None` while it is down.
     #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::pid)
+    pub fn process(&self) -> Option<&Child> {
+        self.child.as_ref()
     }
 
     /// Kills the postmaster (SIGKILL). Its backends notice and end.

@@ -1,13 +1,14 @@
 //! A child process that never outlives its parent, not even one that is killed.
 
+mod family;
+
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, File},
-    io::{self, BufRead, BufReader},
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
-    process::{ExitStatus, Stdio},
-    sync::{Mutex, OnceLock, PoisonError, mpsc as blocking},
+    process::{ChildStdin, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
@@ -21,6 +22,8 @@ use tokio::{
 };
 
 use crate::unprivileged::User;
+pub(crate) use family::signal_children;
+use family::{die_with_parent, on_the_immortal_thread};
 
 /// How many of a child's lines may wait to be read before the child is slowed down.
 const LINES: usize = 4096;
@@ -84,6 +87,13 @@ impl Command {
         self
     }
 
+    /// Gives the child an input, for [`Child::write_line`].
+    #[must_use]
+    pub fn with_input(mut self) -> Self {
+        self.inner.stdin(Stdio::piped());
+        self
+    }
+
     /// Throws away what the child prints.
     #[must_use]
     pub fn quiet(mut self) -> Self {
@@ -116,6 +126,7 @@ impl Command {
         let program: OsString = self.inner.get_program().to_owned();
         let mut child = on_the_immortal_thread(move || self.inner.spawn())
             .with_context(|| format!("cannot run {}", program.display()))?;
+        let input = child.stdin.take();
         let lines = self.piped.then(|| read_lines(&mut child));
         let (sender, exit) = watch::channel(None);
         let pid = Pid::from_child(&child);
@@ -123,7 +134,7 @@ impl Command {
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
             sender.send_replace(Some(status));
         })?;
-        Ok(Child { pid, exit, lines })
+        Ok(Child { pid, exit, lines, input })
     }
 }
 
@@ -133,6 +144,7 @@ pub struct Child {
     pid: Pid,
     exit: watch::Receiver<Option<ExitStatus>>,
     lines: Option<mpsc::Receiver<String>>,
+    input: Option<ChildStdin>,
 }
 
 impl Child {
@@ -197,6 +209,15 @@ impl Child {
         self.lines.as_mut()?.recv().await
     }
 
+    /// Writes a line to a child that was started [with an input](Command::with_input).
+    ///
+    /// # Errors
+    /// When it has none, or reads no more.
+    pub fn write_line(&mut self, line: &str) -> io::Result<()> {
+        let input = self.input.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        writeln!(input, "{line}")
+    }
+
     /// Takes the lines away, to be read elsewhere.
     pub fn take_lines(&mut self) -> Option<mpsc::Receiver<String>> {
         self.lines.take()
@@ -207,31 +228,6 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
-}
-
-/// Sends a signal to every child of a process.
-pub(crate) fn signal_children(parent: u32, signal: Signal) {
-    for pid in children_of(parent) {
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself.
-            let _ = kill_process(pid, signal);
-        }
-    }
-}
-
-/// The processes whose parent is `parent`, by `/proc`.
-fn children_of(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-        // `pid (name) state ppid …`, where the name may hold anything.
-        stat.is_ok_and(|stat| {
-            let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-            after_name.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)
-        })
-    })
-    .collect()
 }
 
 /// Reads both outputs of a child, each on a thread of its own.
@@ -251,47 +247,4 @@ fn read_lines(child: &mut std::process::Child) -> mpsc::Receiver<String> {
         });
     }
     receiver
-}
-
-/// Has the kernel signal the child when its parent dies.
-#[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut std::process::Command, signal: Signal) {
-    use rustix::process::{getpid, getppid, set_parent_process_death_signal};
-    let parent = getpid();
-    let set = move || {
-        set_parent_process_death_signal(Some(signal))?;
-        // It may have died before the line above.
-        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
-    };
-    // SAFETY: between fork and exec the closure makes system calls only: it takes no lock and
-    // allocates nothing.
-    #[expect(unsafe_code, reason = "the only way to run code between fork and exec")]
-    unsafe {
-        command.pre_exec(set);
-    }
-}
-
-/// Elsewhere a child dies when its handle is dropped, but outlives a parent that is killed.
-#[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut std::process::Command, _: Signal) {}
-
-/// Runs `spawn` on a thread that never ends: to the kernel a child's parent is the thread that
-/// forked it, and a runtime's threads come and go.
-fn on_the_immortal_thread<T: Send + 'static>(spawn: impl FnOnce() -> T + Send + 'static) -> T {
-    type Job = Box<dyn FnOnce() + Send>;
-    static JOBS: OnceLock<Mutex<blocking::Sender<Job>>> = OnceLock::new();
-    let jobs = JOBS.get_or_init(|| {
-        let (sender, receiver) = blocking::channel::<Job>();
-        thread::spawn(move || receiver.into_iter().for_each(|job| job()));
-        Mutex::new(sender)
-    });
-    let (sender, receiver) = blocking::channel();
-    let job: Job = Box::new(move || {
-        let _ = sender.send(spawn());
-    });
-    let sent = jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
-    match (sent, receiver.recv()) {
-        (Ok(()), Ok(spawned)) => spawned,
-        _ => unreachable!("the thread that starts processes never ends"),
-    }
 }

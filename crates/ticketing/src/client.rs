@@ -1,0 +1,189 @@
+//! How `publish` and `listen` take part: under a client id of their own, until their work is done,
+//! a signal comes, or `rs` is typed, which begins anew.
+
+use std::{future::Future, io::BufRead, thread, time::Duration};
+
+use anyhow::bail;
+use clap::Args;
+use common::{
+    bus::connection::Bus,
+    pod::{
+        client_id::ClientId,
+        config::NatsSettings,
+        health::Health,
+        lease::Lease,
+        process::Pod,
+        shutdown::{Reason, Shutdown},
+        telemetry,
+    },
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::stack::{DataDir, Stack};
+
+/// How long NATS may take to answer at first.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the connection's tasks may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Who takes part, and where.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "NATS")]
+#[group(skip)]
+pub(crate) struct Options {
+    /// The client id, which no other process may hold. Default: the host's name and the process
+    /// id.
+    #[arg(long, value_name = "ID")]
+    client_id: Option<ClientId>,
+
+    /// Where NATS is. Default: what is up in the data folder, else nats://127.0.0.1:4222.
+    #[arg(long, env = "NATS_URL", value_name = "URL")]
+    nats_url: Option<String>,
+
+    /// The user, when the server asks for one.
+    #[arg(long, env = "NATS_USER", value_name = "USER", requires = "nats_password")]
+    nats_user: Option<String>,
+
+    /// The user's password.
+    #[arg(
+        long,
+        env = "NATS_PASSWORD",
+        value_name = "PASSWORD",
+        requires = "nats_user",
+        hide_env_values = true
+    )]
+    nats_password: Option<String>,
+
+    #[command(flatten)]
+    data: DataDir,
+}
+
+/// How a piece of work ended.
+enum Ended {
+    Done,
+    /// `rs` was typed.
+    Restart,
+    /// A signal came.
+    Stopped,
+}
+
+/// A connection, with the process's part that it needs.
+pub(crate) struct Connection {
+    pub(crate) bus: Bus,
+    pub(crate) url: String,
+    pod: Pod,
+    reason: Reason,
+}
+
+impl Options {
+    /// What is up in the data folder.
+    pub(crate) fn stack(&self) -> anyhow::Result<Option<Stack>> {
+        Stack::load(&self.data.data_dir)
+    }
+
+    /// Connects, or says that NATS is not there.
+    pub(crate) async fn connect(&self, metrics: &PrometheusHandle) -> anyhow::Result<Connection> {
+        let url = self.data.nats_url(self.nats_url.as_deref())?;
+        let settings = NatsSettings {
+            nats_url: url.clone(),
+            nats_user: self.nats_user.clone(),
+            nats_password: self.nats_password.clone(),
+            nats_ca: None,
+            nats_replicas: 1,
+        };
+        let (shutdown, reason) = Shutdown::new();
+        let pod = Pod {
+            client_id: self.client_id.clone().unwrap_or_else(ClientId::of_this_process),
+            node: "localhost".to_owned(),
+            health: Health::default(),
+            shutdown,
+            metrics: metrics.clone(),
+        };
+        let bus = Bus::connect(&settings, &pod).await?;
+        if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {
+            bail!(
+                "NATS does not answer at {url}: bring everything up with `cargo run`, or name \
+                 another with --nats-url"
+            );
+        }
+        Ok(Connection { bus, url, pod, reason })
+    }
+}
+
+impl Connection {
+    /// Ends the connection's tasks and the connection.
+    pub(crate) async fn close(self) {
+        self.pod.shutdown.begin();
+        self.pod.shutdown.finish(GRACE).await;
+        self.bus.close().await;
+    }
+}
+
+/// Connects, holds the client id, and works, again after each `rs`. With `stay`, work that is done
+/// waits for `rs` or a signal.
+pub(crate) async fn run<W>(
+    options: &Options,
+    what: &str,
+    group: Option<&str>,
+    stay: bool,
+    work: impl Fn(Bus) -> W,
+) -> anyhow::Result<()>
+where
+    W: Future<Output = anyhow::Result<()>>,
+{
+    let mut typed = typed_lines();
+    let metrics = telemetry::metrics()?;
+    loop {
+        let mut connection = options.connect(&metrics).await?;
+        let Connection { bus, url, pod, reason } = &mut connection;
+        let lease = Lease::take(bus, pod, what, group.as_slice()).await?;
+        eprintln!("{what} {} connected to {url}", pod.client_id);
+        let worked = async {
+            work(bus.clone()).await?;
+            if stay {
+                eprintln!("Done. `rs` and Enter does it again, Ctrl-C ends.");
+                std::future::pending::<()>().await;
+            }
+            anyhow::Ok(())
+        };
+        let ended = tokio::select! {
+            done = worked => done.map(|()| Ended::Done),
+            () = restart(&mut typed) => Ok(Ended::Restart),
+            stopped = reason.wait() => stopped.map(|()| Ended::Stopped),
+        };
+        pod.shutdown.begin();
+        lease.release().await;
+        connection.close().await;
+        match ended? {
+            Ended::Done | Ended::Stopped => return Ok(()),
+            Ended::Restart => eprintln!("Restarting."),
+        }
+    }
+}
+
+/// Ready when `rs` was typed. Never at the end of the input.
+async fn restart(typed: &mut mpsc::Receiver<String>) {
+    while let Some(line) = typed.recv().await {
+        match line.trim() {
+            "rs" => return,
+            "" => {}
+            other => eprintln!("{other:?} is no command here; `rs` restarts, Ctrl-C ends"),
+        }
+    }
+    std::future::pending().await
+}
+
+/// The lines of the standard input. On a thread of its own, because a read from a terminal cannot
+/// be interrupted and would hold up the end of the process.
+fn typed_lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(16);
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,154 @@
+//! Events that could not take effect: look at them, give them back to their queue group, or delete
+//! them.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use common::bus::dead_letters::{self, DeadLetter, Which};
+use sqlx::{Connection, PgConnection};
+use time::format_description::well_known::Rfc3339;
+use tokio::time::{Instant, sleep};
+
+use crate::stack::DataDir;
+
+/// How many are listed.
+const LISTED: i64 = 1000;
+/// How long a redrive waits for a member to try, and how often it looks.
+const REDRIVE_WAIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What to do.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+
+    /// Whose dead letters: the service's name in a system that is up.
+    #[arg(long, value_name = "SERVICE", default_value = "orders", global = true)]
+    service: String,
+
+    /// The service's database, if it is not of a system that is up.
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    database_url: Option<String>,
+
+    #[command(flatten)]
+    data: DataDir,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum What {
+    /// One line for each, the oldest first.
+    List {
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything about one, payload and headers included.
+    Show {
+        /// Its number.
+        number: i64,
+    },
+    /// Gives them back to the queue group in which they failed, and to no other.
+    Redrive {
+        /// A number, or `all`.
+        which: Which,
+    },
+    /// Deletes them for good.
+    Discard {
+        /// A number, or `all`.
+        which: Which,
+        /// Says that `all` is meant.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Does it.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let url = options.data.database_url(&options.service, options.database_url.as_deref())?;
+    let mut database = PgConnection::connect(&url).await.context("cannot use the database")?;
+    match options.what {
+        What::List { json } => list(&mut database, json).await,
+        What::Show { number } => {
+            let letter = dead_letters::show(&mut database, number).await?;
+            let letter = letter.with_context(|| no_such(Which::One(number)))?;
+            println!("{}", serde_json::to_string_pretty(&letter)?);
+            Ok(())
+        }
+        What::Redrive { which } => redrive(&mut database, which).await,
+        What::Discard { which: Which::All, yes: false } => {
+            bail!("that deletes every dead letter for good: add --yes")
+        }
+        What::Discard { which, .. } => {
+            let discarded = dead_letters::discard(&mut database, which).await?;
+            found(which, discarded)?;
+            println!("Deleted {discarded}.");
+            Ok(())
+        }
+    }
+}
+
+async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
+    let letters = dead_letters::list(database, None, LISTED).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&letters)?);
+        return Ok(());
+    }
+    if letters.is_empty() {
+        println!("No dead letters.");
+    }
+    for letter in &letters {
+        let DeadLetter { id, queue_group, subject, stream_sequence, attempts, reason, .. } = letter;
+        let at = letter.dead_at.format(&Rfc3339)?;
+        println!(
+            "{id}  {at}  {queue_group}  {subject} #{stream_sequence}  {attempts} attempts  {reason}"
+        );
+    }
+    if i64::try_from(letters.len())? == LISTED {
+        println!("… there may be more than these {LISTED}.");
+    }
+    Ok(())
+}
+
+/// Gives back, and waits until a member has tried.
+async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()> {
+    let redriven = dead_letters::redrive(database, which).await?;
+    found(which, redriven)?;
+    println!("Gave {redriven} back.");
+    let deadline = Instant::now() + REDRIVE_WAIT;
+    loop {
+        let mut left = dead_letters::list(database, None, LISTED).await?;
+        left.retain(|letter| match which {
+            Which::One(number) => letter.id == number,
+            Which::All => true,
+        });
+        let waiting = left.iter().filter(|letter| letter.redrive_at.is_some()).count();
+        if waiting > 0 && Instant::now() < deadline {
+            sleep(LOOK_EVERY).await;
+            continue;
+        }
+        if waiting > 0 {
+            println!("No member of the group has tried {waiting} of them yet.");
+        }
+        left.retain(|letter| letter.redrive_at.is_none());
+        for letter in &left {
+            println!("{} failed again: {}", letter.id, letter.reason);
+        }
+        if waiting + left.len() == 0 {
+            println!("All took effect.");
+        }
+        return Ok(());
+    }
+}
+
+fn found(which: Which, how_many: u64) -> anyhow::Result<()> {
+    match (which, how_many) {
+        (Which::One(_), 0) => bail!(no_such(which)),
+        _ => Ok(()),
+    }
+}
+
+fn no_such(which: Which) -> String {
+    format!("there is no dead letter {which}; `ticketing dead-letters list` shows what there is")
+}

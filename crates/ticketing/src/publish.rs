@@ -1,0 +1,179 @@
+//! A publisher to play with: puts events into the stream, past the tickets service and its
+//! database. What is published by this road is in no outbox.
+
+use std::{
+    io::IsTerminal,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::message::PublishMessage;
+use clap::{Args, ValueEnum};
+use common::{
+    bus::{connection::Bus, envelope, topology},
+    events::{
+        Event,
+        ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
+    },
+};
+use futures::{StreamExt, stream};
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use crate::client;
+
+/// How many events may wait for their confirmation at once.
+const IN_FLIGHT: usize = 256;
+/// Up to how many events are told one by one.
+const TELL_EACH: u64 = 20;
+
+/// What to publish.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  ticketing publish
+  ticketing publish '{\"title\": \"Concert\", \"price\": 20}'
+  ticketing publish --count 1000 --rate 100
+  ticketing publish --raw 'not an event'     ends as a dead letter of every group")]
+pub(crate) struct Options {
+    /// The ticket as JSON: title, price; also id, version, created_at, updated_at, which are made
+    /// up when missing.
+    #[arg(value_name = "JSON", default_value = r#"{"title": "Concert", "price": 20}"#)]
+    payload: String,
+
+    /// How many events, each with an id of its own.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    count: u64,
+
+    /// How many a second. Default: as fast as they are confirmed.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+
+    /// Which event.
+    #[arg(long, value_enum, default_value = "ticket:created")]
+    subject: Subject,
+
+    /// Publishes the text to the byte as it is, event or not.
+    #[arg(long)]
+    raw: bool,
+
+    /// Stays afterwards, for `rs`. The default on a terminal.
+    #[arg(long, conflicts_with = "once")]
+    stay: bool,
+
+    /// Ends afterwards. The default elsewhere.
+    #[arg(long)]
+    once: bool,
+
+    #[command(flatten)]
+    client: client::Options,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Subject {
+    #[value(name = TicketCreated::SUBJECT)]
+    Created,
+    #[value(name = TicketUpdated::SUBJECT)]
+    Updated,
+}
+
+/// Publishes, again after each `rs`.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let stay = options.stay || (!options.once && std::io::stdin().is_terminal());
+    let options = Arc::new(options);
+    // Before anything is opened.
+    options.message(Uuid::now_v7())?;
+    client::run(&options.client, "publisher", None, stay, |bus| publish(bus, options.clone())).await
+}
+
+async fn publish(bus: Bus, options: Arc<Options>) -> anyhow::Result<()> {
+    topology::stream(&bus, &TICKETS).await?;
+    let begun = Instant::now();
+    let mut beat = options.rate.map(|rate| {
+        let mut beat = interval(Duration::from_secs(1) / rate);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        beat
+    });
+    let messages = stream::unfold((0, beat.take()), |(sent, mut beat)| {
+        let options = options.clone();
+        async move {
+            if sent == options.count {
+                return None;
+            }
+            if let Some(beat) = &mut beat {
+                beat.tick().await;
+            }
+            let id = Uuid::now_v7();
+            Some((options.message(id).map(|message| (id, message)), (sent + 1, beat)))
+        }
+    });
+    let confirmed = messages.map(|message| async {
+        let (id, message) = message?;
+        let sent = bus.jetstream.send_publish(options.subject.name(), message).await?;
+        let confirmed = sent.await.context("the stream did not confirm an event")?;
+        anyhow::Ok((id, confirmed.sequence))
+    });
+    let mut confirmed = std::pin::pin!(confirmed.buffered(IN_FLIGHT));
+    let mut done = 0;
+    while let Some(event) = confirmed.next().await {
+        let (id, sequence) = event?;
+        done += 1;
+        if done <= TELL_EACH || done == options.count {
+            println!("Published {} #{sequence} (event {id})", options.subject.name());
+        } else if done == TELL_EACH + 1 {
+            println!("…");
+        }
+    }
+    if options.count > 1 {
+        println!("{done} events in {:.1} s", begun.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Created => TicketCreated::SUBJECT,
+            Self::Updated => TicketUpdated::SUBJECT,
+        }
+    }
+}
+
+impl Options {
+    fn message(&self, id: Uuid) -> anyhow::Result<PublishMessage> {
+        if self.raw {
+            return Ok(PublishMessage::build().payload(self.payload.clone().into()));
+        }
+        let (ticket, now) = (self.ticket()?, OffsetDateTime::now_utc());
+        let sealed = match self.subject {
+            Subject::Created => envelope::seal(id, now, &TicketCreated(ticket))?,
+            Subject::Updated => envelope::seal(id, now, &TicketUpdated(ticket))?,
+        };
+        Ok(PublishMessage::build()
+            .header("content-type", envelope::CONTENT_TYPE)
+            .message_id(id.to_string())
+            .payload(sealed.into()))
+    }
+
+    /// The ticket of the payload, with what is missing made up.
+    fn ticket(&self) -> anyhow::Result<Ticket> {
+        let given: Value = serde_json::from_str(&self.payload)
+            .context("the payload is not JSON; --raw publishes it as it is")?;
+        let Value::Object(given) = given else {
+            bail!("the payload is not a JSON object; --raw publishes it as it is")
+        };
+        let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
+        let made_up = json!({
+            "id": Uuid::now_v7(), "version": 1, "created_at": now, "updated_at": now,
+        });
+        let mut ticket = Map::new();
+        ticket.extend(made_up.as_object().cloned().unwrap_or_default());
+        ticket.extend(given);
+        // By way of its text, because a price is read from its digits.
+        serde_json::from_str(&serde_json::to_string(&ticket)?)
+            .context("the payload is not a ticket; --raw publishes it as it is")
+    }
+}

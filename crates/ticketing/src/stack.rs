@@ -1,0 +1,93 @@
+//! What is running: written into the data folder by `up`, read by the tools.
+
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, path::PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// The file in the data folder.
+const FILE: &str = "stack.json";
+
+/// Which folder holds the system's data.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DataDir {
+    /// The folder of the data of a system that `up` brings up.
+    #[arg(long, env = "TICKETING_DATA", value_name = "FOLDER", default_value = ".ticketing")]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// A system that is up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stack {
+    /// The process that brought it up.
+    pub(crate) pid: u32,
+    pub(crate) nats_url: String,
+    /// Where NATS can be watched; unknown for one that was there before.
+    pub(crate) monitor_url: Option<String>,
+    /// The database of each service.
+    pub(crate) databases: BTreeMap<String, String>,
+    /// The HTTP address of each process, by its client id.
+    pub(crate) services: BTreeMap<String, String>,
+}
+
+impl Stack {
+    /// Writes what is running, at once and whole.
+    pub(crate) fn save(&self, folder: &Path) -> anyhow::Result<()> {
+        let unfinished = folder.join("stack.json.unfinished");
+        fs::write(&unfinished, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(unfinished, folder.join(FILE)).context("cannot write the stack's file")
+    }
+
+    /// Forgets what was running.
+    pub(crate) fn remove(folder: &Path) {
+        // Not there is as good.
+        let _ = fs::remove_file(folder.join(FILE));
+    }
+
+    /// What is running; `None` when nothing is.
+    pub(crate) fn load(folder: &Path) -> anyhow::Result<Option<Self>> {
+        let file = folder.join(FILE);
+        match fs::read(&file) {
+            Ok(json) => {
+                let stack = serde_json::from_slice(&json);
+                stack.map(Some).with_context(|| format!("cannot read {}", file.display()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+}
+
+impl DataDir {
+    /// The NATS to talk to: the one named, else the one that is up, else the usual place.
+    pub(crate) fn nats_url(&self, given: Option<&str>) -> anyhow::Result<String> {
+        match given {
+            Some(url) => Ok(url.to_owned()),
+            None => Ok(Stack::load(&self.data_dir)?
+                .map_or_else(|| "nats://127.0.0.1:4222".to_owned(), |stack| stack.nats_url)),
+        }
+    }
+
+    /// The database of a service: the one named, else that of the system that is up.
+    pub(crate) fn database_url(
+        &self,
+        service: &str,
+        given: Option<&str>,
+    ) -> anyhow::Result<String> {
+        if let Some(url) = given {
+            return Ok(url.to_owned());
+        }
+        let Some(mut stack) = Stack::load(&self.data_dir)? else {
+            bail!(
+                "nothing is up in {}: start it with `cargo run`, or name a database with \
+                 --database-url",
+                self.data_dir.display()
+            )
+        };
+        stack.databases.remove(service).with_context(|| {
+            let known: Vec<_> = stack.databases.keys().map(String::as_str).collect();
+            format!("no service is called {service:?}; there are: {}", known.join(", "))
+        })
+    }
+}

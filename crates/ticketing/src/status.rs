@@ -1,0 +1,190 @@
+//! What is going on: streams, queue groups and their members, what waits and what needs a person.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use clap::Args;
+use common::{
+    bus::{connection::Bus, dead_letters, outbox},
+    pod::{lease, telemetry},
+};
+use futures::TryStreamExt;
+use serde::Serialize;
+use sqlx::{Connection, PgConnection};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{client, stack::Stack};
+
+/// What to show.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// As JSON, for programs.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    client: client::Options,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    nats_url: String,
+    services: BTreeMap<String, String>,
+    streams: Vec<StreamStatus>,
+    members: Vec<Member>,
+    databases: BTreeMap<String, DatabaseStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct StreamStatus {
+    name: String,
+    messages: u64,
+    last_sequence: u64,
+    queue_groups: Vec<GroupStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupStatus {
+    name: String,
+    /// Not yet delivered to anyone.
+    pending: u64,
+    /// Delivered and not yet acknowledged.
+    unacknowledged: usize,
+    /// Delivered more than once and not yet acknowledged.
+    redelivered: usize,
+    /// Requests for events that wait for some.
+    waiting_pulls: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    client_id: String,
+    service: String,
+    queue_groups: Vec<String>,
+    node: String,
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+}
+
+#[derive(Debug, Serialize)]
+struct DatabaseStatus {
+    tickets: i64,
+    /// Events that are not yet published.
+    outbox: i64,
+    dead_letters: usize,
+}
+
+/// The most dead letters that are counted.
+const COUNTED: i64 = 10_000;
+
+/// Shows it once.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let connection = options.client.connect(&telemetry::metrics()?).await?;
+    let stack = options.client.stack()?;
+    let status = gather(&connection.bus, connection.url.clone(), stack).await;
+    connection.close().await;
+    let status = status?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status)?;
+    }
+    Ok(())
+}
+
+async fn gather(bus: &Bus, nats_url: String, stack: Option<Stack>) -> anyhow::Result<Status> {
+    let mut streams = Vec::new();
+    let mut found = bus.jetstream.streams();
+    while let Some(info) = found.try_next().await.context("cannot list the streams")? {
+        // Buckets are streams underneath.
+        if info.config.name.starts_with("KV_") {
+            continue;
+        }
+        let stream = bus.jetstream.get_stream(&info.config.name).await?;
+        let queue_groups = stream
+            .consumers()
+            .map_ok(|consumer| GroupStatus {
+                name: consumer.name,
+                pending: consumer.num_pending,
+                unacknowledged: consumer.num_ack_pending,
+                redelivered: consumer.num_redelivered,
+                waiting_pulls: consumer.num_waiting,
+            })
+            .try_collect()
+            .await?;
+        streams.push(StreamStatus {
+            name: info.config.name,
+            messages: info.state.messages,
+            last_sequence: info.state.last_sequence,
+            queue_groups,
+        });
+    }
+    let members = lease::holders(bus).await?.into_values().map(|holder| Member {
+        client_id: holder.client_id.to_string(),
+        service: holder.service,
+        queue_groups: holder.queue_groups,
+        node: holder.node,
+        since: holder.since,
+    });
+    let mut databases = BTreeMap::new();
+    let stack = stack.map_or_else(Default::default, |stack| (stack.databases, stack.services));
+    for (name, url) in stack.0 {
+        let status = database(&url).await.with_context(|| format!("the database {name}"))?;
+        databases.insert(name, status);
+    }
+    Ok(Status { nats_url, services: stack.1, streams, members: members.collect(), databases })
+}
+
+async fn database(url: &str) -> anyhow::Result<DatabaseStatus> {
+    let mut connection = PgConnection::connect(url).await?;
+    let status = DatabaseStatus {
+        tickets: sqlx::query_scalar("select count(*) from tickets")
+            .fetch_one(&mut connection)
+            .await?,
+        outbox: outbox::depth(&mut connection).await?.unpublished,
+        dead_letters: dead_letters::list(&mut connection, None, COUNTED).await?.len(),
+    };
+    connection.close().await?;
+    Ok(status)
+}
+
+fn print(status: &Status) -> anyhow::Result<()> {
+    println!("NATS {}", status.nats_url);
+    for stream in &status.streams {
+        println!(
+            "\nStream {}: {} events, the newest is #{}",
+            stream.name, stream.messages, stream.last_sequence
+        );
+        for group in &stream.queue_groups {
+            println!(
+                "  queue group {}: {} pending, {} unacknowledged, {} redelivered, {} waiting pulls",
+                group.name,
+                group.pending,
+                group.unacknowledged,
+                group.redelivered,
+                group.waiting_pulls
+            );
+        }
+    }
+    println!("\n{:<24} {:<10} {:<18} since", "Client id", "service", "queue group");
+    for member in &status.members {
+        println!(
+            "{:<24} {:<10} {:<18} {}  {}",
+            member.client_id,
+            member.service,
+            member.queue_groups.join(","),
+            member.since.format(&Rfc3339)?,
+            status.services.get(&member.client_id).map_or("", String::as_str),
+        );
+    }
+    if status.databases.is_empty() {
+        println!("\nNothing is up in the data folder, so no database is looked at.");
+    }
+    for (name, database) in &status.databases {
+        println!(
+            "\nDatabase {name}: {} tickets, {} events to publish, {} dead letters",
+            database.tickets, database.outbox, database.dead_letters
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! The data folder: one `up` at a time, and what it keeps there.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{Read, Seek, Write},
+    path::{Path, PathBuf},
+    process,
+};
+
+use anyhow::{Context, bail};
+use uuid::Uuid;
+
+/// Where a data folder's Postgres keeps its databases when the user whom it runs as cannot enter
+/// the data folder itself, which happens to root only.
+const ELSEWHERE: &str = "/var/lib/ticketing";
+
+/// The data folder, held by this process until it ends.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) root: PathBuf,
+    pub(super) postgres: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if need be, and holds it.
+    pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
+        let cannot = || format!("cannot use the data folder {}", root.display());
+        fs::create_dir_all(root.join("logs")).with_context(cannot)?;
+        let root = fs::canonicalize(root).with_context(cannot)?;
+        let lock = lock(&root)?;
+        let inside = root.join("postgres");
+        let postgres = if embedded::unprivileged_can_reach(&inside.join("data")) {
+            inside
+        } else {
+            let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, root.as_os_str().as_encoded_bytes());
+            Path::new(ELSEWHERE).join(name.simple().to_string())
+        };
+        Ok(Self { root, postgres, _lock: lock })
+    }
+
+    /// Deletes what earlier runs have left.
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
+        for folder in [&self.nats(), &self.postgres] {
+            if folder.exists() {
+                fs::remove_dir_all(folder)
+                    .with_context(|| format!("cannot delete {}", folder.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn nats(&self) -> PathBuf {
+        self.root.join("nats")
+    }
+
+    /// Where a process's whole log goes.
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Writes a process's id, for a person who wants to kill it: `kill -9 $(cat …/orders-2.pid)`.
+    pub(super) fn write_pid(&self, name: &str, pid: u32) {
+        // A convenience; nothing rests on it.
+        let _ = fs::write(self.pid_file(name), format!("{pid}\n"));
+    }
+
+    pub(super) fn remove_pid(&self, name: &str) {
+        let _ = fs::remove_file(self.pid_file(name));
+    }
+
+    fn pid_file(&self, name: &str) -> PathBuf {
+        self.root.join(format!("{name}.pid"))
+    }
+}
+
+/// Holds the folder until the file is closed, also by the end of a process that was killed.
+fn lock(root: &Path) -> anyhow::Result<File> {
+    let path = root.join("lock");
+    let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+    let mut file = open.with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0)?;
+            file.rewind()?;
+            write!(file, "{}", process::id())?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            bail!(
+                "a system is already up in {} (process {holder}): stop that one with Ctrl-C, or \
+                 give this one a folder of its own with --data-dir",
+                root.display()
+            )
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}

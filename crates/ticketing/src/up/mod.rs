@@ -1,0 +1,221 @@
+//! Everything, from nothing: NATS, Postgres, the tickets service and the replicas of the orders
+//! service as processes of their own, and a view of what they do, until Ctrl-C.
+
+mod folder;
+mod log;
+mod servers;
+mod service;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::interval,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    folder::Folder,
+    servers::{Servers, usual_or_other},
+    service::Service,
+    view::View,
+};
+use crate::stack::{DataDir, Stack};
+
+/// The first port of the services' HTTP.
+const HTTP_PORT: u16 = 3000;
+
+/// What to bring up.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// How many replicas of the orders service.
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u16).range(1..=50))]
+    replicas: u16,
+
+    /// Deletes the data of earlier runs first.
+    #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
+    fresh: bool,
+
+    /// A NATS that already runs, with JetStream, instead of one of its own.
+    #[arg(long, value_name = "URL")]
+    nats_url: Option<String>,
+
+    /// A Postgres that already runs, instead of one of its own; the databases `tickets` and
+    /// `orders` are made there if missing.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+
+    #[command(flatten)]
+    data: DataDir,
+}
+
+/// Brings everything up, and down again after SIGINT or SIGTERM.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let folder = Arc::new(Folder::open(&options.data.data_dir)?);
+    if options.fresh {
+        folder.clear()?;
+    }
+    let view = Arc::new(View::new());
+    let mut stop_wanted = Signals::new()?;
+    let servers = tokio::select! {
+        started = Servers::start(&options, &folder, &view) => started,
+        // Whatever was started dies with its handle; half a data folder is made anew.
+        () = stop_wanted.next() => return Ok(()),
+    };
+    let servers = servers.inspect_err(|_| view.close())?;
+    let services = services(&options, &servers, &view)?;
+    let stack = Stack {
+        pid: std::process::id(),
+        nats_url: servers.nats_url.clone(),
+        monitor_url: servers.monitor_url.clone(),
+        databases: servers.databases.clone(),
+        services: addresses(&services),
+    };
+    stack.save(&folder.root)?;
+    show_addresses(&view, &options, &folder, &stack);
+    let ended = run_services(services, servers, &folder, &view, &mut stop_wanted).await;
+    Stack::remove(&folder.root);
+    view.close();
+    view.print(&format!("Stopped. The tickets stay in {}.", options.data.data_dir.display()));
+    ended
+}
+
+fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<Vec<Service>> {
+    let mut services = Vec::new();
+    for number in 0..=options.replicas {
+        let (kind, name) = match number {
+            0 => ("tickets", "tickets-1".to_owned()),
+            replica => ("orders", format!("orders-{replica}")),
+        };
+        services.push(Service {
+            kind,
+            joins: number > 0,
+            port: usual_or_other(view, &name, HTTP_PORT + number)?,
+            name,
+            nats_url: servers.nats_url.clone(),
+            database_url: servers.databases[kind].clone(),
+        });
+    }
+    Ok(services)
+}
+
+fn addresses(services: &[Service]) -> BTreeMap<String, String> {
+    let address = |service: &Service| format!("http://127.0.0.1:{}", service.port);
+    services.iter().map(|service| (service.name.clone(), address(service))).collect()
+}
+
+/// Runs the services until a signal, then stops them, and the servers after them.
+async fn run_services(
+    services: Vec<Service>,
+    servers: Servers,
+    folder: &Arc<Folder>,
+    view: &Arc<View>,
+    stop_wanted: &mut Signals,
+) -> anyhow::Result<()> {
+    let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
+    let tickets = format!("http://127.0.0.1:{}", services[0].port);
+    let mut waited_for: BTreeSet<String> =
+        services.iter().map(|service| service.name.clone()).collect();
+    let (ready, mut is_ready) = mpsc::channel(waited_for.len() * 2);
+    let mut running = JoinSet::new();
+    for service in services {
+        let (folder, view) = (folder.clone(), view.clone());
+        let (ready, stop) = (ready.clone(), stop_services.clone());
+        running.spawn(service::keep(service, folder, view, ready, stop));
+    }
+    let servers = tokio::spawn(servers.keep(folder.clone(), view.clone(), stop_servers.clone()));
+    let mut tick = interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop_wanted.next() => break,
+            Some(name) = is_ready.recv() => {
+                if waited_for.remove(&name) && waited_for.is_empty() {
+                    show_what_to_try(view, &tickets);
+                }
+            }
+            _ = tick.tick() => view.tick(),
+        }
+    }
+    view.print("Stopping. Ctrl-C again ends everything at once.");
+    let in_good_order = async {
+        stop_services.cancel();
+        while running.join_next().await.is_some() {}
+        stop_servers.cancel();
+        let _ = servers.await;
+    };
+    tokio::select! {
+        () = in_good_order => Ok(()),
+        () = stop_wanted.next() => anyhow::bail!("ended before everything had stopped; nothing that was answered 201 is lost"),
+    }
+}
+
+fn show_addresses(view: &View, options: &Options, folder: &Folder, stack: &Stack) {
+    let monitor = stack.monitor_url.as_deref().map(|url| format!(", monitoring {url}"));
+    view.print(&format!("NATS      {}{}", stack.nats_url, monitor.unwrap_or_default()));
+    let postgres = stack.databases.iter().map(|(name, url)| (name, without_password(url)));
+    for (name, url) in postgres {
+        view.print(&format!("Postgres  {url}  for {name}"));
+    }
+    view.print(&format!(
+        "Data      {}, the services' whole logs in {}",
+        options.data.data_dir.display(),
+        options.data.data_dir.join("logs").display()
+    ));
+    if options.database_url.is_none() && !folder.postgres.starts_with(&folder.root) {
+        view.print(&format!(
+            "          Postgres keeps its files in {}: its user cannot enter this folder",
+            folder.postgres.display()
+        ));
+    }
+}
+
+fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) => {
+            // Fails for a URL without a host, which has no password either.
+            let _ = url.set_password(None);
+            url.into()
+        }
+        Err(_) => String::new(),
+    }
+}
+
+fn show_what_to_try(view: &View, tickets: &str) {
+    view.print(&format!(
+        "\nEverything is up. From another terminal:\n\n    \
+         curl -i {tickets}/api/tickets -H 'content-type: application/json' \\\n        \
+         -d '{{\"title\": \"Concert\", \"price\": 20}}'\n\n\
+         The API is described at {tickets}/docs. Ctrl-C stops everything.\n"
+    ));
+}
+
+/// SIGINT and SIGTERM, as one.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

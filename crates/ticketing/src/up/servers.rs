@@ -1,0 +1,193 @@
+//! The servers underneath: started here and started again when they end, or given from outside.
+
+use std::{collections::BTreeMap, process::ExitStatus, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use embedded::{NatsServer, Postgres, Progress, ports};
+use sqlx::{Connection, PgConnection};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{Options, folder::Folder, view::View};
+
+/// The ports that people know.
+const NATS_PORT: u16 = 4222;
+const MONITOR_PORT: u16 = 8222;
+/// The services that have a database.
+const DATABASES: [&str; 2] = ["tickets", "orders"];
+/// How long a server that was given may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pauses before a server that ended is started again.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The servers, and where they are.
+pub(super) struct Servers {
+    pub(super) nats_url: String,
+    pub(super) monitor_url: Option<String>,
+    pub(super) databases: BTreeMap<String, String>,
+    nats: Option<NatsServer>,
+    postgres: Option<Postgres>,
+}
+
+impl Servers {
+    /// Starts what was not given, and makes a database for each service.
+    pub(super) async fn start(
+        options: &Options,
+        folder: &Folder,
+        view: &Arc<View>,
+    ) -> anyhow::Result<Self> {
+        let teller = view.clone();
+        let progress: Progress = Arc::new(move |what| teller.progress(what));
+        let nats = async {
+            if options.nats_url.is_some() {
+                return anyhow::Ok(None);
+            }
+            let port = |wanted| usual_or_other(view, "nats", wanted);
+            let server = NatsServer::builder()
+                .store_dir(folder.nats())
+                .client_port(port(NATS_PORT)?)
+                .monitor_port(port(MONITOR_PORT)?)
+                .progress(progress.clone());
+            server.start().await.map(Some).context("cannot start NATS")
+        };
+        let postgres = async {
+            if options.database_url.is_some() {
+                return anyhow::Ok(None);
+            }
+            let server = Postgres::builder().data_dir(&folder.postgres).progress(progress.clone());
+            server.start().await.map(Some).context("cannot start Postgres")
+        };
+        let (nats, postgres) = tokio::try_join!(nats, postgres)?;
+        let mut databases = BTreeMap::new();
+        for name in DATABASES {
+            let url = match (&options.database_url, &postgres) {
+                (Some(url), _) => database(url, name).await?,
+                (None, Some(server)) => server.create_database(name).await?,
+                (None, None) => unreachable!("without a URL, a server was started"),
+            };
+            databases.insert(name.to_owned(), url);
+        }
+        let nats_url = match (&options.nats_url, &nats) {
+            (Some(url), _) => url.clone(),
+            (None, Some(server)) => server.url(),
+            (None, None) => unreachable!("without a URL, a server was started"),
+        };
+        let monitor_url = nats.as_ref().map(NatsServer::monitor_url);
+        view.progress_done();
+        Ok(Self { nats_url, monitor_url, databases, nats, postgres })
+    }
+
+    /// Starts a server again whenever it ends, until `stop`; then stops both, NATS first.
+    pub(super) async fn keep(self, folder: Arc<Folder>, view: Arc<View>, stop: CancellationToken) {
+        let nats = async {
+            if let Some(mut nats) = self.nats {
+                keep(&mut nats, &folder, &view, &stop).await;
+                nats.stop().await;
+                folder.remove_pid(NatsServer::NAME);
+            }
+        };
+        let postgres = async {
+            if let Some(mut postgres) = self.postgres {
+                keep(&mut postgres, &folder, &view, &stop).await;
+                postgres.stop().await;
+                folder.remove_pid(Postgres::NAME);
+            }
+        };
+        tokio::join!(nats, postgres);
+    }
+}
+
+/// What the two servers have in common here.
+trait Server {
+    const NAME: &'static str;
+    fn pid(&self) -> Option<u32>;
+    async fn ended(&self) -> ExitStatus;
+    async fn start_again(&mut self) -> anyhow::Result<()>;
+}
+
+macro_rules! server {
+    ($server:ty, $name:literal) => {
+        impl Server for $server {
+            const NAME: &'static str = $name;
+
+            fn pid(&self) -> Option<u32> {
+                self.process().map(embedded::process::Child::pid)
+            }
+
+            async fn ended(&self) -> ExitStatus {
+                match self.process() {
+                    Some(process) => process.wait().await,
+                    None => std::future::pending().await,
+                }
+            }
+
+            async fn start_again(&mut self) -> anyhow::Result<()> {
+                self.restart().await
+            }
+        }
+    };
+}
+server!(NatsServer, "nats");
+server!(Postgres, "postgres");
+
+async fn keep<S: Server>(server: &mut S, folder: &Folder, view: &View, stop: &CancellationToken) {
+    loop {
+        if let Some(pid) = server.pid() {
+            folder.write_pid(S::NAME, pid);
+            view.status(S::NAME, format!("running, process {pid}"));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            status = server.ended() => view.say(S::NAME, &format!("ended ({status}), starting it again")),
+        }
+        view.status(S::NAME, "down");
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            match server.start_again().await {
+                Ok(()) => break,
+                Err(error) => view.say(S::NAME, &format!("cannot start it: {error:#}")),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        view.say(S::NAME, "is back");
+    }
+}
+
+/// The port that people know if it is free, else another, said clearly.
+pub(super) fn usual_or_other(view: &View, name: &str, wanted: u16) -> anyhow::Result<u16> {
+    let port = ports::free_or_other(wanted)?;
+    if port != wanted {
+        view.say(name, &format!("port {wanted} is taken, using {port}"));
+    }
+    Ok(port)
+}
+
+/// Makes a database on a server that was given, if there is none of that name. Returns its URL.
+async fn database(server: &str, name: &str) -> anyhow::Result<String> {
+    let mut url = Url::parse(server).context("--database-url is not a URL")?;
+    let connect = timeout(CONNECT_TIMEOUT, PgConnection::connect(server));
+    let mut connection = match connect.await {
+        Ok(connected) => connected.context("cannot use the server of --database-url")?,
+        Err(_) => bail!("the server of --database-url does not answer"),
+    };
+    let exists: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(name)
+            .fetch_one(&mut connection)
+            .await?;
+    if !exists {
+        // A name of ours; a statement like this takes no parameters.
+        let statement = sqlx::AssertSqlSafe(format!("create database {name}"));
+        let made = sqlx::query(statement).execute(&mut connection).await;
+        made.with_context(|| format!("cannot make the database {name}"))?;
+    }
+    connection.close().await?;
+    url.set_path(name);
+    Ok(url.into())
+}

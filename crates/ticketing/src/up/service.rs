@@ -1,0 +1,192 @@
+//! One process of a service, started again whenever it ends.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use embedded::process::{Child, Command, Signal};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    folder::Folder,
+    log::{self, Said},
+    view::View,
+};
+
+/// How long a process may take to stop: its own grace time and a little.
+const GRACE: Duration = Duration::from_secs(25);
+/// The pauses before a process that ended is started again; the first one again after it has
+/// lived a while.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const A_WHILE: Duration = Duration::from_secs(10);
+/// How large a log file grows before it is begun anew, in bytes. The one before is kept.
+const LOG_LIMIT: usize = 32 << 20;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    /// The hidden subcommand.
+    pub(super) kind: &'static str,
+    /// Its client id.
+    pub(super) name: String,
+    /// Whether it joins a queue group, and is of use once it has.
+    pub(super) joins: bool,
+    pub(super) port: u16,
+    pub(super) nats_url: String,
+    pub(super) database_url: String,
+}
+
+/// Runs the process until `stop`, then stops it in good order.
+pub(super) async fn keep(
+    service: Service,
+    folder: Arc<Folder>,
+    view: Arc<View>,
+    ready: mpsc::Sender<String>,
+    stop: CancellationToken,
+) {
+    let name = service.name.clone();
+    let mut log = LogFile::new(&folder, &name);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        view.status(&name, "starting");
+        let begun = Instant::now();
+        match service.spawn() {
+            Ok(mut child) => {
+                folder.write_pid(&name, child.pid());
+                let watched = Watched { service: &service, view: &view, ready: &ready };
+                let stopped = watched.until_it_ends(&mut child, &mut log, &stop).await;
+                folder.remove_pid(&name);
+                if stopped {
+                    return;
+                }
+            }
+            Err(error) => view.say(&name, &format!("cannot start it: {error:#}")),
+        }
+        pause = if begun.elapsed() > A_WHILE { FIRST_PAUSE } else { pause };
+        view.status(&name, format!("down, starting again in {} s", pause.as_secs_f32()));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Service {
+    fn spawn(&self) -> anyhow::Result<Child> {
+        // By its path: a program that was built anew meanwhile is what runs next.
+        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        Command::new(program)
+            .args([self.kind])
+            .env("POD_NAME", &self.name)
+            .env("NODE_NAME", "localhost")
+            .env("HTTP_ADDRESS", format!("127.0.0.1:{}", self.port))
+            .env("NATS_URL", &self.nats_url)
+            .env("DATABASE_URL", &self.database_url)
+            .env("LOG_FORMAT", "json")
+            .piped()
+            .spawn()
+    }
+}
+
+struct Watched<'a> {
+    service: &'a Service,
+    view: &'a View,
+    ready: &'a mpsc::Sender<String>,
+}
+
+impl Watched<'_> {
+    /// Shows what the process says until it ends. Returns whether that was wanted.
+    async fn until_it_ends(
+        &self,
+        child: &mut Child,
+        log: &mut LogFile,
+        stop: &CancellationToken,
+    ) -> bool {
+        let name = &self.service.name;
+        let pid = child.pid();
+        let Some(mut lines) = child.take_lines() else { return true };
+        let end = async {
+            tokio::select! {
+                status = child.wait() => return (status, false),
+                () = stop.cancelled() => {}
+            }
+            (child.stop(Signal::TERM, GRACE).await, true)
+        };
+        tokio::pin!(end);
+        let (status, stopping) = loop {
+            tokio::select! {
+                ended = &mut end => break ended,
+                Some(line) = lines.recv() => self.show(&line, pid, log),
+            }
+        };
+        // What it said last explains its end. Its pipes are closed, so this ends too.
+        while let Some(line) = lines.recv().await {
+            self.show(&line, pid, log);
+        }
+        if stopping {
+            self.view.say(name, "stopped");
+            self.view.status(name, "stopped");
+        } else {
+            self.view.say(name, &format!("ended ({status}), starting it again"));
+        }
+        stopping
+    }
+
+    fn show(&self, line: &str, pid: u32, log: &mut LogFile) {
+        let name = &self.service.name;
+        log.write(line);
+        match log::read(line) {
+            Said::Event(text) => self.view.event(name, &text),
+            Said::Joined(group) => self.is_up(pid, &format!("in the queue group {group}")),
+            Said::Listening(address) if !self.service.joins => {
+                self.is_up(pid, &format!("listening on {address}"));
+            }
+            Said::Line(text) => self.view.say(name, &text),
+            Said::Listening(_) | Said::Nothing => {}
+        }
+    }
+
+    fn is_up(&self, pid: u32, how: &str) {
+        let Service { name, port, .. } = self.service;
+        self.view.say(name, how);
+        self.view.status(name, format!("http://127.0.0.1:{port}  process {pid}  {how}"));
+        // Nobody waits for it any more after the start.
+        let _ = self.ready.try_send(name.clone());
+    }
+}
+
+/// Everything that a process has said in this run.
+struct LogFile {
+    path: std::path::PathBuf,
+    file: Option<File>,
+    size: usize,
+}
+
+impl LogFile {
+    fn new(folder: &Folder, name: &str) -> Self {
+        let path = folder.log(name);
+        Self { file: File::create(&path).ok(), path, size: 0 }
+    }
+
+    /// A full disk must not stop the system, so a line that cannot be written is passed over.
+    fn write(&mut self, line: &str) {
+        if self.size > LOG_LIMIT {
+            let _ = fs::rename(&self.path, self.path.with_extension("log.1"));
+            (self.file, self.size) = (File::create(&self.path).ok(), 0);
+        }
+        if let Some(file) = &mut self.file {
+            let _ = writeln!(file, "{line}");
+            self.size += line.len() + 1;
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a person sees: what happens as lines that scroll by, and, on a terminal, below them one
+//! line for each process that is kept up to date.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use console::{Color, Style, Term, measure_text_width, truncate_str};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
+use tokio::time::Instant;
+
+/// How many lines about single events a second may bring; of the rest only the number is told.
+const EVENTS_A_SECOND: usize = 20;
+/// How often the terminal is drawn anew, per second.
+const DRAWS: u8 = 10;
+const SECOND: Duration = Duration::from_secs(1);
+const CLOCK: &[FormatItem<'static>] = format_description!("[hour]:[minute]:[second]");
+const COLORS: [Color; 6] =
+    [Color::Cyan, Color::Magenta, Color::Yellow, Color::Blue, Color::Green, Color::Red];
+
+/// The view. All processes' watchers write to the one.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The lines of the processes; `None` when the output is no terminal.
+    panel: Option<ProgressBar>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: BTreeMap<String, Row>,
+    /// When the current second of events began.
+    second: Option<Instant>,
+    told: usize,
+    /// Events of this second that were not told one by one, by process.
+    untold: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Row {
+    style: Style,
+    status: String,
+    events: u64,
+}
+
+impl View {
+    pub(super) fn new() -> Self {
+        let panel = io::stdout().is_terminal().then(|| {
+            let target = ProgressDrawTarget::stdout_with_hz(DRAWS);
+            let panel = ProgressBar::with_draw_target(None, target).with_style(style("{msg}"));
+            // Draws as well what came too soon after another draw.
+            panel.enable_steady_tick(SECOND / 2);
+            panel
+        });
+        Self { panel, state: Mutex::default() }
+    }
+
+    /// Something that takes a while has begun.
+    pub(super) fn progress(&self, what: &str) {
+        match &self.panel {
+            Some(panel) => {
+                panel.set_style(style("{spinner} {msg}"));
+                panel.set_message(what.to_owned());
+            }
+            None => self.print(&format!("{what} …")),
+        }
+    }
+
+    /// Nothing that takes a while is going on any more.
+    pub(super) fn progress_done(&self) {
+        if let Some(panel) = &self.panel {
+            panel.set_style(style("{msg}"));
+            self.draw(&self.state());
+        }
+    }
+
+    /// Lines without a time or a process, such as the headline.
+    pub(super) fn print(&self, text: &str) {
+        match &self.panel {
+            Some(panel) => panel.println(text),
+            None => {
+                let mut out = io::stdout().lock();
+                // Nobody reads any more: no reason to stop the system.
+                let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+            }
+        }
+    }
+
+    /// Something happened in a process.
+    pub(super) fn say(&self, name: &str, text: &str) {
+        let line = self.state().line(name, text);
+        self.print(&line);
+    }
+
+    /// A process did something with an event, as it does thousands of times.
+    pub(super) fn event(&self, name: &str, text: &str) {
+        let mut state = self.state();
+        let summary = state.next_second(Instant::now());
+        state.row(name).events += 1;
+        let line = if state.told < EVENTS_A_SECOND {
+            state.told += 1;
+            Some(state.line(name, text))
+        } else {
+            *state.untold.entry(name.to_owned()).or_default() += 1;
+            None
+        };
+        self.draw(&state);
+        drop(state);
+        [summary, line].into_iter().flatten().for_each(|line| self.print(&line));
+    }
+
+    /// Tells of the events that were not told one by one, once their second is over. To be called
+    /// now and then.
+    pub(super) fn tick(&self) {
+        let summary = self.state().next_second(Instant::now());
+        if let Some(summary) = summary {
+            self.print(&summary);
+        }
+    }
+
+    /// What a process is doing now, for its line on a terminal.
+    pub(super) fn status(&self, name: &str, status: impl Into<String>) {
+        let mut state = self.state();
+        state.row(name).status = status.into();
+        self.draw(&state);
+    }
+
+    /// Takes the lines of the processes away; what comes after is plain.
+    pub(super) fn close(&self) {
+        self.tick();
+        if let Some(panel) = &self.panel {
+            panel.finish_and_clear();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, state: &State) {
+        let Some(panel) = &self.panel else { return };
+        let width = usize::from(Term::stdout().size().1);
+        let rows = state.rows.iter().map(|(name, row)| {
+            let Row { style, status, events } = row;
+            let name = style.apply_to(padded(name));
+            let events = if *events == 0 { String::new() } else { format!("  {events} events") };
+            truncate_str(&format!("{name} {status}{events}"), width, "…").into_owned()
+        });
+        panel.set_message(rows.collect::<Vec<_>>().join("\n"));
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+impl State {
+    fn row(&mut self, name: &str) -> &mut Row {
+        let color = COLORS[self.rows.len() % COLORS.len()];
+        self.rows.entry(name.to_owned()).or_insert_with(|| Row {
+            style: Style::new().fg(color),
+            status: String::new(),
+            events: 0,
+        })
+    }
+
+    fn line(&mut self, name: &str, text: &str) -> String {
+        let clock = OffsetDateTime::now_utc().format(CLOCK).unwrap_or_default();
+        format!("{clock} {} {text}", self.row(name).style.apply_to(padded(name)))
+    }
+
+    /// Begins a new second if the last one is over. Returns what is to be said of that.
+    fn next_second(&mut self, now: Instant) -> Option<String> {
+        if self.second.is_some_and(|begun| now - begun < SECOND) {
+            return None;
+        }
+        self.second = Some(now);
+        self.told = 0;
+        let untold = std::mem::take(&mut self.untold);
+        let total: usize = untold.values().sum();
+        let each: Vec<_> = untold.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        (total > 0).then(|| format!("         … and {total} more: {}", each.join(", ")))
+    }
+}
+
+/// A name as wide as the names of a usual system.
+fn padded(name: &str) -> String {
+    format!("{name}{}", " ".repeat(10_usize.saturating_sub(measure_text_width(name))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_flood_of_events_the_first_are_told_and_the_rest_is_counted() {
+        let view = View { panel: None, state: Mutex::default() };
+        for _ in 0..EVENTS_A_SECOND + 7 {
+            view.event("orders-1", "took one");
+        }
+        let mut state = view.state();
+        assert_eq!((state.told, state.untold["orders-1"]), (EVENTS_A_SECOND, 7));
+        let summary = state.next_second(Instant::now() + SECOND).unwrap();
+        assert!(summary.contains("7 more: orders-1 7"), "{summary}");
+        assert_eq!(state.told, 0);
+    }
+}
