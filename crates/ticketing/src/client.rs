@@ -114,9 +114,13 @@ impl Options {
 impl Connection {
     /// Ends the connection's tasks and the connection.
     pub(crate) async fn close(self) {
+        self.end_tasks().await;
+        self.bus.close().await;
+    }
+
+    async fn end_tasks(&self) {
         self.pod.shutdown.begin();
         self.pod.shutdown.finish(GRACE).await;
-        self.bus.close().await;
     }
 }
 
@@ -152,9 +156,10 @@ where
             () = restart(&mut typed) => Ok(Ended::Restart),
             stopped = reason.wait() => stopped.map(|()| Ended::Stopped),
         };
-        pod.shutdown.begin();
+        // Only now, when nothing renews it any more.
+        connection.end_tasks().await;
         lease.release().await;
-        connection.close().await;
+        connection.bus.close().await;
         match ended? {
             Ended::Done | Ended::Stopped => return Ok(()),
             Ended::Restart => eprintln!("Restarting."),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream::message::PublishMessage;
 use clap::{Args, ValueEnum};
 use common::{
@@ -173,7 +173,11 @@ impl Options {
         ticket.extend(made_up.as_object().cloned().unwrap_or_default());
         ticket.extend(given);
         // By way of its text, because a price is read from its digits.
-        serde_json::from_str(&serde_json::to_string(&ticket)?)
-            .context("the payload is not a ticket; --raw publishes it as it is")
+        serde_json::from_str(&serde_json::to_string(&ticket)?).map_err(|error| {
+            // The place is one in that text, which the person has never seen.
+            let why = error.to_string();
+            let why = why.split(" at line").next().unwrap_or_default();
+            anyhow!("the payload is not a ticket: {why}; --raw publishes it as it is")
+        })
     }
 }

@@ -113,7 +113,8 @@ impl From<sqlx::Error> for Failure {
         if code.is_some_and(|code| code.starts_with("22")) {
             return Self::Reject(error.to_string());
         }
-        Self::Retry(error.into())
+        // By its text: the error repeats itself as its own source.
+        Self::Retry(anyhow::anyhow!("{error}"))
     }
 }
 

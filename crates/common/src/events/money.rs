@@ -104,7 +104,10 @@ impl<'de> Deserialize<'de> for Price {
     /// `serde_json` only, like every [`RawValue`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        raw.get().parse().map_err(D::Error::custom)
+        // A dead letter's reason should say which of the fields it was.
+        raw.get()
+            .parse()
+            .map_err(|error: PriceError| D::Error::custom(format!("the price {error}")))
     }
 }
 

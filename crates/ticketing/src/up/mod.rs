@@ -7,11 +7,7 @@ mod servers;
 mod service;
 mod view;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::{
@@ -25,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 use self::{
     folder::Folder,
     servers::{Servers, usual_or_other},
-    service::Service,
+    service::{Service, Up},
     view::View,
 };
 use crate::stack::{DataDir, Stack};
 
 /// The first port of the services' HTTP.
 const HTTP_PORT: u16 = 3000;
+/// The client id of the tickets service.
+const TICKETS: &str = "tickets-1";
 
 /// What to bring up.
 #[derive(Debug, Clone, Args)]
@@ -78,11 +76,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         nats_url: servers.nats_url.clone(),
         monitor_url: servers.monitor_url.clone(),
         databases: servers.databases.clone(),
-        services: addresses(&services),
+        // Each comes in as it is up.
+        services: BTreeMap::new(),
     };
     stack.save(&folder.root)?;
     show_addresses(&view, &options, &folder, &stack);
-    let ended = run_services(services, servers, &folder, &view, &mut stop_wanted).await;
+    let ended = run_services(services, servers, stack, &folder, &view, &mut stop_wanted).await;
     Stack::remove(&folder.root);
     view.close();
     view.print(&format!("Stopped. The tickets stay in {}.", options.data.data_dir.display()));
@@ -93,7 +92,7 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
     let mut services = Vec::new();
     for number in 0..=options.replicas {
         let (kind, name) = match number {
-            0 => ("tickets", "tickets-1".to_owned()),
+            0 => ("tickets", TICKETS.to_owned()),
             replica => ("orders", format!("orders-{replica}")),
         };
         services.push(Service {
@@ -108,38 +107,34 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
     Ok(services)
 }
 
-fn addresses(services: &[Service]) -> BTreeMap<String, String> {
-    let address = |service: &Service| format!("http://127.0.0.1:{}", service.port);
-    services.iter().map(|service| (service.name.clone(), address(service))).collect()
-}
-
 /// Runs the services until a signal, then stops them, and the servers after them.
 async fn run_services(
     services: Vec<Service>,
     servers: Servers,
+    mut stack: Stack,
     folder: &Arc<Folder>,
     view: &Arc<View>,
     stop_wanted: &mut Signals,
 ) -> anyhow::Result<()> {
     let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
-    let tickets = format!("http://127.0.0.1:{}", services[0].port);
-    let mut waited_for: BTreeSet<String> =
-        services.iter().map(|service| service.name.clone()).collect();
-    let (ready, mut is_ready) = mpsc::channel(waited_for.len() * 2);
+    let expected = services.len();
+    let (up, mut is_up) = mpsc::channel(expected * 2);
     let mut running = JoinSet::new();
     for service in services {
         let (folder, view) = (folder.clone(), view.clone());
-        let (ready, stop) = (ready.clone(), stop_services.clone());
-        running.spawn(service::keep(service, folder, view, ready, stop));
+        let (up, stop) = (up.clone(), stop_services.clone());
+        running.spawn(service::keep(service, folder, view, up, stop));
     }
     let servers = tokio::spawn(servers.keep(folder.clone(), view.clone(), stop_servers.clone()));
     let mut tick = interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = stop_wanted.next() => break,
-            Some(name) = is_ready.recv() => {
-                if waited_for.remove(&name) && waited_for.is_empty() {
-                    show_what_to_try(view, &tickets);
+            Some(Up { name, port }) = is_up.recv() => {
+                let before = stack.services.insert(name, format!("http://127.0.0.1:{port}"));
+                stack.save(&folder.root)?;
+                if before.is_none() && stack.services.len() == expected {
+                    show_what_to_try(view, &stack.services[TICKETS]);
                 }
             }
             _ = tick.tick() => view.tick(),

@@ -18,6 +18,9 @@ const MONITOR_PORT: u16 = 8222;
 const DATABASES: [&str; 2] = ["tickets", "orders"];
 /// How long a server that was given may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What nats-server says of a port that another process has, and how often to try others.
+const TAKEN: &str = "address already in use";
+const PORT_TRIES: u8 = 5;
 /// The pauses before a server that ended is started again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -44,13 +47,7 @@ impl Servers {
             if options.nats_url.is_some() {
                 return anyhow::Ok(None);
             }
-            let port = |wanted| usual_or_other(view, "nats", wanted);
-            let server = NatsServer::builder()
-                .store_dir(folder.nats())
-                .client_port(port(NATS_PORT)?)
-                .monitor_port(port(MONITOR_PORT)?)
-                .progress(progress.clone());
-            server.start().await.map(Some).context("cannot start NATS")
+            nats(folder, view, &progress).await.map(Some).context("cannot start NATS")
         };
         let postgres = async {
             if options.database_url.is_some() {
@@ -96,6 +93,25 @@ impl Servers {
             }
         };
         tokio::join!(nats, postgres);
+    }
+}
+
+/// Starts NATS on the ports that people know, or on others.
+async fn nats(folder: &Folder, view: &View, progress: &Progress) -> anyhow::Result<NatsServer> {
+    let mut tries = 0;
+    loop {
+        let port = |wanted| usual_or_other(view, NatsServer::NAME, wanted);
+        let server = NatsServer::builder()
+            .store_dir(folder.nats())
+            .client_port(port(NATS_PORT)?)
+            .monitor_port(port(MONITOR_PORT)?)
+            .progress(progress.clone());
+        tries += 1;
+        match server.start().await {
+            // Somebody else, such as another system that is brought up at this moment, was quicker.
+            Err(error) if tries < PORT_TRIES && format!("{error:#}").contains(TAKEN) => {}
+            started => return started,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     folder::Folder,
     log::{self, Said},
+    servers::usual_or_other,
     view::View,
 };
 
@@ -45,12 +46,19 @@ pub(super) struct Service {
     pub(super) database_url: String,
 }
 
-/// Runs the process until `stop`, then stops it in good order.
+/// A service that is of use, at this port.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) name: String,
+    pub(super) port: u16,
+}
+
+/// Runs the process until `stop`, then stops it in good order. Says each time that it is up.
 pub(super) async fn keep(
-    service: Service,
+    mut service: Service,
     folder: Arc<Folder>,
     view: Arc<View>,
-    ready: mpsc::Sender<String>,
+    up: mpsc::Sender<Up>,
     stop: CancellationToken,
 ) {
     let name = service.name.clone();
@@ -62,12 +70,13 @@ pub(super) async fn keep(
         match service.spawn() {
             Ok(mut child) => {
                 folder.write_pid(&name, child.pid());
-                let watched = Watched { service: &service, view: &view, ready: &ready };
+                let watched = Watched { service: &service, view: &view, up: &up };
                 let stopped = watched.until_it_ends(&mut child, &mut log, &stop).await;
                 folder.remove_pid(&name);
                 if stopped {
                     return;
                 }
+                service.leave_a_taken_port(&view);
             }
             Err(error) => view.say(&name, &format!("cannot start it: {error:#}")),
         }
@@ -82,6 +91,14 @@ pub(super) async fn keep(
 }
 
 impl Service {
+    /// Moves to another port if somebody else has this one, as another system that is brought up
+    /// at the same moment may have.
+    fn leave_a_taken_port(&mut self, view: &View) {
+        if let Ok(port) = usual_or_other(view, &self.name, self.port) {
+            self.port = port;
+        }
+    }
+
     fn spawn(&self) -> anyhow::Result<Child> {
         // By its path: a program that was built anew meanwhile is what runs next.
         let program = std::env::current_exe().context("cannot tell which program this is")?;
@@ -101,7 +118,7 @@ impl Service {
 struct Watched<'a> {
     service: &'a Service,
     view: &'a View,
-    ready: &'a mpsc::Sender<String>,
+    up: &'a mpsc::Sender<Up>,
 }
 
 impl Watched<'_> {
@@ -160,8 +177,8 @@ impl Watched<'_> {
         let Service { name, port, .. } = self.service;
         self.view.say(name, how);
         self.view.status(name, format!("http://127.0.0.1:{port}  process {pid}  {how}"));
-        // Nobody waits for it any more after the start.
-        let _ = self.ready.try_send(name.clone());
+        // Nobody listens any more while everything stops.
+        let _ = self.up.try_send(Up { name: name.clone(), port: *port });
     }
 }
 

@@ -27,7 +27,7 @@ use uuid::Uuid;
 /// Nothing takes this long unless it is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Waits until a condition holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {

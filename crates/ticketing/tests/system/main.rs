@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod command;
 mod crashes;
+mod dead_letters;
 mod harness;
 mod members;
 mod outages;
+mod tools;
+mod up;

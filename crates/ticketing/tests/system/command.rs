@@ -1,0 +1,68 @@
+//! The command as a person runs it: with arguments, something to type, and lines to read.
+
+use std::{path::Path, process::ExitStatus};
+
+use embedded::process::{Child, Command, Signal};
+use tokio::time::timeout;
+
+use crate::harness::PATIENCE;
+
+/// A command that runs.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    /// What it has printed so far, to be shown when a test fails.
+    pub(crate) read: Vec<String>,
+}
+
+/// Runs `ticketing` in a folder.
+pub(crate) fn ticketing(folder: &Path, arguments: &[&str]) -> Running {
+    let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+        .args(arguments)
+        .current_dir(folder)
+        .with_input()
+        .piped()
+        .spawn()
+        .unwrap();
+    Running { child, read: Vec::new() }
+}
+
+impl Running {
+    /// Reads until a line holds this text, and returns that line.
+    pub(crate) async fn line_with(&mut self, text: &str) -> String {
+        loop {
+            match timeout(PATIENCE, self.child.line()).await {
+                Ok(Some(line)) => {
+                    self.read.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Ok(None) => panic!("it ended and never said {text:?}: {:#?}", self.read),
+                Err(_) => panic!("it did not say {text:?} in time: {:#?}", self.read),
+            }
+        }
+    }
+
+    /// Types a line.
+    pub(crate) fn type_line(&mut self, line: &str) {
+        self.child.write_line(line).unwrap();
+    }
+
+    /// Reads to the end. Returns how it ended and everything that it printed.
+    pub(crate) async fn end(mut self) -> (ExitStatus, String) {
+        let rest = async {
+            while let Some(line) = self.child.line().await {
+                self.read.push(line);
+            }
+            self.child.wait().await
+        };
+        let status = timeout(PATIENCE, rest).await;
+        (status.unwrap_or_else(|_| panic!("it did not end")), self.read.join("\n"))
+    }
+
+    /// Ends it with Ctrl-C.
+    pub(crate) async fn interrupt(self) -> (ExitStatus, String) {
+        self.child.signal(Signal::INT);
+        self.end().await
+    }
+}

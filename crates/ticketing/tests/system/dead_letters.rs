@@ -1,0 +1,65 @@
+//! Dead letters as a person handles them: seen, given back once mended, or deleted.
+
+use serde_json::Value;
+
+use crate::{
+    command::ticketing,
+    harness::{System, until},
+};
+
+#[tokio::test]
+async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_discarded() {
+    let system = System::start().await;
+    let _orders = system.orders("orders-1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let nats_url = system.nats.url();
+    let database_url = system.postgres.url("orders");
+    let publish = async |arguments: &[&str]| {
+        let arguments = [&["publish", "--nats-url", &nats_url], arguments].concat();
+        let (status, said) = ticketing(folder.path(), &arguments).end().await;
+        assert!(status.success(), "{said}");
+    };
+    let letters = async |arguments: &[&str]| {
+        let arguments = [&["dead-letters", "--database-url", &database_url], arguments].concat();
+        let (status, said) = ticketing(folder.path(), &arguments).end().await;
+        (status.code(), said)
+    };
+    let list = async || {
+        let (status, said) = letters(&["list", "--json"]).await;
+        assert_eq!(status, Some(0), "{said}");
+        serde_json::from_str::<Vec<Value>>(&said).unwrap()
+    };
+
+    // One that no listener can read, and one that the database refuses for now.
+    let refuse = "alter table tickets add constraint fault check (title <> 'refused') not valid";
+    sqlx::raw_sql(refuse).execute(&system.orders_db).await.unwrap();
+    publish(&["--raw", "no event"]).await;
+    publish(&[r#"{"title": "refused", "price": 1}"#]).await;
+    publish(&[r#"{"title": "fine", "price": 1}"#]).await;
+    until("both are dead letters", || async { list().await.len() == 2 }).await;
+    assert_eq!(system.known().await.len(), 1, "their neighbour took effect");
+    let dead = list().await;
+    assert!(dead[0]["reason"].as_str().unwrap().contains("CloudEvent"), "{dead:#?}");
+    assert_eq!(dead[0]["payload"], "no event");
+    assert!(dead[1]["reason"].as_str().unwrap().contains("fault"), "{dead:#?}");
+    let (garbage, refused) = (dead[0]["id"].to_string(), dead[1]["id"].to_string());
+    let (_, shown) = letters(&["show", &refused]).await;
+    assert!(shown.contains("Nats-Msg-Id") && shown.contains("refused"), "{shown}");
+
+    let (_, said) = letters(&["redrive", &refused]).await;
+    assert!(said.contains("failed again"), "{said}");
+    let mend = "alter table tickets drop constraint fault";
+    sqlx::raw_sql(mend).execute(&system.orders_db).await.unwrap();
+    let (_, said) = letters(&["redrive", &refused]).await;
+    assert!(said.contains("All took effect"), "{said}");
+    assert_eq!(system.known().await.len(), 2);
+
+    let (status, said) = letters(&["discard", "all"]).await;
+    assert_eq!(status, Some(1), "{said}");
+    let (status, said) = letters(&["discard", &garbage]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(list().await.is_empty());
+    let (status, said) = letters(&["redrive", &garbage]).await;
+    assert_eq!(status, Some(1), "{said}");
+    system.each_effect_happened_once().await;
+}

@@ -1,0 +1,217 @@
+//! `publish` and `listen`: what people try out to see how event-driven services behave.
+
+use embedded::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    command::{Running, ticketing},
+    harness::until,
+};
+
+/// A NATS, and a folder in which nothing is up.
+struct Bench {
+    nats: embedded::NatsServer,
+    folder: TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let nats = embedded::NatsServer::builder().start().await.unwrap();
+        Self { nats, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Running {
+        let url = self.nats.url();
+        ticketing(self.folder.path(), &[arguments, &["--nats-url", &url]].concat())
+    }
+
+    /// A listener that listens.
+    async fn listener(&self, arguments: &[&str]) -> Running {
+        let mut listener = self.run(&[&["listen"], arguments].concat());
+        listener.line_with("Listening to").await;
+        listener
+    }
+
+    async fn publish(&self, arguments: &[&str]) -> String {
+        let (status, said) = self.run(&[&["publish"], arguments].concat()).end().await;
+        assert!(status.success(), "{said}");
+        said
+    }
+}
+
+#[tokio::test]
+async fn two_listeners_without_a_queue_group_both_get_each_event() {
+    let bench = Bench::start().await;
+    let (mut one, mut other) = (bench.listener(&[]).await, bench.listener(&[]).await);
+    bench.publish(&["--count", "3"]).await;
+    for listener in [&mut one, &mut other] {
+        for sequence in 1..=3 {
+            let line = listener.line_with("Received").await;
+            assert!(line.contains(&format!("#{sequence} (delivery 1")), "{line}");
+            assert!(line.contains(r#""title":"Concert","price":20.00"#), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_listeners_in_a_queue_group_only_one_gets_each_event() {
+    let bench = Bench::start().await;
+    let group = ["--queue-group", "mine"];
+    let (mut one, mut other) = (bench.listener(&group).await, bench.listener(&group).await);
+    bench.publish(&["--count", "10"]).await;
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let line = tokio::select! {
+            line = one.line_with("Received") => line,
+            line = other.line_with("Received") => line,
+        };
+        let sequence = line.split('#').nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        assert!(!seen.contains(&sequence), "#{sequence} was received twice: {line}");
+        seen.push(sequence);
+    }
+    let ((_, one), (_, other)) = (one.interrupt().await, other.interrupt().await);
+    let received = [one, other].concat().matches("Received").count();
+    assert_eq!(received, 10, "no event went to both");
+}
+
+#[tokio::test]
+async fn what_one_listener_does_not_acknowledge_goes_to_the_other_after_the_ack_wait() {
+    let bench = Bench::start().await;
+    let group = ["--queue-group", "mine", "--ack-wait", "1s"];
+    let mut lazy = bench.listener(&[&["--no-ack"], &group[..]].concat()).await;
+    bench.publish(&[]).await;
+    lazy.line_with("#1 (delivery 1").await;
+    let mut diligent = bench.listener(&[&["--manual-ack"], &group[..]].concat()).await;
+    // Its own turn may come first; it never acknowledges, so the event comes to the other in the
+    // end. Frozen, it can take no more turns.
+    lazy.child.pause();
+    let line = diligent.line_with("Received ticket:created #1").await;
+    assert!(!line.contains("(delivery 1,"), "{line}");
+    diligent.line_with("Acknowledged #1").await;
+}
+
+#[tokio::test]
+async fn a_listener_killed_before_its_ack_loses_nothing() {
+    let bench = Bench::start().await;
+    let group = ["--queue-group", "mine", "--ack-wait", "1s", "--manual-ack"];
+    let mut slow = bench.listener(&[&["--slow", "60000"], &group[..]].concat()).await;
+    bench.publish(&[]).await;
+    slow.line_with("#1 (delivery 1").await;
+    slow.child.signal(Signal::KILL);
+    let mut other = bench.listener(&group).await;
+    other.line_with("#1 (delivery 2").await;
+    other.line_with("Acknowledged #1").await;
+}
+
+#[tokio::test]
+async fn a_listener_begins_where_it_is_told_to() {
+    let bench = Bench::start().await;
+    bench.publish(&["--count", "5"]).await;
+    for (from, first) in [
+        (&["--from", "all"][..], 1),
+        (&["--from", "last"], 5),
+        (&["--from", "seq", "3"], 3),
+        (&["--from", "time", "1h"], 1),
+        (&["--from", "new"], 6),
+    ] {
+        let mut listener = bench.listener(from).await;
+        if first == 6 {
+            bench.publish(&[]).await;
+        }
+        let line = listener.line_with("Received").await;
+        assert!(line.contains(&format!("#{first} ")), "{from:?}: {line}");
+    }
+    let (status, said) = bench.run(&["listen", "--from", "seq", "0"]).end().await;
+    assert_eq!(status.code(), Some(64), "{said}");
+    assert!(said.contains("--from"), "{said}");
+}
+
+#[tokio::test]
+async fn rs_restarts_a_listener_and_a_publisher() {
+    let bench = Bench::start().await;
+    let mut publisher = bench.run(&["publish", "--stay"]);
+    publisher.line_with("Published ticket:created #1").await;
+    let mut listener = bench.listener(&["--from", "all"]).await;
+    listener.line_with("#1 ").await;
+    publisher.type_line("rs");
+    publisher.line_with("Published ticket:created #2").await;
+    listener.line_with("#2 ").await;
+    listener.type_line("rs");
+    // From the beginning: it is a new listener.
+    listener.line_with("Listening").await;
+    listener.line_with("#1 ").await;
+    listener.line_with("#2 ").await;
+    assert!(publisher.interrupt().await.0.success());
+    assert!(listener.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn a_second_listener_with_the_same_client_id_is_turned_away_until_the_first_is_dead() {
+    let bench = Bench::start().await;
+    let first = bench.listener(&["--client-id", "abc"]).await;
+    let (status, said) = bench.run(&["listen", "--client-id", "abc"]).end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("clientID already registered: abc is held by"), "{said}");
+    first.child.signal(Signal::KILL);
+    first.child.wait().await;
+    bench.listener(&["--client-id", "abc"]).await;
+}
+
+#[tokio::test]
+async fn a_listener_outlives_a_restart_of_nats_and_says_so() {
+    let mut bench = Bench::start().await;
+    let mut listener = bench.listener(&[]).await;
+    bench.publish(&[]).await;
+    listener.line_with("#1 ").await;
+    bench.nats.kill().await;
+    listener.line_with("NATS is away").await;
+    bench.nats.restart().await.unwrap();
+    listener.line_with("NATS is back").await;
+    bench.publish(&[]).await;
+    let line = listener.line_with("Received").await;
+    assert!(line.contains("#2 "), "{line}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_or_reached_is_said_with_its_reason() {
+    let bench = Bench::start().await;
+    for (payload, reason) in [
+        ("hello", "not JSON"),
+        ("[1]", "not a JSON object"),
+        (r#"{"title": "x"}"#, "missing field `price`"),
+        (r#"{"title": "x", "price": -1}"#, "price"),
+    ] {
+        let (status, said) = bench.run(&["publish", payload]).end().await;
+        assert_eq!(status.code(), Some(1), "{payload}: {said}");
+        assert!(said.contains(reason), "{payload}: {said}");
+    }
+    let nobody = format!("nats://127.0.0.1:{}", embedded::ports::free().unwrap());
+    let gone = ticketing(bench.folder.path(), &["listen", "--nats-url", &nobody]);
+    let (status, said) = gone.end().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("NATS does not answer") && said.contains("cargo run"), "{said}");
+    let (status, said) = bench.run(&["listen", "--slow", "soon"]).end().await;
+    assert_eq!(status.code(), Some(64));
+    assert!(said.contains("--slow"), "{said}");
+}
+
+#[tokio::test]
+async fn the_status_shows_groups_and_their_members() {
+    let bench = Bench::start().await;
+    let arguments = ["--queue-group", "mine", "--client-id", "abc", "--no-ack"];
+    let mut listener = bench.listener(&arguments).await;
+    bench.publish(&[]).await;
+    listener.line_with("#1 ").await;
+    until("the status is true", || async {
+        let (status, said) = bench.run(&["status", "--json"]).end().await;
+        assert!(status.success(), "{said}");
+        let status: Value = serde_json::from_str(&said).unwrap();
+        let group = &status["streams"][0]["queue_groups"][0];
+        group["name"] == "mine"
+            && group["unacknowledged"] == 1
+            && status["members"][0]["client_id"] == "abc"
+            && status["members"][0]["queue_groups"][0] == "mine"
+    })
+    .await;
+}

@@ -1,0 +1,138 @@
+//! `cargo run`: everything from nothing, and back.
+
+use std::{fs, net::TcpStream, path::Path};
+
+use embedded::{NatsServer, Postgres};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    command::{Running, ticketing},
+    harness::{LOOK_EVERY, PATIENCE, until},
+};
+
+/// A folder that Postgres's user can enter as well.
+fn folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = fs::Permissions::from_mode(0o755);
+    tempfile::Builder::new().prefix("up-").permissions(permissions).tempdir().unwrap()
+}
+
+async fn up(folder: &Path, arguments: &[&str]) -> (Running, Value) {
+    let mut running = ticketing(folder, arguments);
+    running.line_with("Everything is up").await;
+    let stack = fs::read(folder.join(".ticketing/stack.json")).unwrap();
+    (running, serde_json::from_slice(&stack).unwrap())
+}
+
+fn url(stack: &Value, service: &str) -> String {
+    stack["services"][service].as_str().unwrap().to_owned()
+}
+
+fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
+async fn post(stack: &Value) -> String {
+    let url = format!("{}/api/tickets", url(stack, "tickets-1"));
+    let body = json!({"title": "Concert", "price": 20});
+    let http = http();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Refused while the database is away; nobody is there while tickets is started again.
+        if let Ok(answer) = http.post(&url).json(&body).send().await
+            && answer.status() == 201
+        {
+            let ticket: Value = answer.json().await.unwrap();
+            return ticket["id"].as_str().unwrap().to_owned();
+        }
+        assert!(Instant::now() < deadline, "no POST was answered 201");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until a replica of orders shows the ticket. Returns it.
+async fn known(stack: &Value, replica: &str, ticket: &str) -> Value {
+    let url = format!("{}/api/tickets/{ticket}", url(stack, replica));
+    let http = http();
+    until("orders shows the ticket", || async {
+        http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    http.get(&url).send().await.unwrap().json().await.unwrap()
+}
+
+#[tokio::test]
+async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
+    let folder = folder();
+    let (mut running, stack) = up(folder.path(), &[]).await;
+    let ticket = post(&stack).await;
+    let copy = known(&stack, "orders-2", &ticket).await;
+    let member = copy["processed_by"].as_str().unwrap();
+    assert!(["orders-1", "orders-2", "orders-3"].contains(&member), "{member}");
+    // The view says so, by client id.
+    let line = running.line_with(&format!("of ticket {ticket}")).await;
+    assert!(line.contains(member), "{line}");
+
+    let (status, said) = ticketing(folder.path(), &[]).end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("already up"), "{said}");
+
+    let (status, said) = running.interrupt().await;
+    assert!(status.success(), "{said}");
+    assert!(said.contains("Stopped."), "{said}");
+    assert!(!folder.path().join(".ticketing/stack.json").exists());
+    for address in stack["services"].as_object().unwrap().values() {
+        let address = address.as_str().unwrap().trim_start_matches("http://");
+        assert!(TcpStream::connect(address).is_err(), "{address} is still served");
+    }
+
+    let (running, stack) = up(folder.path(), &["--replicas", "1"]).await;
+    assert_eq!(stack["services"].as_object().unwrap().len(), 2);
+    known(&stack, "orders-1", &ticket).await;
+    assert!(running.interrupt().await.0.success());
+
+    let (running, stack) = up(folder.path(), &["--replicas", "1", "--fresh"]).await;
+    let gone = http().get(format!("{}/api/tickets/{ticket}", url(&stack, "tickets-1")));
+    assert_eq!(gone.send().await.unwrap().status(), 404);
+    assert!(running.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
+    let folder = folder();
+    let (mut running, stack) = up(folder.path(), &["--replicas", "2"]).await;
+    for part in ["orders-1", "nats", "tickets-1", "postgres"] {
+        let pid = fs::read_to_string(folder.path().join(format!(".ticketing/{part}.pid"))).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let line = running.line_with("starting it again").await;
+        assert!(line.contains(part), "{line}");
+        let ticket = post(&stack).await;
+        known(&stack, "orders-2", &ticket).await;
+    }
+    assert!(running.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn servers_that_already_run_are_used_and_a_taken_port_is_said() {
+    let (nats, postgres) = tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+    let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+    let taken = std::net::TcpListener::bind("127.0.0.1:3001");
+    let folder = folder();
+    let given = ["--nats-url", &nats.url(), "--database-url", &postgres.url("postgres")];
+    let (running, stack) = up(folder.path(), &[&["--replicas", "1"], &given[..]].concat()).await;
+    // Bound here, or by another test that is up meanwhile.
+    drop(taken);
+    assert!(running.read.iter().any(|line| line.contains("port 3001 is taken, using")));
+    assert!(running.read.iter().any(|line| line.contains(&nats.url())), "{:#?}", running.read);
+    let ticket = post(&stack).await;
+    known(&stack, "orders-1", &ticket).await;
+    assert!(!folder.path().join(".ticketing/nats").exists());
+    assert!(running.interrupt().await.0.success());
+
+    let (status, said) = ticketing(folder.path(), &[&["--fresh"], &given[..]].concat()).end().await;
+    assert_eq!(status.code(), Some(64), "{said}");
+}
