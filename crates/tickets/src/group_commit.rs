@@ -8,9 +8,12 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    bus::{outbox, relay::Wake},
+    bus::{
+        outbox::{self, Sealed},
+        relay::Wake,
+    },
     events::ticket::{Ticket, TicketCreated},
-    pod::{problem::Problem, shutdown::Shutdown, trace::TraceContext},
+    pod::{problem::Problem, shutdown::Shutdown},
 };
 use sqlx::PgPool;
 use tokio::{
@@ -38,12 +41,12 @@ pub struct GroupCommit {
     waiting: mpsc::Sender<Waiting>,
 }
 
-/// A ticket, whose request it came with, and who waits for its event's id.
+/// A ticket, its event, and who waits for the commit of both.
 #[derive(Debug)]
 struct Waiting {
-    event: TicketCreated,
-    trace: TraceContext,
-    answer: oneshot::Sender<Result<Uuid, Problem>>,
+    ticket: Ticket,
+    event: Sealed,
+    answer: oneshot::Sender<Result<(), Problem>>,
 }
 
 impl GroupCommit {
@@ -66,10 +69,14 @@ impl GroupCommit {
     /// When the database fails.
     pub(crate) async fn create(&self, ticket: Ticket) -> Result<Uuid, Problem> {
         let (answer, committed) = oneshot::channel();
-        let trace = TraceContext::current().unwrap_or_else(TraceContext::new_root);
-        let waiting = Waiting { event: TicketCreated(ticket), trace, answer };
+        let created = TicketCreated(ticket);
+        // Here, where the request's trace is the current one.
+        let event = outbox::seal(&created)?;
+        let id = event.id;
+        let waiting = Waiting { ticket: created.0, event, answer };
         self.waiting.send(waiting).await.map_err(|_| lost())?;
-        committed.await.map_err(|_| lost())?
+        committed.await.map_err(|_| lost())??;
+        Ok(id)
     }
 }
 
@@ -91,25 +98,20 @@ async fn run(
             )))),
         };
         wake.wake();
-        for (place, waiting) in batch.into_iter().enumerate() {
-            let answer = committed.as_ref().map(|ids| ids[place]).map_err(Problem::clone);
+        for waiting in batch {
             // Nobody there: the client has gone, its ticket stays.
-            let _ = waiting.answer.send(answer);
+            let _ = waiting.answer.send(committed.clone());
         }
     }
 }
 
-/// Stores all tickets and their events, or none. Returns the events' ids in the same order.
-async fn commit(pool: &PgPool, batch: &[Waiting]) -> Result<Vec<Uuid>, Problem> {
+/// Stores all tickets and their events, or none.
+async fn commit(pool: &PgPool, batch: &[Waiting]) -> Result<(), Problem> {
     let mut tx = pool.begin().await?;
-    store::insert(&mut tx, batch.iter().map(|waiting| &waiting.event.0)).await?;
-    let mut ids = Vec::with_capacity(batch.len());
-    for Waiting { event, trace, .. } in batch {
-        // One by one, because each belongs to another trace.
-        ids.push(trace.scope(outbox::put(&mut tx, event)).await?);
-    }
+    store::insert(&mut tx, batch.iter().map(|waiting| &waiting.ticket)).await?;
+    outbox::put_sealed(&mut tx, batch.iter().map(|waiting| &waiting.event)).await?;
     tx.commit().await?;
-    Ok(ids)
+    Ok(())
 }
 
 fn lost() -> Problem {

@@ -10,6 +10,26 @@ use uuid::Uuid;
 use super::{BusError, envelope};
 use crate::events::Event;
 
+/// An event in its envelope, part of the trace in which it was sealed.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// The event's id.
+    pub id: Uuid,
+    stream: &'static str,
+    subject: &'static str,
+    envelope: String,
+}
+
+/// Gives an event its id, its time and its envelope, as part of the current trace.
+///
+/// # Errors
+/// When the event does not serialize.
+pub fn seal<E: Event>(event: &E) -> Result<Sealed, BusError> {
+    let id = Uuid::now_v7();
+    let envelope = envelope::seal(id, OffsetDateTime::now_utc(), event)?;
+    Ok(Sealed { id, stream: E::STREAM.name, subject: E::SUBJECT, envelope })
+}
+
 /// Puts an event into the outbox, within the transaction of what it tells of. After the commit,
 /// wake the relay ([`Relay::wake`](super::relay::Wake::wake)); without, it looks by itself within
 /// a second.
@@ -19,33 +39,38 @@ use crate::events::Event;
 /// # Errors
 /// When the event does not serialize or the database refuses; the transaction is then of no use.
 pub async fn put<E: Event>(tx: &mut PgConnection, event: &E) -> Result<Uuid, BusError> {
-    let ids = put_all(tx, std::slice::from_ref(event)).await?;
-    Ok(ids[0])
+    let sealed = seal(event)?;
+    put_sealed(tx, [&sealed]).await?;
+    Ok(sealed.id)
 }
 
-/// Puts many events into the outbox in one statement. Returns their ids in the same order.
+/// Puts many events into the outbox in one statement, each as part of the trace in which it was
+/// sealed.
 ///
 /// # Errors
-/// As [`put`].
-pub async fn put_all<E: Event>(tx: &mut PgConnection, events: &[E]) -> Result<Vec<Uuid>, BusError> {
-    let now = OffsetDateTime::now_utc();
-    let ids: Vec<Uuid> = events.iter().map(|_| Uuid::now_v7()).collect();
-    let envelopes = ids
-        .iter()
-        .zip(events)
-        .map(|(id, event)| envelope::seal(*id, now, event))
-        .collect::<Result<Vec<_>, _>>()?;
+/// When the database refuses; the transaction is then of no use.
+pub async fn put_sealed(
+    tx: &mut PgConnection,
+    events: impl IntoIterator<Item = &Sealed>,
+) -> Result<(), sqlx::Error> {
+    let (mut ids, mut streams, mut subjects, mut envelopes) = (vec![], vec![], vec![], vec![]);
+    for Sealed { id, stream, subject, envelope } in events {
+        ids.push(*id);
+        streams.push(*stream);
+        subjects.push(*subject);
+        envelopes.push(envelope.as_str());
+    }
     sqlx::query(
         "insert into bus.outbox (id, stream, subject, envelope)
-         select id, $3, $4, envelope from unnest($1::uuid[], $2::text[]) as new (id, envelope)",
+         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[])",
     )
-    .bind(&ids)
-    .bind(&envelopes)
-    .bind(E::STREAM.name)
-    .bind(E::SUBJECT)
+    .bind(ids)
+    .bind(streams)
+    .bind(subjects)
+    .bind(envelopes)
     .execute(tx)
     .await?;
-    Ok(ids)
+    Ok(())
 }
 
 /// What waits in the outbox.

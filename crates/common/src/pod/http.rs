@@ -127,7 +127,8 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     info!(http.address = %listener.local_addr()?, "listening");
-    axum::serve(listener, router)
+    // A bare router would be copied, with all that its handlers hold, for each connection.
+    axum::serve(listener, router.into_make_service())
         .with_graceful_shutdown(async move { shutdown.begun().await })
         .await
         .context("the HTTP server failed")

@@ -78,6 +78,8 @@ where
         metrics: telemetry::metrics()?,
     };
     let health = pod.health.clone();
+    let (metrics, stop) = (pod.metrics.clone(), shutdown.clone());
+    shutdown.spawn("metrics upkeep", telemetry::upkeep(metrics, stop));
     info!(client.id = %pod.client_id, "starting");
     let close = tokio::select! {
         started = start(pod) => started.context("cannot start")?,

@@ -1,17 +1,21 @@
 //! Logs and metrics of a process.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::interval;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::config::LogFormat;
+use super::{config::LogFormat, shutdown::Shutdown};
 
 /// Upper bounds of the histograms' buckets, in seconds: from a handler's fraction of a millisecond
 /// to an event that waited out an outage.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// How often samples of histograms are put into their buckets.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What libraries say at the level `info` is for their own developers. A filter that names them
 /// overrides this.
@@ -51,4 +55,19 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .context("cannot collect metrics")
+}
+
+/// Puts the samples of histograms into their buckets until the process stops. Without, they would
+/// be kept one by one for as long as nobody asks for the metrics.
+///
+/// # Errors
+/// Never; the type is what [`Shutdown::spawn`] takes.
+pub async fn upkeep(metrics: PrometheusHandle, shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut tick = interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            _ = tick.tick() => metrics.run_upkeep(),
+        }
+    }
 }

@@ -109,6 +109,8 @@ impl Service {
             .env("HTTP_ADDRESS", format!("127.0.0.1:{}", self.port))
             .env("NATS_URL", &self.nats_url)
             .env("DATABASE_URL", &self.database_url)
+            // What the view is made of.
+            .env("LOG", "info")
             .env("LOG_FORMAT", "json")
             .piped()
             .spawn()

@@ -1,0 +1,106 @@
+//! From the POST to the committed row in the other service, at a steady rate.
+
+use std::{collections::HashMap, time::Duration};
+
+use hyper::Method;
+use serde_json::Value;
+use sqlx::postgres::PgListener;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    client::{BODY, Connection, histogram, micros, millis},
+    system::{PATIENCE, Processors, System, show_memory},
+};
+
+const RATE: u32 = 200;
+const TICKETS: usize = 6_000;
+const CONNECTIONS: usize = 8;
+
+pub(crate) async fn run() {
+    println!(
+        "\nDelay from the POST to the row in orders, at {RATE} POSTs a second, three replicas"
+    );
+    let system = System::start().await;
+    let tickets = system.service("tickets", "tickets-1").await;
+    let mut orders = Vec::new();
+    for number in 1..=3 {
+        orders.push(system.service("orders", &format!("orders-{number}")).await);
+    }
+    // Postgres tells of each row once it is committed.
+    sqlx::raw_sql(
+        "create function tell() returns trigger language plpgsql as $$
+             begin perform pg_notify('rows', new.id::text); return null; end $$;
+         create trigger tell after insert on tickets for each row execute function tell()",
+    )
+    .execute(&system.orders_db)
+    .await
+    .unwrap();
+    let mut rows = PgListener::connect_with(&system.orders_db).await.unwrap();
+    rows.listen("rows").await.unwrap();
+
+    let services: Vec<_> = std::iter::once(&tickets).chain(&orders).collect();
+    let processors = Processors::watch(&system, &services);
+    let (sent, mut posted) = mpsc::channel(TICKETS);
+    let load = tokio::spawn(post(tickets.address.clone(), sent));
+    let mut arrived: HashMap<String, Instant> = HashMap::new();
+    while arrived.len() < TICKETS {
+        let row = timeout(PATIENCE, rows.recv()).await.unwrap().unwrap();
+        arrived.insert(row.payload().to_owned(), Instant::now());
+    }
+    processors.show();
+    load.await.unwrap();
+    let (mut delays, mut answers) = (histogram(), histogram());
+    while let Some(Posted { id, at, answered }) = posted.recv().await {
+        delays.record(micros(arrived[&id] - at)).unwrap();
+        answers.record(micros(answered - at)).unwrap();
+    }
+    println!(
+        "  to the 201        p50 {:>6.2} ms   p99 {:>6.2} ms",
+        millis(&answers, 0.5),
+        millis(&answers, 0.99)
+    );
+    println!(
+        "  to the row        p50 {:>6.2} ms   p99 {:>6.2} ms   max {:>6.2} ms",
+        millis(&delays, 0.5),
+        millis(&delays, 0.99),
+        millis(&delays, 1.0)
+    );
+    show_memory(&services);
+}
+
+struct Posted {
+    id: String,
+    at: Instant,
+    answered: Instant,
+}
+
+/// POSTs at the rate, on connections in turn, each POST on its own clock: a slow answer holds up
+/// no later POST unless its connection is still busy.
+async fn post(address: String, sent: mpsc::Sender<Posted>) {
+    let mut workers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = Connection::open(&address).await.unwrap();
+        let (give, mut take) = mpsc::channel::<Instant>(64);
+        let sent = sent.clone();
+        tokio::spawn(async move {
+            while let Some(at) = take.recv().await {
+                let (status, body) = connection.send(Method::POST, "/api/tickets", BODY).await;
+                let answered = Instant::now();
+                assert_eq!(status, 201);
+                let ticket: Value = serde_json::from_slice(&body).unwrap();
+                let id = ticket["id"].as_str().unwrap().to_owned();
+                sent.send(Posted { id, at, answered }).await.unwrap();
+            }
+        });
+        workers.push(give);
+    }
+    let mut beat = interval(Duration::from_secs(1) / RATE);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0..TICKETS {
+        let due = beat.tick().await;
+        workers[number % CONNECTIONS].send(due).await.unwrap();
+    }
+}

@@ -1,0 +1,123 @@
+//! How fast two replicas take stored events into Postgres, beside a batched multi-row insert of the
+//! same rows by one connection.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
+use common::{
+    bus::envelope,
+    events::ticket::{Ticket, TicketCreated},
+};
+use embedded::process::Signal;
+use futures::{StreamExt, stream};
+use sqlx::{Connection, PgConnection, PgPool};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::system::{PATIENCE, Processors, System, show_memory, until};
+
+const EVENTS: i64 = 50_000;
+/// The rows of one statement, for both.
+const BATCH: usize = 256;
+
+pub(crate) async fn run() {
+    println!("\nDrain of {EVENTS} stored events by two replicas");
+    let system = System::start().await;
+    // Stream, group and tables, and then nobody there while the events are stored.
+    system.service("orders", "orders-1").await.child.stop(Signal::TERM, PATIENCE).await;
+    let tickets: Vec<Ticket> = (0..EVENTS).map(ticket).collect();
+    publish(&system, &tickets).await;
+    let limit = insert(&system, &tickets).await;
+    println!("  one connection, batches of {BATCH}   {limit:>7.0} rows/s");
+
+    let (first, second) =
+        tokio::join!(system.service("orders", "orders-1"), system.service("orders", "orders-2"));
+    let group = group(&system).await;
+    // Both are at work by now; what came before is not counted.
+    let (begun, before) = (Instant::now(), count(&system.orders_db).await);
+    let processors = Processors::watch(&system, &[&first, &second]);
+    until(async || {
+        let info = group.get_info().await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    let (elapsed, after) = (begun.elapsed(), count(&system.orders_db).await);
+    assert_eq!(after, EVENTS);
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let ours = (after - before) as f64 / elapsed.as_secs_f64();
+    println!("  two replicas                    {ours:>7.0} events/s");
+    processors.show();
+    show_memory(&[&first, &second]);
+    println!("  ratio   {:.0} % of the batched insert", 100.0 * ours / limit);
+}
+
+fn ticket(number: i64) -> Ticket {
+    let now = OffsetDateTime::now_utc();
+    Ticket {
+        id: Uuid::now_v7(),
+        title: format!("Concert {number}"),
+        price: "20.50".parse().unwrap(),
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+/// Inserts the rows that the listener would, into a table like its own. Returns rows a second.
+async fn insert(system: &System, tickets: &[Ticket]) -> f64 {
+    let mut connection = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
+    sqlx::raw_sql("create table plain (like tickets including all)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    for batch in tickets.chunks(BATCH) {
+        sqlx::query(
+            "insert into plain (id, title, price, version, created_at, updated_at, event_id,
+                                processed_by)
+             select id, title, price, version, created_at, updated_at, id, 'orders-1'
+             from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
+                         $6::timestamptz[])
+                  as new (id, title, price, version, created_at, updated_at)",
+        )
+        .bind(batch.iter().map(|ticket| ticket.id).collect::<Vec<_>>())
+        .bind(batch.iter().map(|ticket| ticket.title.as_str()).collect::<Vec<_>>())
+        .bind(batch.iter().map(|ticket| ticket.price).collect::<Vec<_>>())
+        .bind(batch.iter().map(|ticket| ticket.version).collect::<Vec<_>>())
+        .bind(batch.iter().map(|ticket| ticket.created_at).collect::<Vec<_>>())
+        .bind(batch.iter().map(|ticket| ticket.updated_at).collect::<Vec<_>>())
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = tickets.len() as f64 / begun.elapsed().as_secs_f64();
+    rate
+}
+
+async fn publish(system: &System, tickets: &[Ticket]) {
+    let client = async_nats::connect(system.nats.url()).await.unwrap();
+    let jetstream = jetstream::context::ContextBuilder::new()
+        .timeout(Duration::from_secs(30))
+        .ack_timeout(Duration::from_secs(30))
+        .build(client);
+    let confirmations = stream::iter(tickets).map(async |ticket| {
+        let id = Uuid::now_v7();
+        let event = TicketCreated(ticket.clone());
+        let sealed = envelope::seal(id, OffsetDateTime::now_utc(), &event).unwrap();
+        let message = PublishMessage::build().message_id(id.to_string()).payload(sealed.into());
+        jetstream.send_publish("ticket:created", message).await.unwrap().await.unwrap();
+    });
+    confirmations.buffer_unordered(512).collect::<()>().await;
+}
+
+async fn group(system: &System) -> PullConsumer {
+    let client = async_nats::connect(system.nats.url()).await.unwrap();
+    let jetstream = jetstream::new(client);
+    jetstream.get_consumer_from_stream("orders-service", "TICKETS").await.unwrap()
+}
+
+async fn count(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from tickets").fetch_one(pool).await.unwrap()
+}

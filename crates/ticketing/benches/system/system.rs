@@ -1,0 +1,144 @@
+//! Servers and services to measure, and what they used.
+
+use std::{fs, time::Duration};
+
+use embedded::{
+    NatsServer, Postgres, ports,
+    process::{Child, Command},
+};
+use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
+
+/// Nothing takes this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct System {
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) orders_db: PgPool,
+}
+
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) child: Child,
+    pub(crate) address: String,
+}
+
+impl System {
+    pub(crate) async fn start() -> Self {
+        let (nats, postgres) =
+            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        postgres.create_database("tickets").await.unwrap();
+        let orders_db = postgres.create_database("orders").await.unwrap();
+        Self { nats, postgres, orders_db: PgPool::connect_lazy(&orders_db).unwrap() }
+    }
+
+    /// A service that is ready.
+    pub(crate) async fn service(&self, kind: &str, name: &str) -> Service {
+        let address = format!("127.0.0.1:{}", ports::free().unwrap());
+        let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+            .args([kind])
+            .env("POD_NAME", name)
+            .env("HTTP_ADDRESS", &address)
+            .env("NATS_URL", self.nats.url())
+            .env("DATABASE_URL", self.postgres.url(kind))
+            .env("LOG", "warn")
+            .env("LOG_FORMAT", "json")
+            .spawn()
+            .unwrap();
+        let service = Service { name: name.to_owned(), child, address };
+        until(async || crate::client::get(&service.address, "/readyz").await == Some(200)).await;
+        service
+    }
+}
+
+impl Service {
+    /// The most memory that the process had in use so far, in MB (10⁶ bytes), as `VmHWM` has it.
+    pub(crate) fn peak_memory(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
+    }
+}
+
+pub(crate) fn show_memory(services: &[&Service]) {
+    for service in services {
+        println!("  memory  {:<10} {:>5.1} MB at most", service.name, service.peak_memory());
+    }
+}
+
+/// Processor time by process, between two points in time.
+pub(crate) struct Processors {
+    watched: Vec<(String, u32, f64)>,
+    begun: Instant,
+}
+
+impl Processors {
+    pub(crate) fn watch(system: &System, services: &[&Service]) -> Self {
+        let mut watched = vec![
+            ("nats-server".to_owned(), system.nats.process().unwrap().pid(), 0.0),
+            ("postgres".to_owned(), system.postgres.process().unwrap().pid(), 0.0),
+            ("this client".to_owned(), std::process::id(), 0.0),
+        ];
+        watched.extend(services.iter().map(|s| (s.name.clone(), s.child.pid(), 0.0)));
+        for (name, pid, before) in &mut watched {
+            *before = seconds(name, *pid);
+        }
+        Self { watched, begun: Instant::now() }
+    }
+
+    /// Shows who used how much of the processors.
+    pub(crate) fn show(self) {
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        let used = self.watched.iter().map(|(name, pid, before)| {
+            let processors = (seconds(name, *pid) - before) / elapsed;
+            format!("{name} {processors:.2}")
+        });
+        println!("  processors in use: {}", used.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Seconds of processor time of a process; of Postgres with its backends.
+fn seconds(name: &str, pid: u32) -> f64 {
+    let own = ticks(pid).unwrap_or_default();
+    let backends: f64 = if name == "postgres" {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|child| parent(*child) == Some(pid)).filter_map(ticks).sum()
+    } else {
+        0.0
+    };
+    // The unit of /proc/…/stat is a hundredth of a second on every Linux of today.
+    (own + backends) / 100.0
+}
+
+/// The fields of `/proc/<pid>/stat` after the name, from `state` on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split(' ').map(str::to_owned).collect())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+fn ticks(pid: u32) -> Option<f64> {
+    let stat = stat(pid)?;
+    Some(stat.get(11)?.parse::<f64>().ok()? + stat.get(12)?.parse::<f64>().ok()?)
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited in vain");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{processors} processors, shared by everything that is measured and by the client")
+}
