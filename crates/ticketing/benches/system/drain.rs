@@ -10,7 +10,7 @@ use common::{
 };
 use embedded::process::Signal;
 use futures::{StreamExt, stream};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -28,8 +28,15 @@ pub(crate) async fn run() {
     system.service("orders", "orders-1").await.child.stop(Signal::TERM, PATIENCE).await;
     let tickets: Vec<Ticket> = (0..EVENTS).map(ticket).collect();
     publish(&system, &tickets).await;
-    let limit = insert(&system, &tickets).await;
-    println!("  one connection, batches of {BATCH}   {limit:>7.0} rows/s");
+    let limit = insert(&system, &tickets, "plain", None).await;
+    println!("  one connection, batches of {BATCH}    {limit:>8.0} rows/s");
+    let (one, other) = tickets.split_at(tickets.len() / 2);
+    let with_inbox = tokio::join!(
+        insert(&system, one, "half_a", Some("bench")),
+        insert(&system, other, "half_b", Some("bench"))
+    );
+    let with_inbox = with_inbox.0 + with_inbox.1;
+    println!("  two connections, inbox rows too   {with_inbox:>8.0} events/s");
 
     let (first, second) =
         tokio::join!(system.service("orders", "orders-1"), system.service("orders", "orders-2"));
@@ -46,10 +53,14 @@ pub(crate) async fn run() {
     assert_eq!(after, EVENTS);
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let ours = (after - before) as f64 / elapsed.as_secs_f64();
-    println!("  two replicas                    {ours:>7.0} events/s");
+    println!("  two replicas                      {ours:>8.0} events/s");
     processors.show();
     show_memory(&[&first, &second]);
-    println!("  ratio   {:.0} % of the batched insert", 100.0 * ours / limit);
+    println!(
+        "  ratio   {:.0} % of the batched insert, {:.0} % of the two with inbox rows",
+        100.0 * ours / limit,
+        100.0 * ours / with_inbox
+    );
 }
 
 fn ticket(number: i64) -> Ticket {
@@ -64,32 +75,47 @@ fn ticket(number: i64) -> Ticket {
     }
 }
 
-/// Inserts the rows that the listener would, into a table like its own. Returns rows a second.
-async fn insert(system: &System, tickets: &[Ticket]) -> f64 {
+/// Inserts the rows that the listener would, into a table like its own; and those of the inbox of
+/// a group, if there is one to be, in the same transactions. Returns tickets a second.
+async fn insert(system: &System, tickets: &[Ticket], table: &str, group: Option<&str>) -> f64 {
     let mut connection = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
-    sqlx::raw_sql("create table plain (like tickets including all)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    let make = AssertSqlSafe(format!("create table {table} (like tickets including all)"));
+    sqlx::raw_sql(make).execute(&mut connection).await.unwrap();
     let begun = Instant::now();
     for batch in tickets.chunks(BATCH) {
-        sqlx::query(
-            "insert into plain (id, title, price, version, created_at, updated_at, event_id,
-                                processed_by)
+        let mut tx = connection.begin().await.unwrap();
+        let ids: Vec<Uuid> = batch.iter().map(|ticket| ticket.id).collect();
+        if let Some(group) = group {
+            sqlx::query(
+                "insert into bus.inbox (queue_group, event_id, client_id)
+                 select $1, id, 'orders-1' from unnest($2::uuid[]) as new (id)
+                 on conflict do nothing returning event_id",
+            )
+            .bind(group)
+            .bind(&ids)
+            .fetch_all(&mut *tx)
+            .await
+            .unwrap();
+        }
+        let insert = AssertSqlSafe(format!(
+            "insert into {table} (id, title, price, version, created_at, updated_at, event_id,
+                                  processed_by)
              select id, title, price, version, created_at, updated_at, id, 'orders-1'
              from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
                          $6::timestamptz[])
                   as new (id, title, price, version, created_at, updated_at)",
-        )
-        .bind(batch.iter().map(|ticket| ticket.id).collect::<Vec<_>>())
-        .bind(batch.iter().map(|ticket| ticket.title.as_str()).collect::<Vec<_>>())
-        .bind(batch.iter().map(|ticket| ticket.price).collect::<Vec<_>>())
-        .bind(batch.iter().map(|ticket| ticket.version).collect::<Vec<_>>())
-        .bind(batch.iter().map(|ticket| ticket.created_at).collect::<Vec<_>>())
-        .bind(batch.iter().map(|ticket| ticket.updated_at).collect::<Vec<_>>())
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        ));
+        sqlx::query(insert)
+            .bind(&ids)
+            .bind(batch.iter().map(|ticket| ticket.title.as_str()).collect::<Vec<_>>())
+            .bind(batch.iter().map(|ticket| ticket.price).collect::<Vec<_>>())
+            .bind(batch.iter().map(|ticket| ticket.version).collect::<Vec<_>>())
+            .bind(batch.iter().map(|ticket| ticket.created_at).collect::<Vec<_>>())
+            .bind(batch.iter().map(|ticket| ticket.updated_at).collect::<Vec<_>>())
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = tickets.len() as f64 / begun.elapsed().as_secs_f64();

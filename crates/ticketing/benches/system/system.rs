@@ -71,6 +71,7 @@ pub(crate) fn show_memory(services: &[&Service]) {
 /// Processor time by process, between two points in time.
 pub(crate) struct Processors {
     watched: Vec<(String, u32, f64)>,
+    machine: f64,
     begun: Instant,
 }
 
@@ -85,7 +86,7 @@ impl Processors {
         for (name, pid, before) in &mut watched {
             *before = seconds(name, *pid);
         }
-        Self { watched, begun: Instant::now() }
+        Self { watched, machine: busy(), begun: Instant::now() }
     }
 
     /// Shows who used how much of the processors.
@@ -95,7 +96,11 @@ impl Processors {
             let processors = (seconds(name, *pid) - before) / elapsed;
             format!("{name} {processors:.2}")
         });
-        println!("  processors in use: {}", used.collect::<Vec<_>>().join(", "));
+        println!(
+            "  processors in use: {}; the whole machine {:.2}",
+            used.collect::<Vec<_>>().join(", "),
+            (busy() - self.machine) / elapsed
+        );
     }
 }
 
@@ -111,6 +116,16 @@ fn seconds(name: &str, pid: u32) -> f64 {
     };
     // The unit of /proc/…/stat is a hundredth of a second on every Linux of today.
     (own + backends) / 100.0
+}
+
+/// Seconds of processor time that the machine has spent on anything, the kernel's own work for the
+/// disk and the network included.
+fn busy() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let all = stat.lines().next().unwrap().split_whitespace().skip(1);
+    let ticks: Vec<f64> = all.map(|ticks| ticks.parse().unwrap()).collect();
+    // Without the fourth and the fifth: idle, and waiting for the disk.
+    (ticks.iter().sum::<f64>() - ticks[3] - ticks[4]) / 100.0
 }
 
 /// The fields of `/proc/<pid>/stat` after the name, from `state` on.
