@@ -1,0 +1,199 @@
+//! What becomes of events that fail: tried again, given up, given back; and what never becomes of
+//! their neighbours.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod member;
+
+use std::env;
+
+use common::bus::{
+    dead_letters::{self, Which},
+    listener::MAX_ATTEMPTS,
+};
+use embedded::process::{Child, Command};
+use member::{World, join, until};
+use sqlx::PgPool;
+
+#[tokio::test]
+async fn a_poison_event_does_not_hold_back_its_neighbours() {
+    let world = World::start().await;
+    // Published before anybody listens, so that they come as one batch.
+    world.publish_first().await;
+    for title in ["a", "reject", "b", "panic", "c"] {
+        world.publish(title).await;
+    }
+    world.member::<0>().await;
+    until("both are dead letters", || async { world.dead_letters().await.len() == 2 }).await;
+    assert_eq!(world.effects(0).await, ["a", "b", "c", "first"]);
+    let dead = world.dead_letters().await;
+    let reject = dead.iter().find(|dead| dead.reason.contains("it was rejected")).unwrap();
+    assert_eq!(reject.attempts, 1, "what can never succeed is not tried again");
+    assert_eq!(reject.headers["x-origin"][0], "test");
+    assert!(String::from_utf8_lossy(&reject.payload).contains(r#""title":"reject""#));
+    let panic = dead.iter().find(|dead| dead.reason.contains("panic")).unwrap();
+    assert_eq!(panic.attempts, MAX_ATTEMPTS);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
+    let world = World::start().await;
+    world.member::<0>().await;
+    let sealed = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut envelope = serde_json::json!({
+            "specversion": "1.0", "id": uuid::Uuid::now_v7(), "source": "/tickets",
+            "type": "ticket:created", "time": "2026-01-01T00:00:00Z",
+            "dataschema": "urn:ticketing:event:ticket:created:1", "data": {"title": 7},
+        });
+        change(&mut envelope);
+        envelope.to_string()
+    };
+    let cases = [
+        ("\u{0}\u{1}".to_owned(), "not a CloudEvent"),
+        ("{}".to_owned(), "missing field"),
+        (sealed(&|e| e["specversion"] = "2.0".into()), "specversion is \"2.0\""),
+        (sealed(&|e| e["type"] = "order:created".into()), "order:created"),
+        (sealed(&|e| e["dataschema"] = "x".into()), "dataschema"),
+        (
+            sealed(&|e| e["dataschema"] = "urn:ticketing:event:ticket:created:9".into()),
+            "schema version 9, this listener knows 1",
+        ),
+        (sealed(&|_| {}), "ticket:created: "),
+    ];
+    for (bytes, _) in &cases {
+        world.publish_bytes(bytes.as_bytes()).await;
+    }
+    world.publish("fine").await;
+    until("they are dead letters", || async { world.dead_letters().await.len() == cases.len() })
+        .await;
+    for (letter, (bytes, reason)) in world.dead_letters().await.iter().zip(&cases) {
+        assert!(letter.reason.contains(reason), "{reason:?} is not in {:?}", letter.reason);
+        assert_eq!(letter.payload, bytes.as_bytes(), "kept to the byte");
+        assert_eq!(letter.attempts, 0);
+    }
+    until("the neighbour took effect", || async { world.effects(0).await == ["fine"] }).await;
+}
+
+#[tokio::test]
+async fn what_may_succeed_later_is_tried_again_and_takes_effect_once() {
+    let world = World::start().await;
+    world.member::<0>().await;
+    world.publish("retry").await;
+    until("it was tried twice", || async {
+        let tries: i64 = sqlx::query_scalar("select last_value from tries")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+        tries >= 2
+    })
+    .await;
+    world.mend("retry").await;
+    until("it took effect", || async { world.effects(0).await == ["retry"] }).await;
+    assert_eq!(world.dead_letters().await.len(), 0);
+    let attempts: i64 = sqlx::query_scalar("select count(*) from bus.attempts")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(attempts, 0, "what has succeeded is not counted any more");
+}
+
+#[tokio::test]
+async fn a_redriven_event_goes_to_the_group_in_which_it_failed_and_to_no_other() {
+    let world = World::start().await;
+    world.member::<0>().await;
+    let event = world.publish("reject").await;
+    until("it is dead in the first group", || async { world.dead_letters().await.len() == 1 })
+        .await;
+    world.mend("reject").await;
+    world.member::<1>().await;
+    until("it took effect in the second", || async { world.effects(1).await == ["reject"] }).await;
+
+    let dead = &world.dead_letters().await[0];
+    assert_eq!((dead.event_id, dead.queue_group.as_str()), (event, "first-service"));
+    let mut connection = world.pool.acquire().await.unwrap();
+    let redriven = dead_letters::redrive(&mut connection, Which::One(dead.id)).await.unwrap();
+    assert_eq!(redriven, 1);
+    until("it took effect in the first", || async { world.effects(0).await == ["reject"] }).await;
+    until("it is no dead letter any more", || async { world.dead_letters().await.is_empty() })
+        .await;
+    assert_eq!(world.effects(1).await, ["reject"], "once in the second");
+}
+
+#[tokio::test]
+async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
+    let world = World::start().await;
+    world.publish_first().await;
+    for title in ["a", "abort", "b"] {
+        world.publish(title).await;
+    }
+    let mut member = process(&world, 0);
+    let mut deaths = 0;
+    until("it is a dead letter", || {
+        if member.exited().is_some() {
+            deaths += 1;
+            assert!(deaths <= 10, "the process was killed again and again");
+            member = process(&world, deaths);
+        }
+        async { world.dead_letters().await.len() == 1 }
+    })
+    .await;
+    until("its neighbours took effect", || async { world.effects(0).await == ["a", "b", "first"] })
+        .await;
+    assert!(member.exited().is_none(), "the last process lives");
+
+    // Given back unmended, it kills once more, and stays a dead letter.
+    let mut connection = world.pool.acquire().await.unwrap();
+    dead_letters::redrive(&mut connection, Which::All).await.unwrap();
+    member.wait().await;
+    let dead = &world.dead_letters().await[0];
+    assert!(dead.reason.contains("the process ended"), "{}", dead.reason);
+    assert!(dead.redrive_at.is_none());
+}
+
+/// A member as a process of its own.
+fn process(world: &World, number: usize) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "this_process_as_a_member"])
+        .env("MEMBER_OF_NATS", world.nats.url())
+        .env("MEMBER_OF_DATABASE", world.postgres.url("listener"))
+        .env("MEMBER_NAME", format!("member-{number}"))
+        .quiet()
+        .spawn()
+        .unwrap()
+}
+
+/// Not a test: what `process` runs. Nothing to do where nobody says so.
+#[tokio::test]
+async fn this_process_as_a_member() {
+    let (Ok(nats), Ok(database)) = (env::var("MEMBER_OF_NATS"), env::var("MEMBER_OF_DATABASE"))
+    else {
+        return;
+    };
+    let pool = PgPool::connect(&database).await.unwrap();
+    join::<0>(&nats, pool, &env::var("MEMBER_NAME").unwrap()).await;
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn while_postgres_is_away_pulling_pauses_and_no_try_is_counted() {
+    let mut world = World::start().await;
+    world.member::<0>().await;
+    world.publish("before").await;
+    until("it took effect", || async { world.effects(0).await == ["before"] }).await;
+    world.postgres.kill().await;
+    for _ in 0..20 {
+        world.publish("meanwhile").await;
+    }
+    world.until_nobody_pulls(0).await;
+    world.postgres.restart().await.unwrap();
+    until("all took effect", || async { world.effects(0).await.len() == 21 }).await;
+    assert_eq!(world.dead_letters().await.len(), 0);
+    let counted: i64 =
+        sqlx::query_scalar("select coalesce(max(attempts), 0)::bigint from bus.attempts")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    assert!(counted <= 1, "the outage was counted as {counted} tries");
+    let deliveries = world.deliveries(0).await;
+    assert!(deliveries <= 1 + 3 * 20, "{deliveries} deliveries for 21 events");
+}

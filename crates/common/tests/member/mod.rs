@@ -1,0 +1,219 @@
+//! A member of a queue group in this process, over real servers, and what a test sends it and
+//! asks of it.
+
+use std::{future::Future, time::Duration};
+
+use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
+use common::{
+    bus::{
+        self,
+        connection::Bus,
+        dead_letters::{self, DeadLetter},
+        delivery::Delivery,
+        envelope,
+        listener::{Failure, Listener, Received},
+    },
+    events::ticket::{TICKETS, Ticket, TicketCreated},
+    pod::{
+        client_id::ClientId, config::NatsSettings, health::Health, lease::Lease, process::Pod,
+        shutdown::Shutdown,
+    },
+};
+use embedded::{NatsServer, Postgres};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// Nothing takes this long unless it is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Waits until a condition holds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Does what an event's title says: takes effect, or fails in a way of its own. Its group is the
+/// one with this number.
+pub(crate) struct Obedient<const GROUP: usize>;
+
+const GROUPS: [&str; 2] = ["first-service", "second-service"];
+
+impl<const GROUP: usize> Listener for Obedient<GROUP> {
+    type Events = TicketCreated;
+    const QUEUE_GROUP: &'static str = GROUPS[GROUP];
+
+    async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<TicketCreated>],
+    ) -> Result<(), Failure> {
+        for received in batch {
+            let title = received.event.0.title.as_str();
+            // A sequence is not rolled back: it counts the tries.
+            sqlx::query("select nextval('tries')").execute(&mut *tx).await?;
+            let mended: bool =
+                sqlx::query_scalar("select exists (select from mended where title = $1)")
+                    .bind(title)
+                    .fetch_one(&mut *tx)
+                    .await?;
+            match title {
+                "abort" if !mended => std::process::abort(),
+                "panic" if !mended => panic!("as the title says"),
+                "reject" if !mended => return Err(Failure::Reject("it was rejected".to_owned())),
+                "retry" if !mended => {
+                    return Err(Failure::Retry(anyhow::anyhow!("not this time")));
+                }
+                _ => {}
+            }
+            sqlx::query("insert into effects (queue_group, event_id, title) values ($1, $2, $3)")
+                .bind(Self::QUEUE_GROUP)
+                .bind(received.id)
+                .bind(title)
+                .execute(&mut *tx)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Two servers, and a database with the bus's tables and those of the listener.
+pub(crate) struct World {
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) pool: PgPool,
+    jetstream: jetstream::Context,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let (nats, postgres) =
+            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        let database = postgres.create_database("listener").await.unwrap();
+        let pool = PgPool::connect(&database).await.unwrap();
+        bus::migrate(&pool).await.unwrap();
+        sqlx::raw_sql(
+            "create table effects (queue_group text, event_id uuid, title text);
+             create table mended (title text);
+             create sequence tries",
+        )
+        .execute(&pool)
+        .await
+        .unwrap();
+        let client = async_nats::connect(nats.url()).await.unwrap();
+        Self { nats, postgres, pool, jetstream: jetstream::new(client) }
+    }
+
+    /// A member of the group with this number, in the group when this returns.
+    pub(crate) async fn member<const GROUP: usize>(&self) {
+        join::<GROUP>(&self.nats.url(), self.pool.clone(), &format!("member-{GROUP}")).await;
+        until("the group is there", || async {
+            self.group(GROUP).await.is_some_and(|group| group.num_waiting > 0)
+        })
+        .await;
+    }
+
+    /// Makes the stream and publishes one event, before any member is there.
+    pub(crate) async fn publish_first(&self) {
+        let stream = jetstream::stream::Config {
+            name: TICKETS.name.to_owned(),
+            subjects: TICKETS.subjects.iter().map(ToString::to_string).collect(),
+            ..jetstream::stream::Config::default()
+        };
+        self.jetstream.create_stream(stream).await.unwrap();
+        self.publish("first").await;
+    }
+
+    /// Waits until no member of the group asks for events.
+    pub(crate) async fn until_nobody_pulls(&self, group: usize) {
+        until("the pull has ended", || async { self.group(group).await.unwrap().num_waiting == 0 })
+            .await;
+    }
+
+    /// How many deliveries there were, repeated ones included.
+    pub(crate) async fn deliveries(&self, group: usize) -> u64 {
+        self.group(group).await.unwrap().delivered.consumer_sequence
+    }
+
+    async fn group(&self, group: usize) -> Option<jetstream::consumer::Info> {
+        let group: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(GROUPS[group], TICKETS.name).await;
+        group.ok().map(|group| group.cached_info().clone())
+    }
+
+    /// Publishes an event about a ticket with this title. Returns the event's id.
+    pub(crate) async fn publish(&self, title: &str) -> Uuid {
+        let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
+        let ticket = Ticket {
+            id: Uuid::now_v7(),
+            title: title.to_owned(),
+            price: "1.00".parse().unwrap(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        let sealed = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();
+        self.publish_bytes(sealed.as_bytes()).await;
+        id
+    }
+
+    /// Publishes bytes that may be anything.
+    pub(crate) async fn publish_bytes(&self, bytes: &[u8]) {
+        let message =
+            PublishMessage::build().header("x-origin", "test").payload(bytes.to_vec().into());
+        self.jetstream.send_publish("ticket:created", message).await.unwrap().await.unwrap();
+    }
+
+    /// The titles that took effect in a group, in order.
+    pub(crate) async fn effects(&self, group: usize) -> Vec<String> {
+        sqlx::query_scalar("select title from effects where queue_group = $1 order by title")
+            .bind(GROUPS[group])
+            .fetch_all(&self.pool)
+            .await
+            .unwrap_or_default()
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let Ok(mut connection) = self.pool.acquire().await else { return Vec::new() };
+        dead_letters::list(&mut connection, None, 100).await.unwrap_or_default()
+    }
+
+    /// What the title asks for is no fault any more.
+    pub(crate) async fn mend(&self, title: &str) {
+        let mended = sqlx::query("insert into mended values ($1)").bind(title);
+        mended.execute(&self.pool).await.unwrap();
+    }
+}
+
+/// Joins a group, and takes part until the process ends.
+pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
+    let (shutdown, reason) = Shutdown::new();
+    // Nobody waits for the reason to stop here; the tasks end with the test.
+    std::mem::forget(reason);
+    let pod = Pod {
+        client_id: client_id.parse::<ClientId>().unwrap(),
+        node: String::new(),
+        health: Health::default(),
+        shutdown,
+        metrics: PrometheusBuilder::new().build_recorder().handle(),
+    };
+    let settings = NatsSettings {
+        nats_url: nats_url.to_owned(),
+        nats_user: None,
+        nats_password: None,
+        nats_ca: None,
+        nats_replicas: 1,
+    };
+    let bus = Bus::connect(&settings, &pod).await.unwrap();
+    let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
+    let lease = Lease::take(&bus, &pod, "listener", &[group]).await.unwrap();
+    Delivery::new(Obedient::<GROUP>, bus, pool, &pod).spawn(lease);
+}
