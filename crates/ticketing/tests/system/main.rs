@@ -8,6 +8,7 @@ mod crashes;
 mod dead_letters;
 mod harness;
 mod members;
+mod newest;
 mod outages;
 mod tools;
 mod up;

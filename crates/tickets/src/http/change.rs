@@ -9,12 +9,12 @@ use axum::{
 use common::{
     bus::outbox,
     events::ticket::{Ticket, TicketUpdated},
-    pod::{body::Fields, problem::Problem, trace::TraceContext},
+    pod::{body::Fields, page::PathId, problem::Problem, trace::TraceContext},
 };
 use tracing::info;
 
 use super::{
-    Api, TicketId,
+    Api,
     conditional::{self, Tags},
     read::no_ticket,
     ticket_body,
@@ -62,7 +62,7 @@ use crate::{
 )]
 pub(super) async fn change(
     State(api): State<Api>,
-    TicketId(id): TicketId,
+    PathId(id): PathId,
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Problem> {

@@ -1,9 +1,7 @@
 //! Conditional requests (RFC 9110, section 13): a ticket's entity tag is its version in quotes.
 
 use axum::http::{HeaderMap, HeaderName, header};
-use common::pod::problem::Problem;
-
-use super::bad_request;
+use common::pod::{page::bad_request, problem::Problem};
 
 /// What If-Match or If-None-Match asks for.
 #[derive(Debug, PartialEq, Eq)]

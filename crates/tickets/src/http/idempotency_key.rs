@@ -2,9 +2,9 @@
 //! knowing whether it took effect.
 
 use axum::http::{HeaderMap, HeaderName};
-use common::pod::problem::Problem;
+use common::pod::{page::bad_request, problem::Problem};
 
-use super::{bad_request, single_header};
+use super::single_header;
 
 /// The header's name.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

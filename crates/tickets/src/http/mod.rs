@@ -10,22 +10,16 @@ mod read;
 
 use axum::{
     Router,
-    extract::{FromRequestParts, Path},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use common::{
     bus::relay::Wake,
     events::ticket::Ticket,
-    pod::{
-        http::stack,
-        problem::{FieldError, Problem},
-        shutdown::Shutdown,
-    },
+    pod::{http::stack, page::bad_request, problem::Problem, shutdown::Shutdown},
 };
 use sqlx::PgPool;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use uuid::Uuid;
 
 use crate::{group_commit::GroupCommit, openapi};
 
@@ -60,23 +54,6 @@ pub fn router(api: Api, concurrent: usize) -> Router {
     stack(routes.merge(openapi::routes(description)), concurrent)
 }
 
-/// The id in a path. Written with hyphens, the only form that the API itself gives out.
-struct TicketId(Uuid);
-
-impl<S: Send + Sync> FromRequestParts<S> for TicketId {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let text = Path::<String>::from_request_parts(parts, state).await.ok();
-        text.filter(|Path(text)| text.len() == uuid::fmt::Hyphenated::LENGTH)
-            .and_then(|Path(text)| Uuid::try_parse(&text).ok())
-            .map(Self)
-            .ok_or_else(|| {
-                bad_request("id", "must be a UUID, such as 01936b2e-7c00-7000-8000-000000000001")
-            })
-    }
-}
-
 /// A ticket with its version as the ETag.
 fn ticket_body(status: StatusCode, ticket: &Ticket) -> Result<Response, Problem> {
     Ok(json(status, ticket.version, body_of(ticket)?))
@@ -96,12 +73,6 @@ fn json(status: StatusCode, version: i32, body: String) -> Response {
 fn etag(version: i32) -> HeaderValue {
     // Digits within quotes are always a header value.
     HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"\""))
-}
-
-/// 400 that names the part of the path or the header that cannot be read.
-fn bad_request(field: &str, message: &str) -> Problem {
-    let errors = vec![FieldError { field: field.to_owned(), message: message.to_owned() }];
-    Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, format!("{field} {message}")) }
 }
 
 /// The only value of a header; `None` without one.

@@ -5,9 +5,12 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use common::{events::ticket::Ticket, pod::problem::Problem};
+use common::{
+    events::ticket::Ticket,
+    pod::{page::PathId, problem::Problem},
+};
 
-use super::{Api, TicketId, conditional, etag, ticket_body};
+use super::{Api, conditional, etag, ticket_body};
 use crate::store;
 
 /// A client may keep the ticket, but asks each time whether it is still the same.
@@ -37,7 +40,7 @@ const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 )]
 pub(super) async fn read(
     State(api): State<Api>,
-    TicketId(id): TicketId,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let known = conditional::if_none_match(&headers)?;
