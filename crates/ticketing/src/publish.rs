@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use common::{
     bus::{connection::Bus, envelope, topology},
     events::{
-        Event,
+        Event, EventSet,
         ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
     },
 };
@@ -172,12 +172,15 @@ impl Options {
         let mut ticket = Map::new();
         ticket.extend(made_up.as_object().cloned().unwrap_or_default());
         ticket.extend(given);
-        // By way of its text, because a price is read from its digits.
-        serde_json::from_str(&serde_json::to_string(&ticket)?).map_err(|error| {
-            // The place is one in that text, which the person has never seen.
-            let why = error.to_string();
-            let why = why.split(" at line").next().unwrap_or_default();
-            anyhow!("the payload is not a ticket: {why}; --raw publishes it as it is")
-        })
+        let text = serde_json::to_string(&ticket)?;
+        let created =
+            TicketCreated::decode(TicketCreated::SUBJECT, TicketCreated::SCHEMA_VERSION, &text)
+                .map_err(|error| {
+                    // The place is one in that text, which the person has never seen.
+                    let why = error.to_string();
+                    let why = why.split(" at line").next().unwrap_or_default();
+                    anyhow!("the payload is not a ticket: {why}; --raw publishes it as it is")
+                })?;
+        Ok(created.0)
     }
 }

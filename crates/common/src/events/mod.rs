@@ -76,8 +76,8 @@ pub enum DecodeError {
     Payload {
         /// The event's subject.
         subject: &'static str,
-        /// Where and why parsing stopped.
-        error: serde_json::Error,
+        /// Which field, and why.
+        error: serde_path_to_error::Error<serde_json::Error>,
     },
 }
 
@@ -96,7 +96,7 @@ impl<E: Event> EventSet for E {
                 known: E::SCHEMA_VERSION,
             });
         }
-        serde_json::from_str(data)
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(data))
             .map_err(|error| DecodeError::Payload { subject: E::SUBJECT, error })
     }
 }

@@ -104,10 +104,7 @@ impl<'de> Deserialize<'de> for Price {
     /// `serde_json` only, like every [`RawValue`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        // A dead letter's reason should say which of the fields it was.
-        raw.get()
-            .parse()
-            .map_err(|error: PriceError| D::Error::custom(format!("the price {error}")))
+        raw.get().parse().map_err(D::Error::custom)
     }
 }
 
