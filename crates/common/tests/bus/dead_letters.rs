@@ -1,18 +1,14 @@
 //! What becomes of events that fail: tried again, given up, given back; and what never becomes of
 //! their neighbours.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-
-mod member;
-
 use std::env;
 
+use crate::member::{World, join, until};
 use common::bus::{
     dead_letters::{self, Which},
     listener::MAX_ATTEMPTS,
 };
 use embedded::process::{Child, Command};
-use member::{World, join, until};
 use sqlx::PgPool;
 
 #[tokio::test]
@@ -153,7 +149,7 @@ async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
 /// A member as a process of its own.
 fn process(world: &World, number: usize) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "this_process_as_a_member"])
+        .args(["--exact", "dead_letters::this_process_as_a_member"])
         .env("MEMBER_OF_NATS", world.nats.url())
         .env("MEMBER_OF_DATABASE", world.postgres.url("listener"))
         .env("MEMBER_NAME", format!("member-{number}"))

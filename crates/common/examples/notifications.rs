@@ -1,0 +1,126 @@
+//! A third service, complete: it hears of new tickets, notes whom it would tell, and publishes an
+//! event of its own. Nothing in `common` knows of it. Copy it to begin a service of yours.
+//!
+//! With the whole system up by `cargo run`, in another terminal, with a database of your own:
+//! `DATABASE_URL=postgres://… cargo run -p common --example notifications`
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::{
+    bus::{
+        self,
+        connection::Bus,
+        delivery::Delivery,
+        listener::{Failure, Listener, Received},
+        outbox,
+        relay::{Relay, Wake},
+    },
+    events::{Event, Stream, ticket::TicketCreated},
+    pod::{
+        config::{self, DatabaseSettings, NatsSettings, PodSettings},
+        database, health,
+        lease::Lease,
+        process::{self, Pod},
+    },
+};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// The stream that its own events travel.
+const NOTIFICATIONS: Stream =
+    Stream { name: "NOTIFICATIONS", subjects: &[NotificationSent::SUBJECT] };
+
+/// Somebody was told of a ticket.
+#[derive(Debug, Serialize, Deserialize)]
+struct NotificationSent {
+    ticket_id: Uuid,
+    text: String,
+}
+
+impl Event for NotificationSent {
+    const SUBJECT: &'static str = "notification:sent";
+    const STREAM: &'static Stream = &NOTIFICATIONS;
+    const SCHEMA_VERSION: u32 = 1;
+    const SOURCE: &'static str = "/notifications";
+
+    fn about(&self) -> String {
+        self.ticket_id.to_string()
+    }
+}
+
+/// The member of the queue group. What it writes commits with the event's place in the inbox, and
+/// so does the event that it publishes: all of it happens once, or none.
+struct Tell {
+    wake: Wake,
+}
+
+impl Listener for Tell {
+    type Events = TicketCreated;
+    const QUEUE_GROUP: &'static str = "notifications-service";
+
+    async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<TicketCreated>],
+    ) -> Result<(), Failure> {
+        for received in batch {
+            let ticket = &received.event.0;
+            let text = format!("New: {} for {}", ticket.title, ticket.price);
+            sqlx::query("insert into notifications (ticket_id, text) values ($1, $2)")
+                .bind(ticket.id)
+                .bind(&text)
+                .execute(&mut *tx)
+                .await?;
+            outbox::put(tx, &NotificationSent { ticket_id: ticket.id, text }).await?;
+        }
+        // A little early: the relay finds nothing before the commit, and looks again by itself.
+        self.wake.wake();
+        Ok(())
+    }
+}
+
+/// Tells of new tickets.
+#[derive(Debug, Clone, Parser)]
+pub(crate) struct Settings {
+    #[command(flatten)]
+    pod: PodSettings,
+    #[command(flatten)]
+    database: DatabaseSettings,
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    run(config::parse()).await
+}
+
+pub(crate) async fn run(settings: Settings) -> ExitCode {
+    process::run(settings.pod.clone(), async |pod: Pod| {
+        let http = common::pod::http::bind(settings.pod.http_address).await?;
+        let bus = Bus::connect(&settings.nats, &pod).await?;
+        let lease = Lease::take(&bus, &pod, "notifications", &[Tell::QUEUE_GROUP]).await?;
+        let pool = database::connect(&settings.database, &pod.client_id).await?;
+        bus::migrate(&pool).await?;
+        // A service of more than one table keeps migrations, as `orders` does.
+        sqlx::raw_sql("create table if not exists notifications (ticket_id uuid, text text)")
+            .execute(&pool)
+            .await?;
+
+        let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
+        pod.shutdown.spawn("database watch", watch);
+        let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&NOTIFICATIONS]);
+        pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
+        Delivery::new(Tell { wake }, bus.clone(), pool.clone(), &pod).spawn(lease.clone());
+        let routes = health::routes(pod.health, pod.metrics);
+        pod.shutdown.spawn("http", common::pod::http::serve(http, routes, pod.shutdown.clone()));
+        Ok(async move || {
+            lease.release().await;
+            bus.close().await;
+            database::close(pool).await;
+        })
+    })
+    .await
+}

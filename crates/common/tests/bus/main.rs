@@ -1,0 +1,7 @@
+//! What the bus promises to a service, shown with listeners of the tests' own over real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod dead_letters;
+mod member;
+mod third_service;

@@ -1,0 +1,76 @@
+//! The example of a third service does what it says, as a process of its own.
+
+#[allow(dead_code, reason = "its main is of no use to a test")]
+#[path = "../../examples/notifications.rs"]
+mod notifications;
+
+use std::{env, process::ExitCode};
+
+use crate::member::{World, until};
+use async_nats::jetstream;
+use clap::Parser;
+use common::bus::envelope::Envelope;
+use embedded::{
+    ports,
+    process::{Child, Command, Signal},
+};
+use sqlx::PgPool;
+
+#[tokio::test]
+async fn a_third_service_takes_part_without_a_change_to_common() {
+    let world = World::start().await;
+    world.publish_first().await;
+    let database = world.postgres.create_database("notifications").await.unwrap();
+    let mut service = process(&world.nats.url(), &database);
+    let pool = PgPool::connect(&database).await.unwrap();
+    let texts = async || {
+        let rows = sqlx::query_scalar("select text from notifications order by text");
+        rows.fetch_all(&pool).await.unwrap_or_else(|_| Vec::<String>::new())
+    };
+    until("the first is noted", || async { texts().await == ["New: first for 1.00"] }).await;
+
+    // Killed and started again, it goes on where it was.
+    service.kill().await;
+    world.publish("second").await;
+    service = process(&world.nats.url(), &database);
+    until("the second is noted", || async { texts().await.len() == 2 }).await;
+
+    let jetstream = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
+    until("its own events are published", || async {
+        let stream = jetstream.get_stream("NOTIFICATIONS").await;
+        stream.is_ok_and(|stream| stream.cached_info().state.messages == 2)
+    })
+    .await;
+    let stream = jetstream.get_stream("NOTIFICATIONS").await.unwrap();
+    let event = stream.get_raw_message(2).await.unwrap();
+    let envelope = Envelope::parse(&event.payload).unwrap();
+    assert_eq!(&*envelope.kind, "notification:sent");
+    assert!(envelope.data.get().contains("New: second"), "{}", envelope.data);
+
+    service.signal(Signal::TERM);
+    assert!(service.wait().await.success());
+}
+
+fn process(nats: &str, database: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "third_service::this_process_as_the_service", "--nocapture"])
+        .env("A_SERVICE", "notifications")
+        .env("POD_NAME", "notifications-1")
+        .env("HTTP_ADDRESS", format!("127.0.0.1:{}", ports::free().unwrap()))
+        .env("NATS_URL", nats)
+        .env("DATABASE_URL", database)
+        .env("LOG", "warn")
+        .spawn()
+        .unwrap()
+}
+
+/// Not a test: what `process` runs. Nothing to do where nobody says so.
+#[tokio::test]
+async fn this_process_as_the_service() {
+    if env::var_os("A_SERVICE").is_none() {
+        return;
+    }
+    let settings = notifications::Settings::parse_from(["notifications"]);
+    let ended = notifications::run(settings).await;
+    assert_eq!(format!("{ended:?}"), format!("{:?}", ExitCode::SUCCESS));
+}
