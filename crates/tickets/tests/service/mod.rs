@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Service {
     pub(crate) pool: PgPool,
-    base: String,
+    pub(crate) base: String,
     client: Client,
     _server: Option<Arc<Postgres>>,
 }

