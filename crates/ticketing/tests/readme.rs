@@ -8,7 +8,7 @@ use embedded::process::{Child, Command, Signal};
 use tokio::time::timeout;
 
 /// The first `cargo run` may have to build.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// What the README says after a command that does not end by itself.
 const STAYS: &str = "# stays, until Ctrl-C";
 

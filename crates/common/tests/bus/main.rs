@@ -5,3 +5,4 @@
 mod dead_letters;
 mod member;
 mod third_service;
+mod topology;

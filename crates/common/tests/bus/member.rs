@@ -89,7 +89,7 @@ pub(crate) struct World {
     pub(crate) nats: NatsServer,
     pub(crate) postgres: Postgres,
     pub(crate) pool: PgPool,
-    jetstream: jetstream::Context,
+    pub(crate) jetstream: jetstream::Context,
 }
 
 impl World {
@@ -143,7 +143,7 @@ impl World {
         self.group(group).await.unwrap().delivered.consumer_sequence
     }
 
-    async fn group(&self, group: usize) -> Option<jetstream::consumer::Info> {
+    pub(crate) async fn group(&self, group: usize) -> Option<jetstream::consumer::Info> {
         let group: Result<PullConsumer, _> =
             self.jetstream.get_consumer_from_stream(GROUPS[group], TICKETS.name).await;
         group.ok().map(|group| group.cached_info().clone())
@@ -195,6 +195,14 @@ impl World {
 
 /// Joins a group, and takes part until the process ends.
 pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
+    let (bus, pod) = connect(nats_url, client_id).await;
+    let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
+    let lease = Lease::take(&bus, &pod, "listener", &[group]).await.unwrap();
+    Delivery::new(Obedient::<GROUP>, bus, pool, &pod).spawn(lease);
+}
+
+/// A connection under this client id.
+pub(crate) async fn connect(nats_url: &str, client_id: &str) -> (Bus, Pod) {
     let (shutdown, reason) = Shutdown::new();
     // Nobody waits for the reason to stop here; the tasks end with the test.
     std::mem::forget(reason);
@@ -212,8 +220,5 @@ pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, clien
         nats_ca: None,
         nats_replicas: 1,
     };
-    let bus = Bus::connect(&settings, &pod).await.unwrap();
-    let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
-    let lease = Lease::take(&bus, &pod, "listener", &[group]).await.unwrap();
-    Delivery::new(Obedient::<GROUP>, bus, pool, &pod).spawn(lease);
+    (Bus::connect(&settings, &pod).await.unwrap(), pod)
 }
