@@ -1,9 +1,9 @@
 //! The command `ticketing`: the whole system on one machine, and the tools to try it with.
 //!
-//! - [`up`]: everything, from nothing.
-//! - [`publish`], [`listen`]: a publisher and a listener to play with.
-//! - [`status`], [`dead_letters`]: what is going on, and what needs a person.
-//! - [`stack`]: how the tools find what `up` has started.
+//! - `up`: everything, from nothing.
+//! - `publish`, `listen`: a publisher and a listener to play with.
+//! - `status`, `dead_letters`: what is going on, and what needs a person.
+//! - `stack`: how the tools find what `up` has started.
 
 mod client;
 mod dead_letters;
