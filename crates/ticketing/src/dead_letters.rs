@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep};
 
-use crate::stack::DataDir;
+use crate::{out::say, stack::DataDir};
 
 /// How many are listed.
 const LISTED: i64 = 1000;
@@ -73,7 +73,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         What::Show { number } => {
             let letter = dead_letters::show(&mut database, number).await?;
             let letter = letter.with_context(|| no_such(Which::One(number)))?;
-            println!("{}", serde_json::to_string_pretty(&letter)?);
+            say!("{}", serde_json::to_string_pretty(&letter)?);
             Ok(())
         }
         What::Redrive { which } => redrive(&mut database, which).await,
@@ -83,7 +83,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         What::Discard { which, .. } => {
             let discarded = dead_letters::discard(&mut database, which).await?;
             found(which, discarded)?;
-            println!("Deleted {discarded}.");
+            say!("Deleted {discarded}.");
             Ok(())
         }
     }
@@ -92,21 +92,21 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
     let letters = dead_letters::list(database, None, LISTED).await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&letters)?);
+        say!("{}", serde_json::to_string_pretty(&letters)?);
         return Ok(());
     }
     if letters.is_empty() {
-        println!("No dead letters.");
+        say!("No dead letters.");
     }
     for letter in &letters {
         let DeadLetter { id, queue_group, subject, stream_sequence, attempts, reason, .. } = letter;
         let at = letter.dead_at.format(&Rfc3339)?;
-        println!(
+        say!(
             "{id}  {at}  {queue_group}  {subject} #{stream_sequence}  {attempts} attempts  {reason}"
         );
     }
     if i64::try_from(letters.len())? == LISTED {
-        println!("… there may be more than these {LISTED}.");
+        say!("… there may be more than these {LISTED}.");
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
 async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()> {
     let redriven = dead_letters::redrive(database, which).await?;
     found(which, redriven)?;
-    println!("Gave {redriven} back.");
+    say!("Gave {redriven} back.");
     let deadline = Instant::now() + REDRIVE_WAIT;
     loop {
         let mut left = dead_letters::list(database, None, LISTED).await?;
@@ -129,14 +129,14 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
             continue;
         }
         if waiting > 0 {
-            println!("No member of the group has tried {waiting} of them yet.");
+            say!("No member of the group has tried {waiting} of them yet.");
         }
         left.retain(|letter| letter.redrive_at.is_none());
         for letter in &left {
-            println!("{} failed again: {}", letter.id, letter.reason);
+            say!("{} failed again: {}", letter.id, letter.reason);
         }
         if waiting + left.len() == 0 {
-            println!("All took effect.");
+            say!("All took effect.");
         }
         return Ok(());
     }

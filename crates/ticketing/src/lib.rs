@@ -8,6 +8,7 @@
 mod client;
 mod dead_letters;
 mod listen;
+mod out;
 mod publish;
 mod stack;
 mod status;

@@ -24,7 +24,7 @@ use futures::StreamExt;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use crate::client;
+use crate::{client, out::say};
 
 mod from;
 
@@ -108,7 +108,7 @@ impl Listening {
     async fn run(self) -> anyhow::Result<()> {
         topology::stream(&self.bus, &TICKETS).await?;
         let mut consumer = self.consumer().await?;
-        println!(
+        say!(
             "Listening to {} of stream {}{}",
             TICKETS.subjects.join(", "),
             TICKETS.name,
@@ -155,7 +155,7 @@ impl Listening {
         let sequence = info.stream_sequence;
         let age = OffsetDateTime::now_utc() - info.published;
         self.last.fetch_max(sequence, Ordering::Relaxed);
-        println!(
+        say!(
             "Received {} #{sequence} (delivery {}, {:.3} s old): {}",
             message.subject,
             info.delivered,
@@ -168,7 +168,7 @@ impl Listening {
         }
         sleep(Duration::from_millis(options.slow)).await;
         if options.manual_ack && self.acknowledge(message, sequence).await {
-            println!("Acknowledged #{sequence}");
+            say!("Acknowledged #{sequence}");
         }
         Ok(())
     }

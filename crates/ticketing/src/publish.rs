@@ -23,7 +23,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use crate::client;
+use crate::{client, out::say};
 
 /// How many events may wait for their confirmation at once.
 const IN_FLIGHT: usize = 256;
@@ -122,13 +122,13 @@ async fn publish(bus: Bus, options: Arc<Options>) -> anyhow::Result<()> {
         let (id, sequence) = event?;
         done += 1;
         if done <= TELL_EACH || done == options.count {
-            println!("Published {} #{sequence} (event {id})", options.subject.name());
+            say!("Published {} #{sequence} (event {id})", options.subject.name());
         } else if done == TELL_EACH + 1 {
-            println!("…");
+            say!("…");
         }
     }
     if options.count > 1 {
-        println!("{done} events in {:.1} s", begun.elapsed().as_secs_f64());
+        say!("{done} events in {:.1} s", begun.elapsed().as_secs_f64());
     }
     Ok(())
 }

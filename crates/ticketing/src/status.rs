@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{client, stack::Stack};
+use crate::{client, out::say, stack::Stack};
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
@@ -85,7 +85,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     connection.close().await;
     let status = status?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        say!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status)?;
     }
@@ -149,14 +149,16 @@ async fn database(url: &str) -> anyhow::Result<DatabaseStatus> {
 }
 
 fn print(status: &Status) -> anyhow::Result<()> {
-    println!("NATS {}", status.nats_url);
+    say!("NATS {}", status.nats_url);
     for stream in &status.streams {
-        println!(
+        say!(
             "\nStream {}: {} events, the newest is #{}",
-            stream.name, stream.messages, stream.last_sequence
+            stream.name,
+            stream.messages,
+            stream.last_sequence
         );
         for group in &stream.queue_groups {
-            println!(
+            say!(
                 "  queue group {}: {} pending, {} unacknowledged, {} redelivered, {} waiting pulls",
                 group.name,
                 group.pending,
@@ -166,9 +168,9 @@ fn print(status: &Status) -> anyhow::Result<()> {
             );
         }
     }
-    println!("\n{:<24} {:<10} {:<18} since", "Client id", "service", "queue group");
+    say!("\n{:<24} {:<10} {:<18} since", "Client id", "service", "queue group");
     for member in &status.members {
-        println!(
+        say!(
             "{:<24} {:<10} {:<18} {}  {}",
             member.client_id,
             member.service,
@@ -178,12 +180,14 @@ fn print(status: &Status) -> anyhow::Result<()> {
         );
     }
     if status.databases.is_empty() {
-        println!("\nNothing is up in the data folder, so no database is looked at.");
+        say!("\nNothing is up in the data folder, so no database is looked at.");
     }
     for (name, database) in &status.databases {
-        println!(
+        say!(
             "\nDatabase {name}: {} tickets, {} events to publish, {} dead letters",
-            database.tickets, database.outbox, database.dead_letters
+            database.tickets,
+            database.outbox,
+            database.dead_letters
         );
     }
     Ok(())

@@ -38,6 +38,8 @@ struct State {
     told: usize,
     /// Events of this second that were not told one by one, by process.
     untold: BTreeMap<String, usize>,
+    /// When the processes' lines were last written anew.
+    drawn: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl View {
             *state.untold.entry(name.to_owned()).or_default() += 1;
             None
         };
-        self.draw(&state);
+        self.draw_now_and_then(&mut state);
         drop(state);
         [summary, line].into_iter().flatten().for_each(|line| self.print(&line));
     }
@@ -116,7 +118,10 @@ impl View {
     /// Tells of the events that were not told one by one, once their second is over. To be called
     /// now and then.
     pub(super) fn tick(&self) {
-        let summary = self.state().next_second(Instant::now());
+        let mut state = self.state();
+        self.draw(&state);
+        let summary = state.next_second(Instant::now());
+        drop(state);
         if let Some(summary) = summary {
             self.print(&summary);
         }
@@ -139,6 +144,15 @@ impl View {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Thousands of events a second need not be drawn one by one.
+    fn draw_now_and_then(&self, state: &mut State) {
+        let now = Instant::now();
+        if state.drawn.is_none_or(|drawn| now - drawn > SECOND / u32::from(DRAWS)) {
+            state.drawn = Some(now);
+            self.draw(state);
+        }
     }
 
     fn draw(&self, state: &State) {
