@@ -124,7 +124,8 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
             Which::All => true,
         });
         let waiting = left.iter().filter(|letter| letter.redrive_at.is_some()).count();
-        if waiting > 0 && Instant::now() < deadline {
+        let being_tried = left.iter().any(|letter| letter.reason == dead_letters::INTERRUPTED);
+        if (waiting > 0 || being_tried) && Instant::now() < deadline {
             sleep(LOOK_EVERY).await;
             continue;
         }

@@ -135,6 +135,9 @@ pub(super) async fn bury(tx: &mut PgConnection, event: &Dying<'_>) -> Result<(),
     Ok(())
 }
 
+/// The reason of a dead letter while a member tries it again. It stays if that ends the process.
+pub const INTERRUPTED: &str = "was redriven, and the process ended while it was handled";
+
 /// Takes a dead letter that was given back to the group and makes it an ordinary dead letter
 /// again, committed by the caller before the event is tried: should the handler kill the process
 /// once more, it is not tried a third time without a person's word.
@@ -144,14 +147,14 @@ pub(super) async fn take_redriven(
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
     sqlx::query_as(
         "update bus.dead_letters
-         set redrive_at = null, attempts = attempts + 1,
-             reason = 'was redriven, and the process ended while it was handled'
+         set redrive_at = null, attempts = attempts + 1, reason = $2
          where id = (select id from bus.dead_letters
                      where queue_group = $1 and redrive_at <= clock_timestamp()
                      order by redrive_at limit 1 for update skip locked)
          returning *",
     )
     .bind(group)
+    .bind(INTERRUPTED)
     .fetch_optional(tx)
     .await
 }
