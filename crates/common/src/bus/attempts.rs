@@ -23,14 +23,16 @@ pub(super) async fn of(
     Ok(rows.into_iter().map(|(id, attempts, error)| (id, (attempts, error))).collect())
 }
 
-/// Counts an attempt for each of the events, which is about to begin.
+/// Counts an attempt for each of the events, which is about to begin. An event of which there are
+/// several copies is tried once.
 pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
     // Not worth waiting for the disk: should the machine lose it, one attempt goes uncounted.
     sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
     sqlx::query(
         "insert into bus.attempts (queue_group, event_id, attempts)
-         select $1, event_id, 1 from unnest($2::uuid[]) as begun (event_id) order by event_id
+         select distinct $1, event_id, 1 from unnest($2::uuid[]) as begun (event_id)
+         order by event_id
          on conflict (queue_group, event_id) do update
          set attempts = attempts.attempts + 1, last_at = clock_timestamp(),
              last_error = 'the process ended while the event was handled'",
@@ -40,6 +42,24 @@ pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result
     .execute(&mut *tx)
     .await?;
     tx.commit().await
+}
+
+/// Takes back the latest attempt of each of the events, which an outage of the database cut short.
+/// Succeeds only where the database can write, even if there are none.
+pub(super) async fn take_back(
+    pool: &PgPool,
+    group: &str,
+    events: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update bus.attempts set attempts = attempts - 1
+         where queue_group = $1 and event_id = any($2) and attempts > 0",
+    )
+    .bind(group)
+    .bind(events)
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Notes why an attempt failed. Returns how many there were.

@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    attempts,
+    attempts, database_is_away,
     dead_letters::{self, Dying},
     effect::{Decoded, Workshop, decode},
     held::{self, Held},
@@ -20,8 +20,13 @@ use super::{
 pub(super) enum Outcome {
     /// Every message was answered for.
     Settled,
-    /// The database is away; these were not answered for.
-    Away(Vec<Held>),
+    /// The database is away.
+    Away {
+        /// What was not answered for.
+        open: Vec<Held>,
+        /// The events whose latest attempt the outage cut short: not a fault of theirs.
+        in_vain: Vec<Uuid>,
+    },
 }
 
 struct Slot<E> {
@@ -34,6 +39,8 @@ struct Slot<E> {
 struct Batch<L: Listener> {
     shop: Arc<Workshop<L>>,
     slots: Vec<Slot<L::Events>>,
+    /// The events whose latest attempt the outage cut short.
+    in_vain: Vec<Uuid>,
 }
 
 /// Works on a batch until every message is answered for, or the database is away.
@@ -43,13 +50,18 @@ pub(super) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<He
     metrics::counter!("bus_delivered_total", "group" => group).increment(messages.len() as u64);
     metrics::counter!("bus_redelivered_total", "group" => group).increment(again);
     let slots = messages.into_iter().map(|held| slot(&shop, held)).collect();
-    let mut batch = Batch { shop, slots };
+    let mut batch = Batch { shop, slots, in_vain: Vec::new() };
     match batch.settle().await {
         Ok(()) => Outcome::Settled,
         Err(error) => {
-            warn!(group, %error, "the database is away, giving events back");
+            if database_is_away(&error) {
+                warn!(group, %error, "the database is away, giving events back");
+            } else {
+                // A fault of the bus's own tables; no event is to blame for it.
+                error!(group, %error, "the database refuses, giving events back");
+            }
             let open = batch.slots.into_iter().filter(|slot| !slot.answered);
-            Outcome::Away(open.map(|slot| slot.held).collect())
+            Outcome::Away { open: open.map(|slot| slot.held).collect(), in_vain: batch.in_vain }
         }
     }
 }
@@ -64,7 +76,7 @@ fn slot<L: Listener>(shop: &Workshop<L>, held: Held) -> Slot<L::Events> {
 
 impl<L: Listener> Batch<L> {
     /// # Errors
-    /// When the database is away. Every other failure is an answer.
+    /// When the database cannot serve. Every other failure is an answer.
     async fn settle(&mut self) -> Result<(), sqlx::Error> {
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
         for at in 0..self.slots.len() {
@@ -155,7 +167,15 @@ impl<L: Listener> Batch<L> {
         self.answer(at, outcome).await
     }
 
-    async fn effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
+    async fn effect(&mut self, slots: &[usize], counted: bool) -> Result<(), Failure> {
+        let outcome = self.try_effect(slots, counted).await;
+        if counted && matches!(outcome, Err(Failure::Away(_))) {
+            self.in_vain = self.ids(slots);
+        }
+        outcome
+    }
+
+    async fn try_effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
         let events = || slots.iter().filter_map(|at| self.slots[*at].event.as_ref().ok());
         let received: Vec<_> = events().map(|decoded| &decoded.received).collect();
         let effect = self.shop.take_effect(&received, counted, None);

@@ -67,6 +67,16 @@ pub(super) fn decode<E: EventSet>(
     Ok(Decoded { received, about, trace })
 }
 
+/// What came of looking for a dead letter that was given back.
+pub(super) enum Redrive {
+    /// There was none.
+    NoneWaits,
+    /// It was tried, whatever came of that.
+    Tried,
+    /// An outage of the database cut it short. A person's word still stands for this one.
+    CutShort(i64),
+}
+
 impl<L: Listener> Workshop<L> {
     /// One transaction: claim what is new, have the listener write its effect, commit. All of the
     /// events have taken effect afterwards, or none has.
@@ -141,12 +151,12 @@ impl<L: Listener> Workshop<L> {
         }
     }
 
-    /// Tries one dead letter that was given back to the group. Returns whether there was one.
-    pub(super) async fn redrive(&self) -> Result<bool, sqlx::Error> {
+    /// Tries one dead letter that was given back to the group.
+    pub(super) async fn redrive(&self) -> Result<Redrive, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         let letter = dead_letters::take_redriven(&mut connection, L::QUEUE_GROUP).await?;
         drop(connection);
-        let Some(letter) = letter else { return Ok(false) };
+        let Some(letter) = letter else { return Ok(Redrive::NoneWaits) };
         let decoded = decode::<L::Events>(&letter.subject, &letter.payload, &self.client_id);
         let outcome = match decoded {
             Ok(event) => self.take_effect(&[&event.received], true, Some(letter.id)).await,
@@ -156,6 +166,7 @@ impl<L: Listener> Workshop<L> {
             Ok(()) => {
                 info!(event.id = %letter.event_id, dead_letter = letter.id, client.id = %self.client_id, "a redriven dead letter took effect");
             }
+            Err(Failure::Away(_)) => return Ok(Redrive::CutShort(letter.id)),
             Err(failure) => {
                 let reason = failure.to_string();
                 warn!(event.id = %letter.event_id, dead_letter = letter.id, reason, "a redriven dead letter failed again");
@@ -164,6 +175,6 @@ impl<L: Listener> Workshop<L> {
                     .await?;
             }
         }
-        Ok(true)
+        Ok(Redrive::Tried)
     }
 }

@@ -33,11 +33,12 @@ impl Held {
         Some(Self { subject, reply: reply?, payload, headers, stream, sequence, delivery })
     }
 
-    /// Each header with its values.
+    /// Each header with its values, as text that Postgres can hold: it knows no NUL.
     pub(super) fn headers_json(&self) -> serde_json::Value {
         let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
-            let values = values.iter().map(|value| value.as_str().into()).collect();
-            (name.to_string(), serde_json::Value::Array(values))
+            let storable = |text: &str| text.replace('\0', "\u{fffd}");
+            let values = values.iter().map(|value| storable(value.as_str()).into()).collect();
+            (storable(&name.to_string()), serde_json::Value::Array(values))
         });
         serde_json::Value::Object(headers.collect())
     }

@@ -5,14 +5,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::Subject;
 use futures::{FutureExt, future::BoxFuture};
-use sqlx::PgPool;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::{
+    attempts,
     batch::{self, Outcome},
     connection::Link,
     delivery::{GATE, MAX_BACKOFF},
@@ -55,6 +56,8 @@ pub(super) struct Session<L: Listener> {
     /// What is being worked on, to be spoken for while it lasts.
     in_work: Vec<Subject>,
     mode: Mode,
+    /// How many batches in a row found the database away.
+    outages: u32,
     shop: Arc<Workshop<L>>,
     health: Health,
 }
@@ -75,6 +78,7 @@ impl<L: Listener> Session<L> {
             working: None,
             in_work: Vec::new(),
             mode: Mode::Taking,
+            outages: 0,
             shop,
             health,
         })
@@ -142,19 +146,23 @@ impl<L: Listener> Session<L> {
     fn finished(&mut self, outcome: Outcome) {
         self.working = None;
         self.in_work.clear();
-        if let Outcome::Away(left) = outcome {
-            for held in left.into_iter().rev() {
-                self.waiting.push_front(held);
+        let Outcome::Away { open, in_vain } = outcome else {
+            self.outages = 0;
+            return;
+        };
+        for held in open.into_iter().rev() {
+            self.waiting.push_front(held);
+        }
+        match self.mode {
+            Mode::Taking | Mode::Paused(_) => {
+                self.health.not_ready(GATE, "the database is away");
+                let over = serves_again(self.shop.clone(), in_vain, self.outages);
+                self.mode = Mode::Paused(over.boxed());
+                self.outages += 1;
             }
-            match self.mode {
-                Mode::Taking | Mode::Paused(_) => {
-                    self.health.not_ready(GATE, "the database is away");
-                    self.mode = Mode::Paused(answers(self.shop.pool.clone()).boxed());
-                }
-                // No time to wait for it. `run` ends once nothing waits.
-                Mode::Stopping | Mode::Leaving => {
-                    self.in_work = self.waiting.drain(..).map(|held| held.reply).collect();
-                }
+            // No time to wait for it. `run` ends once nothing waits.
+            Mode::Stopping | Mode::Leaving => {
+                self.in_work = self.waiting.drain(..).map(|held| held.reply).collect();
             }
         }
     }
@@ -227,12 +235,18 @@ async fn paused(mode: &mut Mode) {
     }
 }
 
-/// Ready when the database answers again.
-async fn answers(pool: PgPool) {
-    let mut backoff = Duration::from_millis(50);
-    while let Err(error) = sqlx::query("select 1").execute(&pool).await {
-        debug!(%error, "the database is still away");
+/// Ready when the database writes again, and the attempts that its outage cut short are taken
+/// back. After `outages` without a batch between them that succeeded, not too soon: what answers
+/// may still be unable to serve.
+async fn serves_again<L: Listener>(shop: Arc<Workshop<L>>, in_vain: Vec<Uuid>, outages: u32) {
+    let mut backoff = Duration::from_millis(50) * 2_u32.pow(outages.min(5));
+    loop {
+        backoff = backoff.min(MAX_BACKOFF);
         sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
+        match attempts::take_back(&shop.pool, L::QUEUE_GROUP, &in_vain).await {
+            Ok(()) => return,
+            Err(error) => debug!(%error, "the database is still away"),
+        }
+        backoff *= 2;
     }
 }

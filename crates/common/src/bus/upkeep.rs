@@ -6,7 +6,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error};
 
-use super::{database_is_away, dead_letters, effect::Workshop, inbox, listener::Listener};
+use super::{
+    database_is_away,
+    dead_letters::{self, Which},
+    effect::{Redrive, Workshop},
+    inbox,
+    listener::Listener,
+};
 use crate::pod::{lease, shutdown::Shutdown};
 
 /// How often dead letters are looked at for one that was given back.
@@ -27,10 +33,11 @@ pub(super) async fn tend<L: Listener>(
     members.set_missed_tick_behavior(MissedTickBehavior::Delay);
     redrive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut cut_short = None;
     loop {
         let done = tokio::select! {
             () = shutdown.begun() => return Ok(()),
-            _ = redrive.tick() => redrive_all(&shop).await,
+            _ = redrive.tick() => redrive_all(&shop, &mut cut_short).await,
             _ = prune.tick() => forget_old(&shop).await,
             _ = members.tick() => {
                 count_members(&shop).await;
@@ -47,8 +54,26 @@ pub(super) async fn tend<L: Listener>(
     }
 }
 
-async fn redrive_all<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
-    while shop.redrive().await? {}
+/// Tries every dead letter that waits for it. One that an outage cuts short stays in `cut_short`,
+/// to be given back once more when the database answers.
+async fn redrive_all<L: Listener>(
+    shop: &Workshop<L>,
+    cut_short: &mut Option<i64>,
+) -> Result<(), sqlx::Error> {
+    if let Some(id) = *cut_short {
+        dead_letters::redrive(&mut *shop.pool.acquire().await?, Which::One(id)).await?;
+        *cut_short = None;
+    }
+    loop {
+        match shop.redrive().await? {
+            Redrive::Tried => {}
+            Redrive::NoneWaits => break,
+            Redrive::CutShort(id) => {
+                *cut_short = Some(id);
+                return Ok(());
+            }
+        }
+    }
     let mut connection = shop.pool.acquire().await?;
     let count = dead_letters::count(&mut connection, L::QUEUE_GROUP).await?;
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]

@@ -64,7 +64,20 @@ impl<const GROUP: usize> Listener for Obedient<GROUP> {
                     .bind(title)
                     .fetch_one(&mut *tx)
                     .await?;
+            let connected: bool =
+                sqlx::query_scalar("select exists (select from mended where title = 'cut')")
+                    .fetch_one(&mut *tx)
+                    .await?;
             match title {
+                "reject, then cut" if !mended => {
+                    return Err(Failure::Reject("it was rejected".to_owned()));
+                }
+                "cut" | "reject, then cut" if !connected => {
+                    // The database ends the connection on which the event is handled.
+                    sqlx::query("select pg_terminate_backend(pg_backend_pid())")
+                        .execute(&mut *tx)
+                        .await?;
+                }
                 "abort" if !mended => std::process::abort(),
                 "panic" if !mended => panic!("as the title says"),
                 "reject" if !mended => return Err(Failure::Reject("it was rejected".to_owned())),
@@ -151,6 +164,11 @@ impl World {
 
     /// Publishes an event about a ticket with this title. Returns the event's id.
     pub(crate) async fn publish(&self, title: &str) -> Uuid {
+        self.publish_copies(1, title).await
+    }
+
+    /// Publishes an event several times, as a publisher does that never hears of its success.
+    pub(crate) async fn publish_copies(&self, copies: usize, title: &str) -> Uuid {
         let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
         let ticket = Ticket {
             id: Uuid::now_v7(),
@@ -161,14 +179,22 @@ impl World {
             updated_at: now,
         };
         let sealed = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();
-        self.publish_bytes(sealed.as_bytes()).await;
+        for _ in 0..copies {
+            self.publish_bytes(sealed.as_bytes()).await;
+        }
         id
+    }
+
+    /// How often an event was tried, in any group.
+    pub(crate) async fn tries(&self) -> i64 {
+        let tries = sqlx::query_scalar("select last_value from tries");
+        tries.fetch_one(&self.pool).await.unwrap()
     }
 
     /// Publishes bytes that may be anything.
     pub(crate) async fn publish_bytes(&self, bytes: &[u8]) {
         let message =
-            PublishMessage::build().header("x-origin", "test").payload(bytes.to_vec().into());
+            PublishMessage::build().header("x-origin", "te\0st").payload(bytes.to_vec().into());
         self.jetstream.send_publish("ticket:created", message).await.unwrap().await.unwrap();
     }
 
