@@ -141,7 +141,10 @@ fn options(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<ConnectOptions>
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
     if let (Some(user), Some(password)) = (&settings.nats_user, &settings.nats_password) {
-        options = options.user_and_password(user.clone(), password.clone());
+        // Answers to a user come in where no other user can be given the right to listen.
+        options = options
+            .custom_inbox_prefix(format!("_INBOX.{user}"))
+            .user_and_password(user.clone(), password.clone());
     }
     if let Some(file) = &settings.nats_ca {
         anyhow::ensure!(file.is_file(), "NATS_CA: there is no file {}", file.display());

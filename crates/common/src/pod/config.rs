@@ -78,8 +78,8 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub nats_url: String,
 
-    /// The user, when the server asks for one.
-    #[arg(long, env, value_name = "NATS_USER", requires = "nats_password")]
+    /// The user, when the server asks for one. Answers to it come in under _INBOX.<user>.
+    #[arg(long, env, value_name = "NATS_USER", requires = "nats_password", value_parser = user)]
     pub nats_user: Option<String>,
 
     /// The user's password.
@@ -107,6 +107,12 @@ pub fn parse<S: Parser>() -> S {
 
 /// The command was used incorrectly, by sysexits.h.
 pub const EX_USAGE: i32 = 64;
+
+/// A user's name that can be part of a subject.
+fn user(text: &str) -> Result<String, &'static str> {
+    let in_a_subject = !text.is_empty() && !text.contains(|c: char| " \t\r\n*>".contains(c));
+    in_a_subject.then(|| text.to_owned()).ok_or("it must not be empty, or hold blanks, * or >")
+}
 
 /// A duration as people write it: `500ms`, `20s`, `7days`.
 ///

@@ -38,6 +38,8 @@ pub struct Builder {
     client_port: Option<u16>,
     monitor_port: Option<u16>,
     sync_always: bool,
+    settings: String,
+    environment: Vec<(String, String)>,
     progress: Progress,
 }
 
@@ -48,6 +50,7 @@ pub struct NatsServer {
     folder: PathBuf,
     client_port: u16,
     monitor_port: u16,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
 }
@@ -81,6 +84,21 @@ impl Builder {
         self
     }
 
+    /// More settings in the server's own language, such as users and their rights. What they
+    /// include is looked for in [`Self::store_dir`].
+    #[must_use]
+    pub fn settings(mut self, settings: impl Into<String>) -> Self {
+        self.settings = settings.into();
+        self
+    }
+
+    /// A variable of the environment that settings refer to.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Whom to tell what takes time.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
@@ -109,13 +127,14 @@ impl Builder {
         for attempt in 1.. {
             let client_port = self.client_port.map_or_else(ports::free, Ok)?;
             let monitor_port = self.monitor_port.map_or_else(ports::free, Ok)?;
-            write_config(&folder, client_port, monitor_port, self.sync_always)?;
+            self.write_config(&folder, client_port, monitor_port)?;
             let (binary, folder) = (binary.clone(), folder.clone());
             let mut server = NatsServer {
                 binary,
                 folder,
                 client_port,
                 monitor_port,
+                environment: self.environment.clone(),
                 child: None,
                 _temporary: None,
             };
@@ -134,6 +153,29 @@ impl Builder {
         }
         unreachable!("the loop ends by a return")
     }
+
+    fn write_config(&self, folder: &Path, client: u16, monitor: u16) -> anyhow::Result<()> {
+        let sync = if self.sync_always { "always" } else { "2m" };
+        let config = format!(
+            r#"listen: "127.0.0.1:{client}"
+http: "127.0.0.1:{monitor}"
+server_name: "embedded"
+# A dead client is noticed within 15 s, not within minutes.
+ping_interval: "5s"
+ping_max: 2
+jetstream {{
+  store_dir: "{}"
+  # A confirmed message is on the disk.
+  sync_interval: {sync}
+}}
+{}
+"#,
+            folder.display(),
+            self.settings,
+        );
+        let path = folder.join("nats-server.conf");
+        fs::write(path, config).context("cannot write the configuration")
+    }
 }
 
 impl NatsServer {
@@ -145,6 +187,8 @@ impl NatsServer {
             client_port: None,
             monitor_port: None,
             sync_always: true,
+            settings: String::new(),
+            environment: Vec::new(),
             progress: silent(),
         }
     }
@@ -171,6 +215,14 @@ impl NatsServer {
     #[must_use]
     pub fn monitor_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.monitor_port)
+    }
+
+    /// What the server has said since it was last started.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn log(&self) -> std::io::Result<String> {
+        fs::read_to_string(self.folder.join("nats-server.log"))
     }
 
     /// The server's process, to pause or watch. `None` while it is down.
@@ -203,10 +255,12 @@ impl NatsServer {
         let log = self.folder.join("nats-server.log");
         // Only what this run says is of interest when it fails.
         let _ = fs::remove_file(&log);
-        let child = Command::new(&self.binary)
-            .args(["--config".as_ref(), self.folder.join("nats-server.conf").as_os_str()])
-            .log_to(&log)?
-            .spawn()?;
+        let mut command = Command::new(&self.binary)
+            .args(["--config".as_ref(), self.folder.join("nats-server.conf").as_os_str()]);
+        for (name, value) in &self.environment {
+            command = command.env(name, value);
+        }
+        let child = command.log_to(&log)?.spawn()?;
         let ready = wait_until_ready(self.monitor_port, &child).await;
         self.child = Some(child);
         if let Err(error) = ready {
@@ -228,26 +282,6 @@ impl NatsServer {
         }
         self.restart().await
     }
-}
-
-fn write_config(folder: &Path, client: u16, monitor: u16, sync_always: bool) -> anyhow::Result<()> {
-    let sync = if sync_always { "always" } else { "2m" };
-    let config = format!(
-        r#"listen: "127.0.0.1:{client}"
-http: "127.0.0.1:{monitor}"
-server_name: "embedded"
-# A dead client is noticed within 15 s, not within minutes.
-ping_interval: "5s"
-ping_max: 2
-jetstream {{
-  store_dir: "{}"
-  # A confirmed message is on the disk.
-  sync_interval: {sync}
-}}
-"#,
-        folder.display()
-    );
-    fs::write(folder.join("nats-server.conf"), config).context("cannot write the configuration")
 }
 
 async fn wait_until_ready(monitor_port: u16, child: &Child) -> anyhow::Result<()> {

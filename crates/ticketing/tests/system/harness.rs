@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use embedded::{
-    NatsServer, Postgres, ports,
+    NatsServer, Postgres, nats, ports,
     process::{Child, Command},
 };
 use serde_json::{Value, json};
@@ -45,6 +45,8 @@ pub(crate) struct System {
     pub(crate) tickets_db: PgPool,
     pub(crate) orders_db: PgPool,
     pub(crate) http: reqwest::Client,
+    /// Whether each service has a user of its own, with its name for a password.
+    users: bool,
 }
 
 /// A service as a process.
@@ -55,8 +57,17 @@ pub(crate) struct Service {
 
 impl System {
     pub(crate) async fn start() -> Self {
-        let (nats, postgres) =
-            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        Self::start_with(NatsServer::builder(), false).await
+    }
+
+    /// One whose nats-server has the users `tickets` and `orders`, each with its name for a
+    /// password, and lets others do everything.
+    pub(crate) async fn start_with_users(nats: nats::Builder) -> Self {
+        Self::start_with(nats, true).await
+    }
+
+    async fn start_with(nats: nats::Builder, users: bool) -> Self {
+        let (nats, postgres) = tokio::join!(nats.start(), Postgres::builder().start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
         let tickets_db = postgres.create_database("tickets").await.unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();
@@ -65,7 +76,7 @@ impl System {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
         let (tickets_db, orders_db) =
             (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
-        Self { nats, postgres, tickets_db, orders_db, http }
+        Self { nats, postgres, tickets_db, orders_db, http, users }
     }
 
     /// A service that talks to NATS at this port, as soon as it is ready.
@@ -83,7 +94,11 @@ impl System {
     /// A service that may or may not come to be ready.
     pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let port = ports::free().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ticketing"));
+        if self.users {
+            command = command.env("NATS_USER", kind).env("NATS_PASSWORD", kind);
+        }
+        let child = command
             .args([kind])
             .env("POD_NAME", name)
             .env("NODE_NAME", "node-a")

@@ -10,5 +10,6 @@ mod harness;
 mod members;
 mod newest;
 mod outages;
+mod rights;
 mod tools;
 mod up;

@@ -1,0 +1,64 @@
+# One file for both services: `docker build --target tickets .`, `docker build --target orders .`
+# PROFILE=dev builds faster and runs slower.
+
+# What is not ours, built from the manifests alone: no change of a source touches it.
+FROM rust:1.95-slim-bookworm AS dependencies
+ARG PROFILE=release
+# Nobody debugs in these images; without it, what is copied about is a tenth of the size.
+ENV CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true CARGO_PROFILE_RELEASE_STRIP=true
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY crates/common/Cargo.toml crates/common/
+COPY crates/tickets/Cargo.toml crates/tickets/
+COPY crates/orders/Cargo.toml crates/orders/
+COPY crates/embedded/Cargo.toml crates/embedded/
+COPY crates/ticketing/Cargo.toml crates/ticketing/
+# Cargo wants a source for each crate and benchmark that a manifest names.
+RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
+    && mkdir -p crates/ticketing/benches/system \
+    && for binary in tickets/src orders/src ticketing/src ticketing/benches/system; do \
+        printf '//! Empty.\nfn main() {}\n' > "crates/$binary/main.rs"; \
+    done
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    cargo build --locked --profile "$PROFILE" --package tickets --package orders
+
+# What both share. Sources are touched, to be newer than what was built of the empty ones; and it is
+# always the same two packages, because they decide with which features the rest is built.
+FROM dependencies AS common
+COPY crates/common crates/common
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    find crates/common -name '*.rs' -exec touch {} + \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders
+
+# Each service by itself, so that a change of one leaves the other as it is.
+FROM common AS build-tickets
+COPY crates/tickets crates/tickets
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    find crates/tickets -name '*.rs' -exec touch {} + \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
+    && mv target/*/tickets /usr/local/bin/
+
+FROM common AS build-orders
+COPY crates/orders crates/orders
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    find crates/orders -name '*.rs' -exec touch {} + \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
+    && mv target/*/orders /usr/local/bin/
+
+FROM gcr.io/distroless/cc-debian12:nonroot AS service
+ENV HTTP_ADDRESS=0.0.0.0:3000 LOG_FORMAT=json
+EXPOSE 3000
+USER 65532:65532
+LABEL org.opencontainers.image.licenses="Apache-2.0"
+
+FROM service AS tickets
+LABEL org.opencontainers.image.title="tickets" \
+      org.opencontainers.image.description="Takes tickets over HTTP and publishes ticket:created."
+COPY --from=build-tickets /usr/local/bin/tickets /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/tickets"]
+
+FROM service AS orders
+LABEL org.opencontainers.image.title="orders" \
+      org.opencontainers.image.description="A member of the queue group orders-service."
+COPY --from=build-orders /usr/local/bin/orders /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/orders"]
