@@ -30,10 +30,12 @@ RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     find crates/common -name '*.rs' -exec touch {} + \
     && cargo build --locked --profile "$PROFILE" --package tickets --package orders
 
-# Each service by itself, so that a change of one leaves the other as it is.
+# Each service by itself, so that a change of one leaves the other as it is. A build with PROFILE=dev
+# takes up what the one before has learnt.
 FROM common AS build-tickets
 COPY crates/tickets crates/tickets
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=ticketing-tickets,target=/src/target/debug/incremental \
     find crates/tickets -name '*.rs' -exec touch {} + \
     && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
     && mv target/*/tickets /usr/local/bin/
@@ -41,6 +43,7 @@ RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
 FROM common AS build-orders
 COPY crates/orders crates/orders
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=ticketing-orders,target=/src/target/debug/incremental \
     find crates/orders -name '*.rs' -exec touch {} + \
     && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
     && mv target/*/orders /usr/local/bin/

@@ -38,7 +38,7 @@ impl Held {
         let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
             let storable = |text: &str| text.replace('\0', "\u{fffd}");
             let values = values.iter().map(|value| storable(value.as_str()).into()).collect();
-            (storable(&name.to_string()), serde_json::Value::Array(values))
+            (storable(name.as_ref()), serde_json::Value::Array(values))
         });
         serde_json::Value::Object(headers.collect())
     }

@@ -78,7 +78,7 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub nats_url: String,
 
-    /// The user, when the server asks for one. Answers to it come in under _INBOX.<user>.
+    /// The user, when the server asks for one. Answers come in under _INBOX and its name.
     #[arg(long, env, value_name = "NATS_USER", requires = "nats_password", value_parser = user)]
     pub nats_user: Option<String>,
 

@@ -1,6 +1,9 @@
 //! A real nats-server with JetStream on disk.
 
 mod binary;
+mod builder;
+
+pub use builder::Builder;
 
 use std::{
     fs,
@@ -8,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,11 +19,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{
-    Progress, ports,
-    process::{Child, Command, Signal},
-    silent,
-};
+use crate::process::{Child, Command, Signal};
 
 /// How long the server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -28,20 +27,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How long an orderly stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// How many ports to try when others take them in between.
-const TRIES: usize = 5;
-
-/// How to start a server.
-#[derive(Clone)]
-pub struct Builder {
-    store: Option<PathBuf>,
-    client_port: Option<u16>,
-    monitor_port: Option<u16>,
-    sync_always: bool,
-    settings: String,
-    environment: Vec<(String, String)>,
-    progress: Progress,
-}
 
 /// A running nats-server. Killed when dropped, and dead when this process is.
 #[derive(Debug)]
@@ -55,142 +40,11 @@ pub struct NatsServer {
     _temporary: Option<TempDir>,
 }
 
-impl Builder {
-    /// Keeps streams in this folder. Default: one that goes with the server.
-    #[must_use]
-    pub fn store_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.store = Some(folder.into());
-        self
-    }
-
-    /// The port for clients. Default: a free one.
-    #[must_use]
-    pub fn client_port(mut self, port: u16) -> Self {
-        self.client_port = Some(port);
-        self
-    }
-
-    /// The port for monitoring. Default: a free one.
-    #[must_use]
-    pub fn monitor_port(mut self, port: u16) -> Self {
-        self.monitor_port = Some(port);
-        self
-    }
-
-    /// Whether every write is synced to the disk before it is confirmed. Default: yes.
-    #[must_use]
-    pub fn sync_always(mut self, always: bool) -> Self {
-        self.sync_always = always;
-        self
-    }
-
-    /// More settings in the server's own language, such as users and their rights. What they
-    /// include is looked for in [`Self::store_dir`].
-    #[must_use]
-    pub fn settings(mut self, settings: impl Into<String>) -> Self {
-        self.settings = settings.into();
-        self
-    }
-
-    /// A variable of the environment that settings refer to.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// Whom to tell what takes time.
-    #[must_use]
-    pub fn progress(mut self, progress: Progress) -> Self {
-        self.progress = progress;
-        self
-    }
-
-    /// Starts the server, and waits until JetStream is ready.
-    ///
-    /// # Errors
-    /// When there is no binary and none can be fetched, or the server does not become ready; then
-    /// with the end of its log.
-    pub async fn start(self) -> anyhow::Result<NatsServer> {
-        let binary = binary::find(&self.progress).await?;
-        let temporary = match &self.store {
-            Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("nats-").tempdir()?),
-        };
-        let folder = match (&self.store, &temporary) {
-            (Some(store), _) => store.clone(),
-            (None, Some(temporary)) => temporary.path().to_owned(),
-            (None, None) => unreachable!("one of the two is made above"),
-        };
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let folder = fs::canonicalize(folder)?;
-        for attempt in 1.. {
-            let client_port = self.client_port.map_or_else(ports::free, Ok)?;
-            let monitor_port = self.monitor_port.map_or_else(ports::free, Ok)?;
-            self.write_config(&folder, client_port, monitor_port)?;
-            let (binary, folder) = (binary.clone(), folder.clone());
-            let mut server = NatsServer {
-                binary,
-                folder,
-                client_port,
-                monitor_port,
-                environment: self.environment.clone(),
-                child: None,
-                _temporary: None,
-            };
-            match server.restart().await {
-                Ok(()) => {
-                    server._temporary = temporary;
-                    return Ok(server);
-                }
-                Err(error) => {
-                    let taken = format!("{error:#}").contains("address already in use");
-                    if !taken || attempt >= TRIES {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        unreachable!("the loop ends by a return")
-    }
-
-    fn write_config(&self, folder: &Path, client: u16, monitor: u16) -> anyhow::Result<()> {
-        let sync = if self.sync_always { "always" } else { "2m" };
-        let config = format!(
-            r#"listen: "127.0.0.1:{client}"
-http: "127.0.0.1:{monitor}"
-server_name: "embedded"
-# A dead client is noticed within 15 s, not within minutes.
-ping_interval: "5s"
-ping_max: 2
-jetstream {{
-  store_dir: "{}"
-  # A confirmed message is on the disk.
-  sync_interval: {sync}
-}}
-{}
-"#,
-            folder.display(),
-            self.settings,
-        );
-        let path = folder.join("nats-server.conf");
-        fs::write(path, config).context("cannot write the configuration")
-    }
-}
-
 impl NatsServer {
     /// How to start a server.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder {
-            store: None,
-            client_port: None,
-            monitor_port: None,
-            sync_always: true,
-            settings: String::new(),
-            environment: Vec::new(),
-            progress: silent(),
-        }
+        Builder::new()
     }
 
     /// The port for clients.

@@ -53,6 +53,13 @@ impl Command {
         self
     }
 
+    /// Forgets this process's environment, so that the child has what is set after this alone.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.inner.env_clear();
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {

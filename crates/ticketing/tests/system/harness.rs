@@ -38,6 +38,13 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
     }
 }
 
+/// An HTTP client that gives up after some seconds.
+pub(crate) fn http() -> reqwest::Client {
+    // It wants to know which cryptography to use before it is made, needed or not.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap()
+}
+
 /// Two servers with a database for each service.
 pub(crate) struct System {
     pub(crate) nats: NatsServer,
@@ -71,12 +78,9 @@ impl System {
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
         let tickets_db = postgres.create_database("tickets").await.unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();
-        // The HTTP client wants to know which cryptography to use before it is made, needed or not.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
         let (tickets_db, orders_db) =
             (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
-        Self { nats, postgres, tickets_db, orders_db, http, users }
+        Self { nats, postgres, tickets_db, orders_db, http: http(), users }
     }
 
     /// A service that talks to NATS at this port, as soon as it is ready.

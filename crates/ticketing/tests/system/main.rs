@@ -7,6 +7,7 @@ mod command;
 mod crashes;
 mod dead_letters;
 mod harness;
+mod manifests;
 mod members;
 mod newest;
 mod outages;

@@ -1,13 +1,25 @@
 #!/bin/sh
-# A database and a role for each service, which owns it and may connect to no other. Run once, when
-# the data folder is made.
+# A database and a role for each service, which owns it and may connect to no other. Run at every
+# start of the container, because the first one may have been cut short, and passwords may change;
+# the pod is not ready before. When it fails, Kubernetes starts the container anew.
 set -eu
+
+# By TCP: while its folder is being made, the server listens on its socket only.
+for try in $(seq 120); do
+    pg_isready --quiet --host=127.0.0.1 --username="$POSTGRES_USER" && break
+    [ "$try" -lt 120 ] || { echo "Postgres does not accept connections" >&2; exit 1; }
+    sleep 0.5
+done
+
 for service in tickets orders; do
     password=$(printenv "$(printf '%s' "$service" | tr '[:lower:]' '[:upper:]')_PASSWORD")
-    psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
-        --set service="$service" --set password="$password" <<'SQL'
-create role :"service" login nosuperuser nocreatedb nocreaterole password :'password';
-create database :"service" owner :"service";
+    psql --quiet --set=ON_ERROR_STOP=1 --host=/var/run/postgresql --username="$POSTGRES_USER" \
+        --dbname=postgres --set=service="$service" --set=password="$password" <<'SQL'
+select format('create role %I', :'service')
+    where not exists (select from pg_roles where rolname = :'service') \gexec
+alter role :"service" login nosuperuser nocreatedb nocreaterole password :'password';
+select format('create database %I owner %I', :'service', :'service')
+    where not exists (select from pg_database where datname = :'service') \gexec
 revoke connect, temporary on database :"service" from public;
 SQL
 done

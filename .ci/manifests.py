@@ -1,0 +1,236 @@
+"""Renders every overlay and component, and holds what comes out to the schemas of Kubernetes and of
+the custom resources, and to what CONTRIBUTING.md says of manifests. Lints the Dockerfiles."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+K8S = pathlib.Path("infra/k8s")
+# The oldest Kubernetes that has what the manifests use (a preStop that sleeps), and the newest that
+# is known here.
+VERSIONS = ["1.32", "1.37"]
+COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+complaints = []
+
+
+def complain(where, what):
+    complaints.append(f"{where}: {what}")
+
+
+def custom_schemas():
+    """The schemas of custom resources, by API version and kind."""
+    files = [
+        pathlib.Path(os.environ["KEDA"], "config/crd/bases/keda.sh_scaledobjects.yaml"),
+        *(pathlib.Path(os.environ["PROMETHEUS_OPERATOR"], "example/prometheus-operator-crd",
+                       f"monitoring.coreos.com_{name}.yaml")
+          for name in ("podmonitors", "prometheusrules")),
+    ]
+    schemas = {}
+    for file in files:
+        spec = yaml.safe_load(file.read_text())["spec"]
+        for version in spec["versions"]:
+            api = f"{spec['group']}/{version['name']}"
+            schemas[api, spec["names"]["kind"]] = closed(version["schema"]["openAPIV3Schema"])
+    return schemas
+
+
+def closed(schema):
+    """The schema with every object closed to unknown fields, as the server would warn of them."""
+    if isinstance(schema, dict):
+        schema = {key: closed(value) for key, value in schema.items()}
+        if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+            loose = schema.get("x-kubernetes-preserve-unknown-fields")
+            # What every resource has is not spelt out in such schemas.
+            if not loose and "additionalProperties" not in schema:
+                schema["additionalProperties"] = False
+        if schema.get("properties", {}).get("metadata") == {"type": "object"}:
+            schema["properties"]["metadata"] = {}
+        # Kubernetes knows formats, patterns (Go's), and an integer-or-string that others do not.
+        schema.pop("format", None)
+        if isinstance(schema.get("pattern"), str) and "(?" in schema["pattern"]:
+            schema.pop("pattern")
+        if schema.pop("x-kubernetes-int-or-string", False):
+            schema.pop("type", None)
+        return schema
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    return schema
+
+
+def rendered(folder):
+    """Every resource of a kustomization."""
+    ran = subprocess.run(["kustomize", "build", str(folder)], capture_output=True, text=True)
+    if ran.returncode != 0:
+        complain(folder.name, ran.stderr.strip())
+        return []
+    return [document for document in yaml.safe_load_all(ran.stdout) if document]
+
+
+def variants():
+    """Each way to deploy that a person may choose, with its resources."""
+    with tempfile.TemporaryDirectory() as temporary:
+        k8s = pathlib.Path(temporary, "k8s")
+        shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("*.env"))
+        subprocess.run([k8s / "overlays/production/make-passwords"], check=True,
+                       stdout=subprocess.DEVNULL)
+        for overlay in ("local", "production"):
+            yield overlay, rendered(k8s / "overlays" / overlay)
+        alone = {component: [component] for component in COMPONENTS}
+        for name, components in {**alone, "all components": COMPONENTS}.items():
+            folder = k8s / "overlays" / name.replace(" ", "-")
+            folder.mkdir()
+            kustomization = {
+                "apiVersion": "kustomize.config.k8s.io/v1beta1",
+                "kind": "Kustomization",
+                "namespace": "ticketing",
+                "resources": ["../../base"],
+                "components": [f"../../components/{component}" for component in components],
+                "secretGenerator": [
+                    {"name": "nats-users", "literals": ["tickets=a", "orders=b", "route=c"]},
+                    {"name": "postgres-users",
+                     "literals": ["postgres=a", "tickets=b", "orders=c"]},
+                ],
+            }
+            (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+            yield name, rendered(folder)
+
+
+def check_schema(where, resource, custom):
+    schema = custom.get((resource["apiVersion"], resource["kind"]))
+    try:
+        if schema is not None:
+            jsonschema.validate(resource, schema)
+        else:
+            for version in VERSIONS:
+                kubernetes_validate.validate(resource, version, strict=True)
+    except jsonschema.ValidationError as error:
+        complain(where, f"{'.'.join(map(str, error.absolute_path))}: {error.message}")
+    except kubernetes_validate.SchemaNotFoundError as error:
+        complain(where, str(error))
+
+
+def pod_templates(resources):
+    for resource in resources:
+        if resource["kind"] in ("Deployment", "StatefulSet", "Job"):
+            yield f"{resource['kind']} {resource['metadata']['name']}", resource["spec"]["template"]
+
+
+def check_pods(variant, resources):
+    """What CONTRIBUTING.md asks of every pod."""
+    for name, template in pod_templates(resources):
+        where, spec = f"{variant}: {name}", template["spec"]
+        security = spec.get("securityContext", {})
+        if spec.get("automountServiceAccountToken") is not False:
+            complain(where, "mounts the service account's token")
+        if not security.get("runAsNonRoot"):
+            complain(where, "may run as root")
+        if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            complain(where, "has no seccomp profile")
+        for container in spec["containers"] + spec.get("initContainers", []):
+            rights = container.get("securityContext", {})
+            if rights.get("allowPrivilegeEscalation") is not False:
+                complain(where, "may gain privileges")
+            if rights.get("capabilities", {}).get("drop") != ["ALL"]:
+                complain(where, "keeps capabilities")
+            if not rights.get("readOnlyRootFilesystem"):
+                complain(where, "can write to its root")
+            wanted = container.get("resources", {})
+            if "memory" not in wanted.get("limits", {}) or set(wanted["requests"]) != {"cpu", "memory"}:
+                complain(where, "must request cpu and memory, and limit memory")
+        for volume in spec.get("volumes", []):
+            if "hostPath" in volume:
+                complain(where, "mounts a path of the node")
+
+
+def check_selectors(variant, resources):
+    """Whatever selects pods selects those of its own name, and no others."""
+    labels = {name: template["metadata"]["labels"] for name, template in pod_templates(resources)}
+    for resource in resources:
+        kind, name = resource["kind"], resource["metadata"]["name"]
+        if kind == "PodDisruptionBudget":
+            selector = resource["spec"]["selector"].get("matchLabels", {})
+        elif kind == "Service":
+            selector = resource["spec"]["selector"]
+        else:
+            continue
+        found = [pod.split()[1] for pod, has in labels.items() if selector.items() <= has.items()]
+        if found != [name]:
+            complain(f"{variant}: {kind} {name}", f"selects the pods of {found}")
+        if kind == "Service" and resource["spec"].get("type", "ClusterIP") != "ClusterIP":
+            complain(f"{variant}: {kind} {name}", "is open to the outside")
+
+
+def check_replicas(variant, resources):
+    for resource in resources:
+        if resource["kind"] == "Deployment" and resource["metadata"]["name"] == "orders":
+            if "replicas" in resource["spec"]:
+                complain(f"{variant}: Deployment orders",
+                         "sets replicas, so a deploy would undo `kubectl scale`")
+
+
+def check_secrets(variant, resources):
+    """Passwords are in Secrets that an overlay brings, and nobody is anonymous but locally."""
+    secrets = {resource["metadata"]["name"]: resource for resource in resources
+               if resource["kind"] == "Secret"}
+    keys = {name: set(secret["data"]) for name, secret in secrets.items()}
+    for name, template in pod_templates(resources):
+        for container in template["spec"]["containers"]:
+            for variable in container.get("env", []):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                if reference and reference["key"] not in keys.get(reference["name"], set()):
+                    complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
+    for resource in resources:
+        if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {}):
+            if variant != "local" and "no_auth_user" in resource["data"]["users.conf"]:
+                complain(variant, "lets anonymous clients into NATS")
+
+
+def check_alerts():
+    """Every metric that an alert asks for is one that the services have."""
+    rules = yaml.safe_load((K8S / "components/prometheus/rules.yaml").read_text())
+    sources = "".join(path.read_text() for path in pathlib.Path("crates").glob("*/src/**/*.rs"))
+    for group in rules["spec"]["groups"]:
+        for rule in group["rules"]:
+            for metric in re.findall(r"\b(?:bus|http)_\w+", rule["expr"]):
+                if f'"{metric.removesuffix("_bucket")}"' not in sources:
+                    complain(f"alert {rule['alert']}", f"no service has the metric {metric}")
+
+
+def lint_dockerfiles():
+    for file in (pathlib.Path("Dockerfile"), *K8S.rglob("Dockerfile")):
+        # DL3008: a Debian release has one version of a package at a time.
+        ran = subprocess.run(["hadolint", "--ignore", "DL3008", str(file)],
+                             capture_output=True, text=True)
+        if ran.returncode != 0:
+            complain(file, ran.stdout.strip() or ran.stderr.strip())
+
+
+def main():
+    custom = custom_schemas()
+    for variant, resources in variants():
+        for resource in resources:
+            name = f"{resource['kind']} {resource['metadata']['name']}"
+            check_schema(f"{variant}: {name}", resource, custom)
+        check_pods(variant, resources)
+        check_selectors(variant, resources)
+        check_replicas(variant, resources)
+        check_secrets(variant, resources)
+    job = yaml.safe_load((K8S / "verify/job.yaml").read_text())
+    check_schema("verify", job, custom)
+    check_pods("verify", [job])
+    check_alerts()
+    lint_dockerfiles()
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    sys.exit(1 if complaints else 0)
+
+
+main()

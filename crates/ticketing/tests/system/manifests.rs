@@ -1,0 +1,170 @@
+//! The manifests in infra/k8s and the code agree: what the one sets is what the other asks for.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use common::pod::config::duration;
+use embedded::{
+    NatsServer, ports,
+    process::{Command, Signal},
+};
+use serde_json::Value;
+
+use crate::harness::{System, http, until};
+
+fn base(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/k8s/base").join(file)
+}
+
+fn manifest(file: &str) -> Value {
+    serde_saphyr::from_str(&fs::read_to_string(base(file)).unwrap()).unwrap()
+}
+
+/// The pod of a Deployment or StatefulSet.
+fn pod(manifest: &Value) -> &Value {
+    &manifest["spec"]["template"]["spec"]
+}
+
+/// A port of the only container by its name.
+fn container_port(pod: &Value, name: &str) -> u64 {
+    let ports = pod["containers"][0]["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == name);
+    port.unwrap_or_else(|| panic!("no port {name}"))["containerPort"].as_u64().unwrap()
+}
+
+fn grace(pod: &Value) -> Duration {
+    Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap())
+}
+
+/// Every probe's path. Each is at the port of this name.
+fn probes(pod: &Value, port: &str) -> Vec<String> {
+    ["startupProbe", "readinessProbe", "livenessProbe"]
+        .map(|probe| {
+            let asked = &pod["containers"][0][probe]["httpGet"];
+            assert_eq!(asked["port"], port, "{probe}");
+            asked["path"].as_str().unwrap().to_owned()
+        })
+        .into()
+}
+
+/// The environment that the manifest gives to the container, with a name for what Kubernetes
+/// knows, and the service's name for a password.
+fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
+    let variables = pod["containers"][0]["env"].as_array().unwrap();
+    let value = |variable: &Value| {
+        if let Some(value) = variable["value"].as_str() {
+            return value.to_owned();
+        }
+        let from = &variable["valueFrom"];
+        if from["secretKeyRef"].is_object() {
+            assert_eq!(from["secretKeyRef"]["key"], service, "a service has its own password");
+            return service.to_owned();
+        }
+        match from["fieldRef"]["fieldPath"].as_str() {
+            Some("metadata.name") => format!("{service}-0"),
+            Some("spec.nodeName") => "node-a".to_owned(),
+            other => panic!("{service}: {variable} takes {other:?}"),
+        }
+    };
+    let name = |variable: &Value| variable["name"].as_str().unwrap().to_owned();
+    variables.iter().map(|variable| (name(variable), value(variable))).collect()
+}
+
+async fn a_service_runs_as_its_manifest_says(service: &str) {
+    let system = System::start().await;
+    let manifest_of_pod = manifest(&format!("{service}/deployment.yaml"));
+    let pod = pod(&manifest_of_pod);
+    let mut environment = environment(service, pod);
+
+    // What of it names a place in the cluster names one that is there.
+    let nats_service = manifest("nats/service.yaml");
+    assert_eq!(environment["NATS_URL"], format!("nats://nats:{}", port(&nats_service, "client")));
+    let postgres_service = manifest("postgres/service.yaml");
+    assert_eq!(
+        environment["DATABASE_URL"],
+        format!("postgres://{service}@postgres:{}/{service}", port(&postgres_service, "postgres"))
+    );
+    assert_eq!(
+        environment["HTTP_ADDRESS"],
+        format!("0.0.0.0:{}", container_port(pod, "http")),
+        "it listens where its probes and its Service look"
+    );
+    assert_eq!(
+        manifest(&format!("{service}/service.yaml"))["spec"]["ports"][0]["targetPort"],
+        "http"
+    );
+
+    // With this environment and nothing else it runs, only elsewhere.
+    let address = format!("127.0.0.1:{}", ports::free().unwrap());
+    environment.insert("HTTP_ADDRESS".to_owned(), address.clone());
+    environment.insert("NATS_URL".to_owned(), system.nats.url());
+    environment.insert("DATABASE_URL".to_owned(), system.postgres.url(service));
+    let mut command =
+        Command::new(env!("CARGO_BIN_EXE_ticketing")).args([service]).quiet().env_clear();
+    for (name, value) in &environment {
+        command = command.env(name, value);
+    }
+    let mut child = command.spawn().unwrap();
+    for path in probes(pod, "http") {
+        until(&format!("{service} answers {path}"), || async {
+            assert!(child.exited().is_none(), "{service} ended at its start");
+            let answer = system.http.get(format!("http://{address}{path}")).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+    }
+
+    // Kubernetes waits longer than the process may take after what comes before its end.
+    let pause = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
+    let pause = Duration::from_secs(pause.as_u64().unwrap());
+    let shutdown = duration(&environment["SHUTDOWN_GRACE"]).unwrap();
+    assert!(
+        grace(pod) > pause + shutdown,
+        "{:?} is not above {pause:?} + {shutdown:?}",
+        grace(pod)
+    );
+    assert!(child.stop(Signal::TERM, shutdown).await.success());
+}
+
+fn port(service: &Value, name: &str) -> u64 {
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["name"] == name).unwrap();
+    assert_eq!(port["targetPort"], name);
+    port["port"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn tickets_runs_as_its_manifest_says() {
+    a_service_runs_as_its_manifest_says("tickets").await;
+}
+
+#[tokio::test]
+async fn orders_runs_as_its_manifest_says() {
+    a_service_runs_as_its_manifest_says("orders").await;
+}
+
+#[tokio::test]
+async fn nats_runs_as_its_manifest_says() {
+    let statefulset = manifest("nats/statefulset.yaml");
+    let pod = pod(&statefulset);
+    let settings = fs::read_to_string(base("nats/nats.conf")).unwrap();
+    let setting = |name: &str| {
+        let line = settings.lines().find(|line| line.starts_with(&format!("{name}: ")));
+        line.unwrap_or_else(|| panic!("nats.conf has no {name}")).split_once(": ").unwrap().1
+    };
+    assert_eq!(setting("port"), container_port(pod, "client").to_string());
+    assert_eq!(setting("http_port"), container_port(pod, "monitoring").to_string());
+    assert!(grace(pod) > duration(setting("lame_duck_duration")).unwrap());
+    let stop = &pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"];
+    assert_eq!(stop[2], format!("ldm={}", setting("pid_file")));
+
+    let nats = NatsServer::builder().start().await.unwrap();
+    for path in probes(pod, "monitoring") {
+        let answer = http().get(format!("{}{path}", nats.monitor_url())).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}");
+    }
+}
