@@ -44,7 +44,8 @@ pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result
     tx.commit().await
 }
 
-/// Takes back the latest attempt of each of the events, which an outage of the database cut short.
+/// Takes back an attempt for each time that an event is named: an outage of the database cut it
+/// short.
 /// Succeeds only where the database can write, even if there are none.
 pub(super) async fn take_back(
     pool: &PgPool,
@@ -52,8 +53,10 @@ pub(super) async fn take_back(
     events: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update bus.attempts set attempts = attempts - 1
-         where queue_group = $1 and event_id = any($2) and attempts > 0",
+ "update bus.attempts set attempts = greatest(attempts - in_vain.times, 0)
+         from (select id, count(*)::integer as times from unnest($2::uuid[]) as ids (id) group by id)
+             as in_vain
+         where queue_group = $1 and event_id = in_vain.id",
     )
     .bind(group)
     .bind(events)

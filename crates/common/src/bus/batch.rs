@@ -20,13 +20,8 @@ use super::{
 pub(super) enum Outcome {
     /// Every message was answered for.
     Settled,
-    /// The database is away.
-    Away {
-        /// What was not answered for.
-        open: Vec<Held>,
-        /// The events whose latest attempt the outage cut short: not a fault of theirs.
-        in_vain: Vec<Uuid>,
-    },
+    /// The database is away; these were not answered for.
+    Away(Vec<Held>),
 }
 
 struct Slot<E> {
@@ -39,8 +34,6 @@ struct Slot<E> {
 struct Batch<L: Listener> {
     shop: Arc<Workshop<L>>,
     slots: Vec<Slot<L::Events>>,
-    /// The events whose latest attempt the outage cut short.
-    in_vain: Vec<Uuid>,
 }
 
 /// Works on a batch until every message is answered for, or the database is away.
@@ -50,7 +43,7 @@ pub(super) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<He
     metrics::counter!("bus_delivered_total", "group" => group).increment(messages.len() as u64);
     metrics::counter!("bus_redelivered_total", "group" => group).increment(again);
     let slots = messages.into_iter().map(|held| slot(&shop, held)).collect();
-    let mut batch = Batch { shop, slots, in_vain: Vec::new() };
+    let mut batch = Batch { shop, slots };
     match batch.settle().await {
         Ok(()) => Outcome::Settled,
         Err(error) => {
@@ -61,7 +54,7 @@ pub(super) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<He
                 error!(group, %error, "the database refuses, giving events back");
             }
             let open = batch.slots.into_iter().filter(|slot| !slot.answered);
-            Outcome::Away { open: open.map(|slot| slot.held).collect(), in_vain: batch.in_vain }
+            Outcome::Away(open.map(|slot| slot.held).collect())
         }
     }
 }
@@ -167,10 +160,10 @@ impl<L: Listener> Batch<L> {
         self.answer(at, outcome).await
     }
 
-    async fn effect(&mut self, slots: &[usize], counted: bool) -> Result<(), Failure> {
+    async fn effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
         let outcome = self.try_effect(slots, counted).await;
         if counted && matches!(outcome, Err(Failure::Away(_))) {
-            self.in_vain = self.ids(slots);
+            self.shop.note_in_vain(self.ids(slots));
         }
         outcome
     }

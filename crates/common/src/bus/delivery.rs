@@ -1,7 +1,10 @@
 //! The delivery loop: a member of a queue group takes what is there, has it take effect, and
 //! answers for it. One batch is worked on while the next one arrives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sqlx::PgPool;
 use tokio::time::sleep;
@@ -38,7 +41,7 @@ impl<L: Listener> Delivery<L> {
         let client_id: ClientId = pod.client_id.clone();
         pod.health.not_ready(GATE, "not pulling yet");
         Self {
-            shop: Arc::new(Workshop { listener, pool, bus, client_id }),
+            shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),
             health: pod.health.clone(),
             shutdown: pod.shutdown.clone(),
         }

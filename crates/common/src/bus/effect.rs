@@ -1,7 +1,10 @@
 //! How events take effect: decoded, claimed in the inbox, handed to the listener and committed, all
 //! in one transaction.
 
-use std::panic::AssertUnwindSafe;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Mutex, PoisonError},
+};
 
 use futures::FutureExt;
 use sqlx::{PgConnection, PgPool};
@@ -28,6 +31,8 @@ pub(super) struct Workshop<L> {
     pub(super) pool: PgPool,
     pub(super) bus: Bus,
     pub(super) client_id: ClientId,
+    /// The events whose latest attempt an outage of the database cut short, still counted.
+    pub(super) in_vain: Mutex<Vec<Uuid>>,
 }
 
 /// A message that was read.
@@ -78,6 +83,24 @@ pub(super) enum Redrive {
 }
 
 impl<L: Listener> Workshop<L> {
+    /// Remembers that an outage cut short the latest attempt of these events: no fault of theirs.
+    pub(super) fn note_in_vain(&self, mut events: Vec<Uuid>) {
+        // Several copies of an event are tried, and counted, as one.
+        events.sort_unstable();
+        events.dedup();
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).append(&mut events);
+    }
+
+    /// Takes back what was counted for them. Succeeds only where the database can write, even if
+    /// there is nothing to take back.
+    pub(super) async fn take_back(&self) -> Result<(), sqlx::Error> {
+        let events = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        attempts::take_back(&self.pool, L::QUEUE_GROUP, &events).await?;
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        in_vain.retain(|event| !events.contains(event));
+        Ok(())
+    }
+
     /// One transaction: claim what is new, have the listener write its effect, commit. All of the
     /// events have taken effect afterwards, or none has.
     ///

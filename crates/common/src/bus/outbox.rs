@@ -3,12 +3,19 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, error, info};
 use uuid::Uuid;
 
-use super::{BusError, envelope};
-use crate::events::Event;
+use super::{BusError, database_is_away, envelope, relay::RETENTION};
+use crate::{events::Event, pod::shutdown::Shutdown};
+
+/// How often old rows are deleted and depths are measured.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How many rows one round of housekeeping deletes.
+const PRUNE_LIMIT: i64 = 10_000;
 
 /// An event in its envelope, part of the trace in which it was sealed.
 #[derive(Debug, Clone)]
@@ -117,4 +124,35 @@ pub async fn prune(
     .execute(connection)
     .await?;
     Ok(pruned.rows_affected())
+}
+
+/// Measures the outbox and deletes what is past its retention, until the process stops. It asks
+/// Postgres alone: an outbox that grows because NATS is away is what must be seen.
+pub(super) async fn tend(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut round = interval(HOUSEKEEPING);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            _ = round.tick() => keep_house(&pool).await,
+        };
+        match done {
+            Err(error) if database_is_away(&error) => debug!(%error, "the outbox must wait"),
+            Err(error) => error!(%error, "could not tend the outbox"),
+            Ok(()) => {}
+        }
+    }
+}
+
+async fn keep_house(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let depth = depth(&mut connection).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("bus_outbox_depth").set(depth.unpublished as f64);
+    metrics::gauge!("bus_outbox_oldest_seconds").set(depth.oldest_seconds);
+    let pruned = prune(&mut connection, RETENTION, PRUNE_LIMIT).await?;
+    if pruned > 0 {
+        info!(events = pruned, "deleted published events past their retention");
+    }
+    Ok(())
 }

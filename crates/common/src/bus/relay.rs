@@ -13,7 +13,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{
@@ -30,10 +30,6 @@ const BATCH: i64 = 512;
 const POLL: Duration = Duration::from_secs(1);
 /// How often streams are compared with what they had confirmed.
 const VERIFY: Duration = Duration::from_secs(5);
-/// How often old rows are deleted and depths are measured.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// How many rows one round of housekeeping deletes.
-const PRUNE_LIMIT: i64 = 10_000;
 /// How long a published event stays in the outbox, to be published again should its stream lose
 /// it: as long as the stream would have kept it.
 pub const RETENTION: Duration = topology::STREAM_MAX_AGE;
@@ -98,6 +94,7 @@ impl Relay {
     /// # Errors
     /// Only when a stream exists and can never serve; what passes by itself is waited out.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        shutdown.spawn("outbox", outbox::tend(self.pool.clone(), shutdown.clone()));
         let mut backoff = Duration::ZERO;
         while !shutdown.has_begun() {
             tokio::select! {
@@ -140,7 +137,7 @@ impl Relay {
         let mut link = self.bus.link();
         let epoch = link.borrow_and_update().epoch;
         self.verify().await?;
-        let (mut verify_at, mut housekeeping_at) = (Instant::now() + VERIFY, Instant::now());
+        let mut verify_at = Instant::now() + VERIFY;
         loop {
             if link.borrow().epoch != epoch || !link.borrow().up {
                 return Ok(());
@@ -148,10 +145,6 @@ impl Relay {
             if Instant::now() >= verify_at {
                 self.verify().await?;
                 verify_at = Instant::now() + VERIFY;
-            }
-            if Instant::now() >= housekeeping_at {
-                self.housekeeping().await?;
-                housekeeping_at = Instant::now() + HOUSEKEEPING;
             }
             self.publish_all().await?;
             tokio::select! {
@@ -251,19 +244,6 @@ impl Relay {
             .await?;
             record(tx, stream.name, state.created, *last).await?;
             debug!(stream = stream.name, events = ids.len(), last_sequence = last, "published");
-        }
-        Ok(())
-    }
-
-    async fn housekeeping(&self) -> anyhow::Result<()> {
-        let mut connection = self.pool.acquire().await?;
-        let depth = outbox::depth(&mut connection).await?;
-        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics::gauge!("bus_outbox_depth").set(depth.unpublished as f64);
-        metrics::gauge!("bus_outbox_oldest_seconds").set(depth.oldest_seconds);
-        let pruned = outbox::prune(&mut connection, RETENTION, PRUNE_LIMIT).await?;
-        if pruned > 0 {
-            info!(events = pruned, "deleted published events past their retention");
         }
         Ok(())
     }

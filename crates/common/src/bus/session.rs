@@ -10,10 +10,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::{
-    attempts,
     batch::{self, Outcome},
     connection::Link,
     delivery::{GATE, MAX_BACKOFF},
@@ -146,7 +144,7 @@ impl<L: Listener> Session<L> {
     fn finished(&mut self, outcome: Outcome) {
         self.working = None;
         self.in_work.clear();
-        let Outcome::Away { open, in_vain } = outcome else {
+        let Outcome::Away(open) = outcome else {
             self.outages = 0;
             return;
         };
@@ -156,7 +154,7 @@ impl<L: Listener> Session<L> {
         match self.mode {
             Mode::Taking | Mode::Paused(_) => {
                 self.health.not_ready(GATE, "the database is away");
-                let over = serves_again(self.shop.clone(), in_vain, self.outages);
+                let over = serves_again(self.shop.clone(), self.outages);
                 self.mode = Mode::Paused(over.boxed());
                 self.outages += 1;
             }
@@ -238,12 +236,12 @@ async fn paused(mode: &mut Mode) {
 /// Ready when the database writes again, and the attempts that its outage cut short are taken
 /// back. After `outages` without a batch between them that succeeded, not too soon: what answers
 /// may still be unable to serve.
-async fn serves_again<L: Listener>(shop: Arc<Workshop<L>>, in_vain: Vec<Uuid>, outages: u32) {
+async fn serves_again<L: Listener>(shop: Arc<Workshop<L>>, outages: u32) {
     let mut backoff = Duration::from_millis(50) * 2_u32.pow(outages.min(5));
     loop {
         backoff = backoff.min(MAX_BACKOFF);
         sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
-        match attempts::take_back(&shop.pool, L::QUEUE_GROUP, &in_vain).await {
+        match shop.take_back().await {
             Ok(()) => return,
             Err(error) => debug!(%error, "the database is still away"),
         }

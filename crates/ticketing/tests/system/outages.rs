@@ -48,6 +48,24 @@ async fn nats_killed_under_load_loses_nothing_and_the_flow_resumes() {
 }
 
 #[tokio::test]
+async fn an_outbox_that_waits_for_nats_shows_in_the_metrics() {
+    let mut system = System::start().await;
+    let tickets = system.tickets().await;
+    system.nats.kill().await;
+    system.post(&tickets, "waits").await;
+    until("the age of the event shows", || async {
+        system.metric(&tickets, "bus_outbox_depth").await >= 1.0
+            && system.metric(&tickets, "bus_outbox_oldest_seconds").await > 0.0
+    })
+    .await;
+    system.nats.restart().await.unwrap();
+    until("the outbox is empty", || async {
+        system.metric(&tickets, "bus_outbox_depth").await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn postgres_killed_under_load_loses_nothing_and_the_flow_resumes() {
     let mut system = System::start().await;
     let tickets = system.tickets().await;

@@ -5,16 +5,22 @@
 set -eu
 
 # By TCP: while its folder is being made, the server listens on its socket only.
-for try in $(seq 120); do
+# Half an hour, because Kubernetes ends the container when this fails, and a recovery after a crash
+# must not begin again and again.
+for try in $(seq 3600); do
     pg_isready --quiet --host=127.0.0.1 --username="$POSTGRES_USER" && break
-    [ "$try" -lt 120 ] || { echo "Postgres does not accept connections" >&2; exit 1; }
+    [ "$try" -lt 3600 ] || { echo "Postgres does not accept connections" >&2; exit 1; }
     sleep 0.5
 done
 
+as_superuser() {
+    psql --quiet --set=ON_ERROR_STOP=1 --host=/var/run/postgresql --username="$POSTGRES_USER" \
+        --dbname=postgres "$@"
+}
+as_superuser --command='revoke connect, temporary on database postgres, template1 from public'
 for service in tickets orders; do
     password=$(printenv "$(printf '%s' "$service" | tr '[:lower:]' '[:upper:]')_PASSWORD")
-    psql --quiet --set=ON_ERROR_STOP=1 --host=/var/run/postgresql --username="$POSTGRES_USER" \
-        --dbname=postgres --set=service="$service" --set=password="$password" <<'SQL'
+    as_superuser --set=service="$service" --set=password="$password" <<'SQL'
 select format('create role %I', :'service')
     where not exists (select from pg_roles where rolname = :'service') \gexec
 alter role :"service" login nosuperuser nocreatedb nocreaterole password :'password';
