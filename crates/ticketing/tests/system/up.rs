@@ -116,15 +116,27 @@ async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
     assert!(running.interrupt().await.0.success());
 }
 
+/// Binds a port as soon as no other test has it. `None` when somebody has it for good, such as a
+/// system that is up on this machine: then it is taken as well.
+async fn hold(port: u16) -> Option<std::net::TcpListener> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let held = std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+        if held.is_some() || Instant::now() >= deadline {
+            return held;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 #[tokio::test]
 async fn servers_that_already_run_are_used_and_a_taken_port_is_said() {
     let (nats, postgres) = tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
     let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
-    let taken = std::net::TcpListener::bind("127.0.0.1:3001");
+    let taken = hold(3001).await;
     let folder = folder();
     let given = ["--nats-url", &nats.url(), "--database-url", &postgres.url("postgres")];
     let (running, stack) = up(folder.path(), &[&["--replicas", "1"], &given[..]].concat()).await;
-    // Bound here, or by another test that is up meanwhile.
     drop(taken);
     assert!(running.read.iter().any(|line| line.contains("port 3001 is taken, using")));
     assert!(running.read.iter().any(|line| line.contains(&nats.url())), "{:#?}", running.read);
