@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::storable;
+
 /// How often each of the events was tried before, and what came of it last.
 pub(super) async fn of(
     pool: &PgPool,
@@ -45,15 +47,14 @@ pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result
 }
 
 /// Takes back an attempt for each time that an event is named: an outage of the database cut it
-/// short.
-/// Succeeds only where the database can write, even if there are none.
+/// short. Succeeds only where the database can write, even if there are none.
 pub(super) async fn take_back(
     pool: &PgPool,
     group: &str,
     events: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
- "update bus.attempts set attempts = greatest(attempts - in_vain.times, 0)
+        "update bus.attempts set attempts = greatest(attempts - in_vain.times, 0)
          from (select id, count(*)::integer as times from unnest($2::uuid[]) as ids (id) group by id)
              as in_vain
          where queue_group = $1 and event_id = in_vain.id",
@@ -80,7 +81,7 @@ pub(super) async fn failed(
     )
     .bind(group)
     .bind(event)
-    .bind(error.replace('\0', "\u{fffd}"))
+    .bind(storable(error))
     .fetch_one(pool)
     .await
 }

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::storable;
 use crate::pod::client_id::ClientId;
 
 /// A dead letter as it is kept.
@@ -121,8 +122,7 @@ pub(super) async fn bury(tx: &mut PgConnection, event: &Dying<'_>) -> Result<(),
     .bind(&event.headers)
     .bind(event.stream)
     .bind(event.stream_sequence)
-    // Postgres text holds no NUL.
-    .bind(event.reason.replace('\0', "\u{fffd}"))
+    .bind(storable(event.reason))
     .bind(event.attempts)
     .bind(event.client_id.as_str())
     .execute(&mut *tx)
@@ -171,7 +171,7 @@ pub(super) async fn failed_again(
          set reason = $2, client_id = $3, dead_at = clock_timestamp() where id = $1",
     )
     .bind(id)
-    .bind(reason.replace('\0', "\u{fffd}"))
+    .bind(storable(reason))
     .bind(client_id.as_str())
     .execute(connection)
     .await?;

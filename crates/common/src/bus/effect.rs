@@ -91,6 +91,11 @@ impl<L: Listener> Workshop<L> {
         self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).append(&mut events);
     }
 
+    /// Whether such attempts are still counted.
+    pub(super) fn has_in_vain(&self) -> bool {
+        !self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Takes back what was counted for them. Succeeds only where the database can write, even if
     /// there is nothing to take back.
     pub(super) async fn take_back(&self) -> Result<(), sqlx::Error> {

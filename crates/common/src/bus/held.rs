@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracing::debug;
 use uuid::Uuid;
 
-use super::connection::REQUEST_TIMEOUT;
+use super::{connection::REQUEST_TIMEOUT, storable};
 
 /// A message that the server has given to this member and wants to hear about.
 #[derive(Debug)]
@@ -33,10 +33,9 @@ impl Held {
         Some(Self { subject, reply: reply?, payload, headers, stream, sequence, delivery })
     }
 
-    /// Each header with its values, as text that Postgres can hold: it knows no NUL.
+    /// Each header with its values, as text that Postgres can hold.
     pub(super) fn headers_json(&self) -> serde_json::Value {
         let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
-            let storable = |text: &str| text.replace('\0', "\u{fffd}");
             let values = values.iter().map(|value| storable(value.as_str()).into()).collect();
             (storable(name.as_ref()), serde_json::Value::Array(values))
         });

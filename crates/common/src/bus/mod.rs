@@ -63,6 +63,11 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Text as Postgres can hold it: neither `text` nor `jsonb` knows NUL.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// Makes or updates the schema `bus`. Idempotent, and safe from several processes at once.
 ///
 /// # Errors

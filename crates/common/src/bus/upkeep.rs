@@ -61,7 +61,9 @@ async fn redrive_all<L: Listener>(
     cut_short: &mut Option<i64>,
 ) -> Result<(), sqlx::Error> {
     // A session that ended during an outage has left this to be done.
-    shop.take_back().await?;
+    if shop.has_in_vain() {
+        shop.take_back().await?;
+    }
     if let Some(id) = *cut_short {
         dead_letters::redrive(&mut *shop.pool.acquire().await?, Which::One(id)).await?;
         *cut_short = None;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     command::{Running, ticketing},
-    harness::{LOOK_EVERY, PATIENCE, until},
+    harness::{LOOK_EVERY, PATIENCE, http, until},
 };
 
 /// A folder that Postgres's user can enter as well.
@@ -28,11 +28,6 @@ async fn up(folder: &Path, arguments: &[&str]) -> (Running, Value) {
 
 fn url(stack: &Value, service: &str) -> String {
     stack["services"][service].as_str().unwrap().to_owned()
-}
-
-fn http() -> reqwest::Client {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
 }
 
 async fn post(stack: &Value) -> String {
