@@ -1,30 +1,51 @@
-//! The service `orders`: takes part in the queue group `orders-service`, keeps a copy of each
-//! ticket in its own Postgres, and shows it. Runs as any number of replicas.
+//! The service `orders`: reserves tickets for buyers, takes their payments, and tells of both on NATS;
+//! takes part in the queue group `orders-service`, to keep a copy of each ticket in its own Postgres.
+//! Runs as any number of replicas.
 //!
-//! - [`listener`]: what it does with an event.
-//! - [`store`]: all SQL.
 //! - [`http`]: the API.
+//! - [`auth`]: who a request's buyer is.
+//! - [`order`]: what can become of an order.
+//! - [`payment`]: what is asked of a payment provider, and a stand-in for one.
+//! - `expiry`, `capture`: what is done about orders that nobody asks for.
+//! - [`listener`]: what it does with an event about a ticket.
+//! - [`store`]: all SQL.
 
+pub mod auth;
+mod capture;
+mod expiry;
 pub mod http;
 pub mod listener;
+pub mod order;
+pub mod payment;
 pub mod store;
 
-use std::{future::Future, num::NonZeroUsize, pin::Pin, process::ExitCode};
+use std::{
+    future::Future, num::NonZeroUsize, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use clap::Parser;
 use common::{
-    bus::{self, connection::Bus, delivery::Delivery, listener::Listener},
+    bus::{self, connection::Bus, delivery::Delivery, listener::Listener, relay::Relay},
+    events::order::ORDERS,
     pod::{
-        config::{self, DatabaseSettings, NatsSettings, PodSettings},
-        database, health,
+        config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
+        database, health, idempotency,
         lease::Lease,
         process::{self, Pod},
     },
 };
 
+use auth::{Auth, AuthSettings};
+use http::Api;
 use listener::Tickets;
+use payment::{Provider, StandIn};
+use tracing::warn;
 
-/// Keeps its own copy of every ticket, from the events of the tickets service.
+/// The longest reservation: within it, a ticket that nobody pays for is nobody else's.
+const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
+
+/// Reserves tickets for buyers and takes their payments; knows the tickets from the events of the
+/// tickets service.
 ///
 /// Every setting is an option or an environment variable. A bad one ends the process with status
 /// 64 and its name, before anything is opened.
@@ -44,9 +65,24 @@ pub struct Settings {
     #[command(flatten)]
     pub database: DatabaseSettings,
 
-    /// The NATS that it listens to.
+    /// The NATS that it publishes to and listens to.
     #[command(flatten)]
     pub nats: NatsSettings,
+
+    /// Who its buyers are.
+    #[command(flatten)]
+    pub auth: AuthSettings,
+
+    /// How long a ticket is reserved for who ordered it, such as 15m; at most 7days.
+    #[arg(
+        long,
+        env,
+        value_name = "RESERVATION_TIME",
+        default_value = "15m",
+        value_parser = reservation_time,
+        help_heading = "Process"
+    )]
+    pub reservation_time: Duration,
 
     /// How many requests may run at once; a further one is answered 503 with Retry-After.
     #[arg(
@@ -66,12 +102,28 @@ pub async fn main() -> ExitCode {
 
 /// The service from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    process::run(settings.pod.clone(), |pod| start(settings, pod)).await
+    let auth = match Auth::new(&settings.auth) {
+        Ok(auth) => auth,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
+        }
+    };
+    process::run(settings.pod.clone(), |pod| start(settings, auth, pod)).await
+}
+
+fn reservation_time(text: &str) -> Result<Duration, String> {
+    let time = config::duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() || time > LONGEST_RESERVATION {
+        return Err("it must be above 0s and at most 7days".to_owned());
+    }
+    Ok(time)
 }
 
 /// Opens what the service needs and spawns its tasks. Returns what closes the rest after them.
 async fn start(
     settings: Settings,
+    auth: Auth,
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>>> {
     let listener = common::pod::http::bind(settings.pod.http_address).await?;
@@ -86,10 +138,24 @@ async fn start(
 
     let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("database watch", watch);
+    let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&ORDERS]);
+    pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
+    let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("idempotency keys", keys);
+    let expiry = expiry::run(pool.clone(), wake.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("expiry", expiry);
+    let provider: Arc<dyn Provider> = Arc::new(StandIn);
+    let captures = capture::run(pool.clone(), provider.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("captures", captures);
     Delivery::new(Tickets, bus.clone(), pool.clone(), &pod).spawn(lease.clone());
 
     // Outside the stack's bound: a process that is busy is alive, and says so.
-    let router = http::router(pool.clone(), settings.http_max_concurrent.get())
+    if let Auth::Off(buyer) = &auth {
+        warn!(%buyer, "AUTH is off: every order is this buyer's");
+    }
+    let reservation = settings.reservation_time;
+    let api = Api { pool: pool.clone(), wake, auth, provider, reservation };
+    let router = http::router(api, settings.http_max_concurrent.get())
         .merge(health::routes(pod.health, pod.metrics));
     pod.shutdown.spawn("http", common::pod::http::serve(listener, router, pod.shutdown.clone()));
     Ok(move || {

@@ -6,7 +6,7 @@ use common::{
 };
 use sqlx::PgConnection;
 
-use crate::store::{self, Copied};
+use crate::store::tickets::{self, Copied};
 
 common::event_set! {
     /// The events that the service takes.
@@ -50,7 +50,7 @@ impl Listener for Tickets {
                 processed_by: &received.client_id,
             })
             .collect();
-        store::keep_newest(tx, &copies).await?;
+        tickets::keep_newest(tx, &copies).await?;
         Ok(())
     }
 }

@@ -14,10 +14,10 @@ use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use common::{
     bus::{connection::Bus, envelope::Envelope, topology},
-    events::ticket::TICKETS,
+    events::{Stream, order::ORDERS, ticket::TICKETS},
     pod::config,
 };
 use futures::StreamExt;
@@ -52,6 +52,10 @@ const PAUSE: Duration = Duration::from_millis(500);
   ticketing listen --client-id mine                     the second is turned away"
 )]
 pub(crate) struct Options {
+    /// What to listen to.
+    #[arg(value_enum, value_name = "EVENTS", default_value = "tickets")]
+    events: Events,
+
     /// Takes part in a queue group: each event goes to one of its members.
     #[arg(long, value_name = "NAME")]
     queue_group: Option<String>,
@@ -82,6 +86,24 @@ pub(crate) struct Options {
     client: client::Options,
 }
 
+/// A family of events.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Events {
+    /// `ticket:created` and `ticket:updated`.
+    Tickets,
+    /// `order:created`, and what becomes of an order.
+    Orders,
+}
+
+impl Events {
+    fn stream(self) -> &'static Stream {
+        match self {
+            Self::Tickets => &TICKETS,
+            Self::Orders => &ORDERS,
+        }
+    }
+}
+
 /// Listens until a signal, anew after each `rs`.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let from = From::parse(&options.from).unwrap_or_else(|why| {
@@ -106,12 +128,13 @@ struct Listening {
 
 impl Listening {
     async fn run(self) -> anyhow::Result<()> {
-        topology::stream(&self.bus, &TICKETS).await?;
+        let wanted = self.options.events.stream();
+        topology::stream(&self.bus, wanted).await?;
         let mut consumer = self.consumer().await?;
         say!(
             "Listening to {} of stream {}{}",
-            TICKETS.subjects.join(", "),
-            TICKETS.name,
+            wanted.subjects.join(", "),
+            wanted.name,
             self.options
                 .queue_group
                 .as_ref()
@@ -124,7 +147,7 @@ impl Listening {
                 sleep(PAUSE).await;
                 self.bus.connected().await;
                 let again = async {
-                    topology::stream(&self.bus, &TICKETS).await?;
+                    topology::stream(&self.bus, wanted).await?;
                     self.consumer().await
                 };
                 if let Ok(consumer) = again.await {
@@ -187,7 +210,7 @@ impl Listening {
     /// Its own consumer, or the one that the group shares.
     async fn consumer(&self) -> anyhow::Result<PullConsumer> {
         let config = self.config();
-        let stream = self.bus.jetstream.get_stream(TICKETS.name).await?;
+        let stream = self.bus.jetstream.get_stream(self.options.events.stream().name).await?;
         let Some(group) = &self.options.queue_group else {
             return stream.create_consumer(config).await.context("cannot listen");
         };

@@ -69,6 +69,7 @@ struct Member {
 #[derive(Debug, Serialize)]
 struct DatabaseStatus {
     tickets: i64,
+    orders: i64,
     /// Events that are not yet published.
     outbox: i64,
     dead_letters: usize,
@@ -137,10 +138,13 @@ async fn gather(bus: &Bus, nats_url: String, stack: Option<Stack>) -> anyhow::Re
 
 async fn database(url: &str) -> anyhow::Result<DatabaseStatus> {
     let mut connection = PgConnection::connect(url).await?;
-    let status = DatabaseStatus {
-        tickets: sqlx::query_scalar("select count(*) from tickets")
+    let (tickets, orders) =
+        sqlx::query_as("select (select count(*) from tickets), (select count(*) from orders)")
             .fetch_one(&mut connection)
-            .await?,
+            .await?;
+    let status = DatabaseStatus {
+        tickets,
+        orders,
         outbox: outbox::depth(&mut connection).await?.unpublished,
         dead_letters: dead_letters::list(&mut connection, None, COUNTED).await?.len(),
     };
@@ -184,8 +188,9 @@ fn print(status: &Status) -> anyhow::Result<()> {
     }
     for (name, database) in &status.databases {
         say!(
-            "\nDatabase {name}: {} tickets, {} events to publish, {} dead letters",
+            "\nDatabase {name}: {} tickets, {} orders, {} events to publish, {} dead letters",
             database.tickets,
+            database.orders,
             database.outbox,
             database.dead_letters
         );

@@ -5,13 +5,12 @@
 //! - [`http`]: the API. What came in is parsed there into types that cannot be wrong.
 //! - [`ticket`]: those types.
 //! - [`group_commit`]: tickets that arrive together are committed together.
+//! - [`listener`]: what it does with an event about an order.
 //! - [`store`]: all SQL.
-//! - [`openapi`]: what the API says of itself.
 
 pub mod group_commit;
 pub mod http;
-pub mod openapi;
-mod prune;
+pub mod listener;
 pub mod store;
 pub mod ticket;
 
@@ -19,17 +18,19 @@ use std::{future::Future, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    bus::{self, connection::Bus, relay::Relay},
+    bus::{self, connection::Bus, delivery::Delivery, listener::Listener, relay::Relay},
     events::ticket::TICKETS,
     pod::{
         config::{self, DatabaseSettings, NatsSettings, PodSettings},
-        database, health,
+        database, health, idempotency,
         lease::Lease,
         process::{self, Pod},
     },
 };
+use listener::Orders;
 
-/// Sells tickets: takes them over HTTP, keeps them in Postgres, and tells of them on NATS.
+/// Keeps tickets: takes them over HTTP, stores them in Postgres, tells of them on NATS, and hears there
+/// which of them are ordered.
 ///
 /// Every setting is an option or an environment variable. A bad one ends the process with status
 /// 64 and its name, before anything is opened.
@@ -50,7 +51,7 @@ pub struct Settings {
     #[command(flatten)]
     pub database: DatabaseSettings,
 
-    /// The NATS that it publishes to.
+    /// The NATS that it publishes to and listens to.
     #[command(flatten)]
     pub nats: NatsSettings,
 
@@ -84,7 +85,7 @@ async fn start(
 ) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
     let listener = common::pod::http::bind(settings.pod.http_address).await?;
     let bus = Bus::connect(&settings.nats, &pod).await?;
-    let lease = Lease::take(&bus, &pod, "tickets", &[]).await?;
+    let lease = Lease::take(&bus, &pod, "tickets", &[Orders::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
     let unhurried = database::unhurried(&pool);
     bus::migrate(&unhurried).await?;
@@ -96,7 +97,12 @@ async fn start(
 
     let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("database watch", watch);
-    pod.shutdown.spawn("idempotency keys", prune::run(pool.clone(), pod.shutdown.clone()));
+    let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("idempotency keys", keys);
+    // No gate: POSTs work without NATS.
+    Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), &pod)
+        .without_gate()
+        .spawn(lease.clone());
 
     let api = http::Api::start(pool.clone(), wake, &pod.shutdown);
     // Outside the stack's bound: a process that is busy is alive, and says so.

@@ -1,15 +1,27 @@
 //! All SQL of the service. Whoever begins a transaction commits it; everything here receives a
 //! connection and never commits.
 
-use std::time::Duration;
-
-use common::events::{money::Price, ticket::Ticket};
-use sha2::{Digest, Sha256};
+use common::{
+    events::{
+        money::Price,
+        order::Order,
+        ticket::{Hold, HoldStatus, Ticket},
+    },
+    pod::database::now,
+};
 use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::ticket::{ChangedTicket, now};
+use crate::ticket::ChangedTicket;
+
+/// A [`Row`]'s columns, by name: with `*`, a release that adds one would break the statements that
+/// the release before has prepared.
+macro_rules! columns {
+    () => {
+        "tickets.id, title, price, tickets.version, created_at, updated_at, hold_order_id, hold_status"
+    };
+}
 
 /// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
 ///
@@ -71,13 +83,15 @@ pub enum Change {
     Made(Ticket),
     /// It is at this version, which is none of those expected.
     Stale(i32),
+    /// An order holds it, so that it must stay as it is.
+    Held(Hold),
     /// There is no such ticket.
     NoTicket,
 }
 
-/// Replaces a ticket's title and price, if its version is one of `expected` (`None`: whatever it
-/// is). Of two changes at the same time, the second waits for the first to commit and then sees
-/// its version, so never both win.
+/// Replaces a ticket's title and price, if no order holds it and its version is one of `expected`
+/// (`None`: whatever it is). Of two changes at the same time, the second waits for the first to
+/// commit and then sees its version, so never both win.
 ///
 /// # Errors
 /// When the database does.
@@ -88,12 +102,14 @@ pub async fn change(
     expected: Option<&[i32]>,
 ) -> Result<Change, sqlx::Error> {
     // Clocks of replicas differ; a ticket's time never runs backwards all the same.
-    let changed: Option<Row> = sqlx::query_as(
+    let changed: Option<Row> = sqlx::query_as(concat!(
         "update tickets set title = $2, price = $3, version = version + 1,
                             updated_at = greatest(updated_at, $4)
-         where id = $1 and ($5::integer[] is null or version = any ($5))
-         returning id, title, price, version, created_at, updated_at",
-    )
+         where id = $1 and hold_order_id is null
+           and ($5::integer[] is null or version = any ($5))
+         returning ",
+        columns!(),
+    ))
     .bind(id)
     .bind(to.title.as_str())
     .bind(to.price)
@@ -104,11 +120,75 @@ pub async fn change(
     if let Some(row) = changed {
         return Ok(Change::Made(row.into()));
     }
-    let version: Option<i32> = sqlx::query_scalar("select version from tickets where id = $1")
-        .bind(id)
-        .fetch_optional(tx)
+    Ok(match find(tx, id).await? {
+        None => Change::NoTicket,
+        Some(Ticket { hold: Some(hold), .. }) => Change::Held(hold),
+        Some(ticket) => Change::Stale(ticket.version),
+    })
+}
+
+/// Keeps the newest of what is known and what is given, order by order. Before [`hold`], for these
+/// orders' tickets, in the same transaction.
+///
+/// # Errors
+/// When the database does.
+pub async fn keep_newest(tx: &mut PgConnection, orders: &[&Order]) -> Result<(), sqlx::Error> {
+    // One state an order, because a statement may not change a row twice; and in the order of ids,
+    // so that two batches with the same orders wait for one another and do not deadlock.
+    sqlx::query(
+        "insert into orders (id, ticket_id, status, version)
+         select distinct on (id) *
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[])
+              as told (id, ticket_id, status, version)
+         order by id, version desc
+         on conflict (id) do update set status = excluded.status, version = excluded.version
+         where orders.version < excluded.version",
+    )
+    .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|order| order.ticket_id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|order| order.status.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|order| order.version).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Has each of the tickets held by the order that its orders say, or by none. Returns those for which
+/// that is a change, in their new state.
+///
+/// # Errors
+/// When the database does.
+pub async fn hold(tx: &mut PgConnection, tickets: &[Uuid]) -> Result<Vec<Ticket>, sqlx::Error> {
+    // Locked first, in the order of ids, by a statement of its own: the next one then sees what
+    // whoever had a ticket before us has written of its orders.
+    sqlx::query("select from tickets where id = any($1) order by id for update")
+        .bind(tickets)
+        .execute(&mut *tx)
         .await?;
-    Ok(version.map_or(Change::NoTicket, Change::Stale))
+    // The orders service lets one order at a time have a ticket. Two are seen here only while the
+    // end of the earlier one is still on its way: a paid one stands, else the later one.
+    let changed: Vec<Row> = sqlx::query_as(concat!(
+        "update tickets set version = version + 1, updated_at = greatest(updated_at, $2),
+                            hold_order_id = holding.order_id, hold_status = holding.status
+         from (select held.id as ticket_id, holder.id as order_id,
+                      case holder.status when 'completed' then 'sold' else holder.status end
+                          as status
+               from tickets as held left join lateral (
+                   select * from orders
+                   where ticket_id = held.id and status in ('reserved', 'completed')
+                   order by status = 'completed' desc, id desc limit 1
+               ) as holder on true
+               where held.id = any($1)) as holding
+         where tickets.id = holding.ticket_id
+           and (hold_order_id, hold_status) is distinct from (holding.order_id, holding.status)
+         returning ",
+        columns!(),
+    ))
+    .bind(tickets)
+    .bind(now())
+    .fetch_all(tx)
+    .await?;
+    Ok(changed.into_iter().map(Ticket::from).collect())
 }
 
 /// One ticket.
@@ -116,12 +196,11 @@ pub async fn change(
 /// # Errors
 /// When the database does.
 pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Ticket>, sqlx::Error> {
-    let row: Option<Row> = sqlx::query_as(
-        "select id, title, price, version, created_at, updated_at from tickets where id = $1",
-    )
-    .bind(id)
-    .fetch_optional(connection)
-    .await?;
+    let row: Option<Row> =
+        sqlx::query_as(concat!("select ", columns!(), " from tickets where id = $1"))
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
     Ok(row.map(Ticket::from))
 }
 
@@ -135,118 +214,16 @@ pub async fn page(
     limit: i64,
 ) -> Result<Vec<Ticket>, sqlx::Error> {
     // One plan for both cases, straight from the primary key: no id is as great as the greatest.
-    let rows: Vec<Row> = sqlx::query_as(
-        "select id, title, price, version, created_at, updated_at from tickets
-         where id < $1 order by id desc limit $2",
-    )
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from tickets where id < $1 order by id desc limit $2",
+    ))
     .bind(after.unwrap_or(Uuid::max()))
     .bind(limit)
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(Ticket::from).collect())
-}
-
-/// What is known of an Idempotency-Key when a request comes with it.
-#[derive(Debug)]
-pub enum Claim {
-    /// It is new, and this transaction's until its end.
-    Granted,
-    /// Another transaction has it now.
-    InFlight,
-    /// The same request was answered with this.
-    Answered {
-        /// The ticket that was made.
-        ticket_id: Uuid,
-        /// The body of the answer.
-        answer: String,
-    },
-    /// It came with another request.
-    OtherRequest,
-}
-
-/// Claims an Idempotency-Key for this transaction.
-///
-/// # Errors
-/// When the database does.
-pub async fn claim_key(
-    tx: &mut PgConnection,
-    key: &str,
-    request_hash: &[u8; 32],
-) -> Result<Claim, sqlx::Error> {
-    let free: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
-        .bind(lock_of(key))
-        .fetch_one(&mut *tx)
-        .await?;
-    if !free {
-        return Ok(Claim::InFlight);
-    }
-    // A statement of its own: its snapshot is taken after the lock, so that it sees what the
-    // lock's holder before us has committed.
-    let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(
-        "select request_hash, ticket_id, answer from idempotency_keys where key = $1",
-    )
-    .bind(key)
-    .fetch_optional(tx)
-    .await?;
-    Ok(match known {
-        None => Claim::Granted,
-        Some((hash, ticket_id, answer)) if hash == request_hash => {
-            Claim::Answered { ticket_id, answer }
-        }
-        Some(_) => Claim::OtherRequest,
-    })
-}
-
-/// Keeps what a request with an Idempotency-Key is answered.
-///
-/// # Errors
-/// When the database does.
-pub async fn keep_answer(
-    tx: &mut PgConnection,
-    key: &str,
-    request_hash: &[u8; 32],
-    ticket_id: Uuid,
-    answer: &str,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "insert into idempotency_keys (key, request_hash, ticket_id, answer)
-         values ($1, $2, $3, $4)",
-    )
-    .bind(key)
-    .bind(&request_hash[..])
-    .bind(ticket_id)
-    .bind(answer)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Forgets keys older than `retention`, at most `limit` of them. Returns how many.
-///
-/// # Errors
-/// When the database does.
-pub async fn prune_keys(
-    connection: &mut PgConnection,
-    retention: Duration,
-    limit: i64,
-) -> Result<u64, sqlx::Error> {
-    let pruned = sqlx::query(
-        "delete from idempotency_keys where key in (
-             select key from idempotency_keys where created_at < clock_timestamp() - $1
-             order by created_at limit $2 for update skip locked)",
-    )
-    .bind(retention)
-    .bind(limit)
-    .execute(connection)
-    .await?;
-    Ok(pruned.rows_affected())
-}
-
-/// The advisory lock of a key. Two keys that share one by chance cost a needless 409, no more.
-fn lock_of(key: &str) -> i64 {
-    let hash: [u8; 32] = Sha256::digest(format!("idempotency key {key}").as_bytes()).into();
-    let [a, b, c, d, e, f, g, h, ..] = hash;
-    i64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// A row of `tickets`.
@@ -258,11 +235,15 @@ struct Row {
     version: i32,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
+    hold_order_id: Option<Uuid>,
+    hold_status: Option<HoldStatus>,
 }
 
 impl From<Row> for Ticket {
     fn from(row: Row) -> Self {
-        let Row { id, title, price, version, created_at, updated_at } = row;
-        Self { id, title, price, version, created_at, updated_at }
+        let Row { id, title, price, version, created_at, updated_at, .. } = row;
+        let hold = row.hold_order_id.zip(row.hold_status);
+        let hold = hold.map(|(order_id, status)| Hold { order_id, status });
+        Self { id, title, price, version, created_at, updated_at, hold }
     }
 }

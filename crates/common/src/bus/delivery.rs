@@ -25,13 +25,14 @@ use crate::{
 
 /// The longest pause after failures of the server.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// The gate of readiness that is open while the member pulls.
-pub(super) const GATE: &str = "queue group";
+/// The gate of readiness that opens when the member has joined its group for the first time. It stays
+/// open: NATS or an event that is away keeps no API from answering (ADR 12).
+const GATE: &str = "queue group";
 
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
     shop: Arc<Workshop<L>>,
-    health: Health,
+    health: Option<Health>,
     shutdown: Shutdown,
 }
 
@@ -39,17 +40,26 @@ impl<L: Listener> Delivery<L> {
     /// A member with this process's client id. Spawns nothing.
     pub fn new(listener: L, bus: Bus, pool: PgPool, pod: &Pod) -> Self {
         let client_id: ClientId = pod.client_id.clone();
-        pod.health.not_ready(GATE, "not pulling yet");
         Self {
             shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),
-            health: pod.health.clone(),
+            health: Some(pod.health.clone()),
             shutdown: pod.shutdown.clone(),
         }
+    }
+
+    /// Has the process be ready before it is in its group, for a service whose requests need none of
+    /// the group's events.
+    #[must_use]
+    pub fn without_gate(self) -> Self {
+        Self { health: None, ..self }
     }
 
     /// Spawns the member's tasks: the delivery loop, which begins once the client id is held, and
     /// the one that looks after redriven dead letters and old inbox rows.
     pub fn spawn(self, lease: Lease) {
+        if let Some(health) = &self.health {
+            health.not_ready(GATE, "not in the group yet");
+        }
         let shutdown = self.shutdown.clone();
         shutdown.spawn("dead letters", upkeep::tend(self.shop.clone(), self.shutdown.clone()));
         shutdown.clone().spawn("delivery", async move {
@@ -80,7 +90,6 @@ impl<L: Listener> Delivery<L> {
                     if let Some(TopologyError::Drift { .. }) = error.downcast_ref() {
                         return Err(error);
                     }
-                    self.health.not_ready(GATE, format!("{error:#}"));
                     backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
                     debug!(
                         error = format!("{error:#}"),
@@ -106,8 +115,10 @@ impl<L: Listener> Delivery<L> {
     }
 
     async fn session(&self, epoch: u64) -> anyhow::Result<()> {
-        let mut session = Session::open(self.shop.clone(), self.health.clone(), epoch).await?;
-        self.health.ready(GATE);
+        let mut session = Session::open(self.shop.clone(), epoch).await?;
+        if let Some(health) = &self.health {
+            health.ready(GATE);
+        }
         info!(queue.group = L::QUEUE_GROUP, client.id = %self.shop.client_id, "joined the queue group");
         let ended = session.run(&self.shutdown).await;
         session.give_everything_back().await;

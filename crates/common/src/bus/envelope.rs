@@ -88,6 +88,12 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// The `dataschema` of an event's payload.
+#[must_use]
+pub fn data_schema(subject: &str, version: u32) -> String {
+    format!("{SCHEMA_URN}{subject}:{version}")
+}
+
 /// Writes an event's envelope, as part of the current trace.
 ///
 /// # Errors
@@ -106,7 +112,7 @@ pub fn seal<E: Event>(
         subject: event.about().into(),
         time,
         datacontenttype: "application/json".into(),
-        dataschema: format!("{SCHEMA_URN}{}:{}", E::SUBJECT, E::SCHEMA_VERSION).into(),
+        dataschema: data_schema(E::SUBJECT, E::SCHEMA_VERSION).into(),
         traceparent: TraceContext::current().map(|trace| trace.child().to_string().into()),
         data: &data,
     })
@@ -120,7 +126,7 @@ mod tests {
     #[test]
     fn a_sealed_event_opens_to_what_was_put_in() {
         let event: TicketCreated =
-            serde_json::from_str(include_str!("../events/ticket.golden.json")).unwrap();
+            serde_json::from_str(include_str!("../events/golden/ticket.json")).unwrap();
         let id = Uuid::now_v7();
         let sealed = seal(id, OffsetDateTime::UNIX_EPOCH, &event).unwrap();
         let open = Envelope::parse(sealed.as_bytes()).unwrap();

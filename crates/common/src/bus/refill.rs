@@ -2,7 +2,7 @@
 //! event, and at which sequence, is kept with the event. A stream that comes back younger or shorter
 //! has lost some; those go out again.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -13,6 +13,7 @@ use super::{
     relay::{Published, Relay},
     topology::{self, StreamState},
 };
+use crate::pod::database::to_microseconds;
 
 impl Relay {
     /// Compares each stream with what it had confirmed, and publishes the difference again.
@@ -27,8 +28,7 @@ impl Relay {
             .fetch_optional(&mut *tx)
             .await?;
             let last = i64::try_from(state.last_sequence)?;
-            // To the microsecond, which is what the database keeps.
-            let created = truncate(state.created);
+            let created = to_microseconds(state.created);
             if let Some((known, confirmed)) = before
                 && (known != created || confirmed > last)
             {
@@ -87,10 +87,6 @@ impl Relay {
         }
         Ok(())
     }
-}
-
-fn truncate(at: OffsetDateTime) -> OffsetDateTime {
-    at - Duration::from_nanos(u64::from(at.nanosecond() % 1000))
 }
 
 /// What each stream has confirmed so far.

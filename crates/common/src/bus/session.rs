@@ -14,17 +14,14 @@ use tracing::{debug, info, warn};
 use super::{
     batch::{self, Outcome},
     connection::Link,
-    delivery::{GATE, MAX_BACKOFF},
+    delivery::MAX_BACKOFF,
     effect::Workshop,
     held::{self, Held},
     listener::Listener,
     pull::{Pull, Pulled},
     topology::ACK_WAIT,
 };
-use crate::{
-    events::EventSet,
-    pod::{health::Health, shutdown::Shutdown},
-};
+use crate::{events::EventSet, pod::shutdown::Shutdown};
 
 /// The most events in one transaction, and in one request to the server. A member holds at most
 /// twice as many: a batch at work and the next one.
@@ -57,16 +54,11 @@ pub(super) struct Session<L: Listener> {
     /// How many batches in a row found the database away.
     outages: u32,
     shop: Arc<Workshop<L>>,
-    health: Health,
 }
 
 impl<L: Listener> Session<L> {
     /// Subscribes for what a pull brings. Asks for nothing yet.
-    pub(super) async fn open(
-        shop: Arc<Workshop<L>>,
-        health: Health,
-        epoch: u64,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn open(shop: Arc<Workshop<L>>, epoch: u64) -> anyhow::Result<Self> {
         let stream = <L::Events as EventSet>::STREAM.name;
         Ok(Self {
             pull: Pull::open(&shop.bus.client, stream, L::QUEUE_GROUP).await?,
@@ -78,7 +70,6 @@ impl<L: Listener> Session<L> {
             mode: Mode::Taking,
             outages: 0,
             shop,
-            health,
         })
     }
 
@@ -105,7 +96,6 @@ impl<L: Listener> Session<L> {
                 pulled = self.pull.next(), if !self.pull.is_idle() => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
-                    self.health.ready(GATE);
                     info!("the database is back, pulling again");
                 }
                 () = shutdown.begun(), if stoppable => {
@@ -153,7 +143,6 @@ impl<L: Listener> Session<L> {
         }
         match self.mode {
             Mode::Taking | Mode::Paused(_) => {
-                self.health.not_ready(GATE, "the database is away");
                 let over = serves_again(self.shop.clone(), self.outages);
                 self.mode = Mode::Paused(over.boxed());
                 self.outages += 1;
@@ -185,9 +174,7 @@ impl<L: Listener> Session<L> {
 
     fn link_changed(&mut self) {
         let link = *self.link.borrow_and_update();
-        if !link.up {
-            self.health.not_ready(GATE, "not connected to NATS");
-        } else if link.epoch != self.epoch {
+        if link.up && link.epoch != self.epoch {
             // The server has forgotten what was asked on the connection before.
             self.leave();
         }

@@ -69,6 +69,12 @@ impl Fields {
         self.errors.push(FieldError { field: field.to_owned(), message: message.into() });
     }
 
+    /// Whether anything was refused so far.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
     /// Ends the reading.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -103,6 +104,18 @@ pub async fn watch(pool: PgPool, health: Health, shutdown: Shutdown) -> anyhow::
         }
     }
     Ok(())
+}
+
+/// Now, to the microsecond, which is what Postgres keeps: the row, the event and the answer say
+/// the same.
+#[must_use]
+pub fn now() -> OffsetDateTime {
+    to_microseconds(OffsetDateTime::now_utc())
+}
+
+/// A time without what Postgres does not keep of it.
+pub(crate) fn to_microseconds(at: OffsetDateTime) -> OffsetDateTime {
+    at - Duration::from_nanos(u64::from(at.nanosecond() % 1000))
 }
 
 /// Closes the pool, after the tasks that used it have ended.

@@ -2,12 +2,15 @@
 //! and how it ends. [`run`](process::run) is the frame that every service's `main` is.
 
 pub mod body;
+pub mod chore;
 pub mod client_id;
 pub mod config;
 pub mod database;
 pub mod health;
 pub mod http;
+pub mod idempotency;
 pub mod lease;
+pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod process;

@@ -177,6 +177,7 @@ impl World {
             version: 1,
             created_at: now,
             updated_at: now,
+            hold: None,
         };
         let sealed = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();
         for _ in 0..copies {

@@ -43,6 +43,7 @@ impl System {
             .env("HTTP_ADDRESS", &address)
             .env("NATS_URL", self.nats.url())
             .env("DATABASE_URL", self.postgres.url(kind))
+            .env("AUTH", "off")
             .env("LOG", "warn")
             .env("LOG_FORMAT", "json")
             .spawn()

@@ -34,16 +34,27 @@ pub(super) fn read(line: &str) -> Said {
             field("ticket.id"),
             field("ticket.version")
         )),
+        "order created" => Said::Event(format!(
+            "created order {}, which reserves ticket {}",
+            field("order.id"),
+            field("ticket.id")
+        )),
+        "order changed" => {
+            Said::Event(format!("{} order {}", field("order.status"), field("order.id")))
+        }
+        "order expired" => Said::Event(format!("expired order {}", field("order.id"))),
         "event handled" => Said::Event(format!(
-            "took {} #{} of ticket {}{}",
+            "took {} #{} of {} {}{}",
             field("event.type"),
             field("event.sequence"),
+            field("event.type").split(':').next().unwrap_or_default(),
             field("event.subject"),
             match field("event.delivery").as_str() {
                 "1" => String::new(),
                 delivery => format!(" (delivery {delivery})"),
             }
         )),
+        "AUTH is off: every order is this buyer's" | "payment captured" => Said::Nothing,
         "joined the queue group" => Said::Joined(field("queue.group")),
         "listening" => Said::Listening(field("http.address")),
         "starting"

@@ -30,6 +30,8 @@ use crate::stack::{DataDir, Stack};
 const HTTP_PORT: u16 = 3000;
 /// The client id of the tickets service.
 const TICKETS: &str = "tickets-1";
+/// That of the first replica of the orders service.
+const ORDERS: &str = "orders-1";
 
 /// What to bring up.
 #[derive(Debug, Clone, Args)]
@@ -134,7 +136,7 @@ async fn run_services(
                 let before = stack.services.insert(name, format!("http://127.0.0.1:{port}"));
                 stack.save(&folder.root)?;
                 if before.is_none() && stack.services.len() == expected {
-                    show_what_to_try(view, &stack.services[TICKETS]);
+                    show_what_to_try(view, &stack.services[TICKETS], &stack.services[ORDERS]);
                 }
             }
             _ = tick.tick() => view.tick(),
@@ -184,12 +186,15 @@ fn without_password(url: &str) -> String {
     }
 }
 
-fn show_what_to_try(view: &View, tickets: &str) {
+fn show_what_to_try(view: &View, tickets: &str, orders: &str) {
     view.print(&format!(
         "\nEverything is up. From another terminal:\n\n    \
          curl -i {tickets}/api/tickets -H 'content-type: application/json' \\\n        \
          -d '{{\"title\": \"Concert\", \"price\": 20}}'\n\n\
-         The API is described at {tickets}/docs. Ctrl-C stops everything.\n"
+         and, with the id that this shows:\n\n    \
+         curl -i {orders}/api/orders -H 'content-type: application/json' \\\n        \
+         -d '{{\"ticketId\": \"…\"}}'\n\n\
+         The APIs are described at {tickets}/docs and {orders}/docs. Ctrl-C stops everything.\n"
     ));
 }
 

@@ -109,6 +109,7 @@ impl System {
             .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
             .env("NATS_URL", format!("nats://127.0.0.1:{nats_port}"))
             .env("DATABASE_URL", self.postgres.url(kind))
+            .env("AUTH", "off")
             .env("LOG", std::env::var("SYSTEM_TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .env("LOG_FORMAT", "json")
             .spawn()

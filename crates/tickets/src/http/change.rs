@@ -8,7 +8,7 @@ use axum::{
 };
 use common::{
     bus::outbox,
-    events::ticket::{Ticket, TicketUpdated},
+    events::ticket::{Hold, HoldStatus, Ticket, TicketUpdated},
     pod::{body::Fields, page::PathId, problem::Problem, trace::TraceContext},
 };
 use tracing::info;
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// Replaces title and price, and publishes `ticket:updated`. The change is made from a version:
 /// send it as If-Match (`*` for whichever it is) or as `version` in the body. When the ticket has
-/// another version by now, nothing is changed and the answer is 412. A change to the same values
+/// another version by now, nothing is changed and the answer is 412; while an order holds it, 409. A change to the same values
 /// makes a new version all the same.
 #[utoipa::path(
     put,
@@ -47,6 +47,8 @@ use crate::{
         (status = 400, description = "The id, If-Match or the body cannot be read, or If-Match and `version` disagree.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no ticket with this id.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "An order has reserved or bought the ticket, so it must stay as it is.",
             body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The ticket has another version.",
             body = Problem, content_type = "application/problem+json"),
@@ -74,6 +76,7 @@ pub(super) async fn change(
     let ticket = match store::change(&mut tx, id, &to, expected.as_deref()).await? {
         Change::Made(ticket) => ticket,
         Change::Stale(version) => return Err(stale(version)),
+        Change::Held(hold) => return Err(held(hold)),
         Change::NoTicket => return Err(no_ticket()),
     };
     let event = TicketUpdated(ticket);
@@ -113,4 +116,15 @@ fn stale(version: i32) -> Problem {
         StatusCode::PRECONDITION_FAILED,
         format!("The ticket has version {version} by now; nothing was changed."),
     )
+}
+
+/// Whatever version the change was made from: it would be refused from the newest as well.
+fn held(hold: Hold) -> Problem {
+    let detail = match hold.status {
+        HoldStatus::Reserved => {
+            "The ticket is reserved by an order; it can be changed once that is cancelled or has expired."
+        }
+        HoldStatus::Sold => "The ticket is sold; it cannot be changed any more.",
+    };
+    Problem::new(StatusCode::CONFLICT, detail)
 }

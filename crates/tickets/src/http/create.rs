@@ -3,24 +3,25 @@
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use common::{
     bus::outbox,
     events::ticket::{Ticket, TicketCreated},
-    pod::{body::Fields, problem::Problem, trace::TraceContext},
+    pod::{
+        body::Fields,
+        idempotency::{self, Answer, Claim, IDEMPOTENCY_REPLAYED, Keyed},
+        problem::Problem,
+        trace::TraceContext,
+    },
 };
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Api, body_of, idempotency_key, json};
-use crate::{
-    store::{self, Claim},
-    ticket::NewTicket,
-};
+use super::{Api, body_of, json};
+use crate::{store, ticket::NewTicket};
 
-const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Every answer of a POST, the replayed as well, is of the ticket's first version.
 const FIRST_VERSION: i32 = 1;
 
@@ -64,97 +65,74 @@ pub(super) async fn create(
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Problem> {
-    let key = idempotency_key::of(&headers)?;
+    let key = idempotency::key(&headers)?;
     let new = NewTicket::parse(fields)?;
 
-    let created = match key {
-        None => Created::without_key(&api, new.into_ticket()).await?,
-        Some(key) => match with_key(&api, &key, new).await? {
-            Keyed::Created(created) => created,
-            Keyed::Before { ticket_id, answer } => return Ok(replayed(ticket_id, answer)),
+    let (created, event_id) = match key {
+        None => without_key(&api, new.into_ticket()).await?,
+        Some(key) => match with_key(&api, &Keyed::new(key, &new.canonical()), new).await? {
+            Made::Now(created, event_id) => (created, event_id),
+            Made::Before(answer) => return Ok(replayed(answer)),
         },
     };
     info!(
-        ticket.id = %created.ticket_id,
-        event.id = %created.event_id,
+        ticket.id = %created.resource_id,
+        event.id = %event_id,
         trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "ticket created",
     );
-    Ok(answer(created.ticket_id, created.body))
+    Ok(respond(created))
 }
 
-/// A ticket that was committed with its event, and the body that says so.
-struct Created {
-    ticket_id: Uuid,
-    event_id: Uuid,
-    body: String,
-}
-
-impl Created {
-    /// Without a key, a ticket may share its transaction with others.
-    async fn without_key(api: &Api, ticket: Ticket) -> Result<Self, Problem> {
-        let (ticket_id, body) = (ticket.id, body_of(&ticket)?);
-        let event_id = api.group_commit.create(ticket).await?;
-        Ok(Self { ticket_id, event_id, body })
-    }
+/// Without a key, a ticket may share its transaction with others. Returns the event's id as well.
+async fn without_key(api: &Api, ticket: Ticket) -> Result<(Answer, Uuid), Problem> {
+    let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
+    let event_id = api.group_commit.create(ticket).await?;
+    Ok((created, event_id))
 }
 
 /// What became of a request with an Idempotency-Key.
-enum Keyed {
-    Created(Created),
-    Before { ticket_id: Uuid, answer: String },
+enum Made {
+    /// A ticket, and the event with this id.
+    Now(Answer, Uuid),
+    /// What it was answered before.
+    Before(Answer),
 }
 
 /// With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
-async fn with_key(api: &Api, key: &str, new: NewTicket) -> Result<Keyed, Problem> {
-    let hash = new.hash();
+async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Problem> {
     let mut tx = api.pool.begin().await?;
-    let known = match store::claim_key(&mut tx, key, &hash).await? {
-        Claim::Granted => None,
-        Claim::Answered { ticket_id, answer } => Some(Ok(Keyed::Before { ticket_id, answer })),
-        Claim::InFlight => Some(Err(in_flight())),
-        Claim::OtherRequest => Some(Err(other_request())),
-    };
-    if let Some(answer) = known {
-        // Before the answer: dropped, the transaction would hold the key for a moment longer, and
-        // a client that is quick would meet itself.
-        tx.rollback().await?;
-        return answer;
+    match keyed.claim(&mut tx).await? {
+        Claim::New => {}
+        Claim::Answered(answer) => {
+            tx.rollback().await?;
+            return Ok(Made::Before(answer));
+        }
+        Claim::Refused(problem) => {
+            tx.rollback().await?;
+            return Err(problem);
+        }
     }
     let ticket = new.into_ticket();
-    let (ticket_id, body) = (ticket.id, body_of(&ticket)?);
+    let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
     store::insert(&mut tx, [&ticket]).await?;
     let event_id = outbox::put(&mut tx, &TicketCreated(ticket)).await?;
-    store::keep_answer(&mut tx, key, &hash, ticket_id, &body).await?;
+    keyed.keep(&mut tx, &created).await?;
     tx.commit().await?;
     api.wake.wake();
-    Ok(Keyed::Created(Created { ticket_id, event_id, body }))
+    Ok(Made::Now(created, event_id))
 }
 
-fn answer(ticket_id: Uuid, body: String) -> Response {
-    let mut response = json(StatusCode::CREATED, FIRST_VERSION, body);
-    if let Ok(location) = HeaderValue::from_str(&format!("/api/tickets/{ticket_id}")) {
+fn respond(created: Answer) -> Response {
+    let mut response = json(StatusCode::CREATED, FIRST_VERSION, created.body);
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/tickets/{}", created.resource_id)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
 }
 
-fn replayed(ticket_id: Uuid, body: String) -> Response {
-    let mut response = answer(ticket_id, body);
+fn replayed(answer: Answer) -> Response {
+    let mut response = respond(answer);
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     response
-}
-
-fn in_flight() -> Problem {
-    Problem::new(
-        StatusCode::CONFLICT,
-        "The first request with this Idempotency-Key is still under way. Repeat this one later.",
-    )
-}
-
-fn other_request() -> Problem {
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "This Idempotency-Key came before with another title or price.",
-    )
 }

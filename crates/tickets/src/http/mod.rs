@@ -1,27 +1,26 @@
 //! The API: `POST` and `GET /api/tickets`, `GET` and `PUT /api/tickets/{id}`, and what it says of
-//! itself at `/openapi.json` and `/docs`.
+//! itself at `/openapi.json` and `/docs`; the events are described at `/asyncapi.json`.
 
 mod change;
 mod conditional;
 mod create;
-mod idempotency_key;
 mod list;
 mod read;
 
 use axum::{
     Router,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use common::{
     bus::relay::Wake,
-    events::ticket::Ticket,
-    pod::{http::stack, page::bad_request, problem::Problem, shutdown::Shutdown},
+    events::{asyncapi, ticket::Ticket},
+    pod::{http::stack, openapi, problem::Problem, shutdown::Shutdown},
 };
 use sqlx::PgPool;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{group_commit::GroupCommit, openapi};
+use crate::group_commit::GroupCommit;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -51,7 +50,8 @@ pub fn router(api: Api, concurrent: usize) -> Router {
         .routes(routes!(read::read, change::change))
         .with_state(api)
         .split_for_parts();
-    stack(routes.merge(openapi::routes(description)), concurrent)
+    let description = openapi::routes(description, "tickets", "Tickets, each with a version.");
+    stack(routes.merge(description).merge(asyncapi::routes()), concurrent)
 }
 
 /// A ticket with its version as the ETag.
@@ -73,17 +73,4 @@ fn json(status: StatusCode, version: i32, body: String) -> Response {
 fn etag(version: i32) -> HeaderValue {
     // Digits within quotes are always a header value.
     HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"\""))
-}
-
-/// The only value of a header; `None` without one.
-fn single_header<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'a [u8]>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(bad_request(name.as_str(), "must be given once"));
-    }
-    Ok(first.map(HeaderValue::as_bytes))
 }

@@ -1,12 +1,11 @@
-//! What the API says of itself: `/openapi.json`, made from the handlers and their types, and
-//! `/docs`, a page that shows it and loads nothing from elsewhere.
+//! What an API says of itself: `/openapi.json`, made from its handlers and their types, and `/docs`, a
+//! page that shows it and loads nothing from elsewhere.
 
 use axum::{
     Json, Router,
     http::{HeaderValue, header},
     routing::get,
 };
-use common::pod::problem::Problem;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::{
     Components, ContentBuilder, Header, HeaderBuilder, InfoBuilder, ObjectBuilder, OpenApi, Ref,
@@ -16,6 +15,8 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use super::problem::Problem;
+
 /// The page's own scripts and styles, and the API; nothing from elsewhere, and no frame around it.
 /// Swagger UI sets styles on its elements and draws with `data:` images.
 const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
@@ -24,9 +25,10 @@ const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
      frame-ancestors 'none'",
 );
 
-/// `/openapi.json` and `/docs`, for an API that its handlers have described.
-pub fn routes(description: OpenApi) -> Router {
-    let description = complete(description);
+/// `/openapi.json` and `/docs`, for an API that its handlers have described, under the service's name
+/// and with a sentence about it.
+pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
+    let description = complete(description, name, about);
     // "none" turns off the badge of an online validator.
     let page = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
     Router::from(page)
@@ -36,18 +38,16 @@ pub fn routes(description: OpenApi) -> Router {
 
 /// Adds what is true of every operation: the failures behind the API, and the headers that the
 /// stack puts on each answer.
-fn complete(mut description: OpenApi) -> OpenApi {
+fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
+    let errors = "Every error is a problem (RFC 9457) that names each field that was wrong.";
     description.info = InfoBuilder::new()
-        .title("tickets")
+        .title(name)
         .version(env!("CARGO_PKG_VERSION"))
-        .description(Some(
-            "Tickets, each with a version. Every error is a problem (RFC 9457) that names each \
-             field that was wrong.",
-        ))
+        .description(Some(format!("{about} {errors}")))
         .build();
     description.components.get_or_insert_with(Components::new);
     for item in description.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.put, &mut item.post];
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         operations.into_iter().flatten().for_each(complete_operation);
     }
     description

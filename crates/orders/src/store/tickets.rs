@@ -1,19 +1,25 @@
-//! All SQL of the service. Whoever begins a transaction commits it; everything here receives a
-//! connection and never commits.
+//! The copy of the tickets: the newest state that has come of each.
 
-use common::events::{money::Price, ticket::Ticket};
+use common::events::{
+    money::Price,
+    ticket::{Hold, Ticket},
+};
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
-///
-/// # Errors
-/// When the database fails, or was migrated by a newer release.
-pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::migrate!().run(pool).await?;
-    Ok(())
+/// A [`KnownTicket`]'s columns, by name: with `*`, a release that adds one would break the statements
+/// that the release before has prepared.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, title, price, version, created_at, updated_at, hold, event_id, processed_by,
+                    processed_at from tickets ",
+            $rest
+        )
+    };
 }
 
 /// A ticket's state as an event brought it.
@@ -36,16 +42,17 @@ pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result
     // One state a ticket, because a statement may not change a row twice; and in the order of
     // ids, so that two batches with the same tickets wait for one another and do not deadlock.
     sqlx::query(
-        "insert into tickets (id, title, price, version, created_at, updated_at, event_id,
+        "insert into tickets (id, title, price, version, created_at, updated_at, hold, event_id,
                               processed_by)
          select distinct on (id) *
          from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
-                     $6::timestamptz[], $7::uuid[], $8::text[])
-              as copied (id, title, price, version, created_at, updated_at, event_id, processed_by)
+                     $6::timestamptz[], $7::jsonb[], $8::uuid[], $9::text[])
+              as copied (id, title, price, version, created_at, updated_at, hold, event_id,
+                         processed_by)
          order by id, version desc
          on conflict (id) do update
          set title = excluded.title, price = excluded.price, version = excluded.version,
-             updated_at = excluded.updated_at, event_id = excluded.event_id,
+             updated_at = excluded.updated_at, hold = excluded.hold, event_id = excluded.event_id,
              processed_by = excluded.processed_by, processed_at = excluded.processed_at
          where tickets.version < excluded.version",
     )
@@ -55,6 +62,7 @@ pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result
     .bind(copies.iter().map(|copy| copy.ticket.version).collect::<Vec<_>>())
     .bind(column(|copy| copy.ticket.created_at))
     .bind(column(|copy| copy.ticket.updated_at))
+    .bind(copies.iter().map(|copy| copy.ticket.hold.map(Json)).collect::<Vec<_>>())
     .bind(copies.iter().map(|copy| copy.event_id).collect::<Vec<_>>())
     .bind(copies.iter().map(|copy| copy.processed_by).collect::<Vec<_>>())
     .execute(tx)
@@ -63,7 +71,7 @@ pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result
 }
 
 /// A ticket as this service knows it.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
 pub struct KnownTicket {
     /// The ticket's id, the same in every service.
     pub id: Uuid,
@@ -79,6 +87,11 @@ pub struct KnownTicket {
     /// When this version was committed by the tickets service.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
+    /// Whose it is, by the tickets service; missing while nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[sqlx(json(nullable))]
+    #[schema(nullable = false)]
+    pub hold: Option<Hold>,
     /// The event that brought this version.
     pub event_id: Uuid,
     /// The member of the queue group that took the event, by its client id.
@@ -97,13 +110,11 @@ pub async fn page(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<KnownTicket>, sqlx::Error> {
-    sqlx::query_as(
-        "select * from tickets where $1::uuid is null or id < $1 order by id desc limit $2",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(connection)
-    .await
+    sqlx::query_as(select!("where id < $1 order by id desc limit $2"))
+        .bind(after.unwrap_or(Uuid::max()))
+        .bind(limit)
+        .fetch_all(connection)
+        .await
 }
 
 /// One ticket.
@@ -114,5 +125,5 @@ pub async fn find(
     connection: &mut PgConnection,
     id: Uuid,
 ) -> Result<Option<KnownTicket>, sqlx::Error> {
-    sqlx::query_as("select * from tickets where id = $1").bind(id).fetch_optional(connection).await
+    sqlx::query_as(select!("where id = $1")).bind(id).fetch_optional(connection).await
 }

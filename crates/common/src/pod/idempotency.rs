@@ -1,0 +1,170 @@
+//! The header Idempotency-Key: a client's name for one request, so that it can repeat it without
+//! knowing whether it took effect. The key is claimed, and the answer kept, in the transaction of
+//! what the request makes.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{
+    chore::{self, Round},
+    page::bad_request,
+    problem::Problem,
+    shutdown::Shutdown,
+};
+use crate::bus::BusError;
+
+/// The header's name.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header of an answer that is given for a second time.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// The longest key, in characters.
+const MAX_LENGTH: usize = 255;
+/// How long a key is kept at least: the day within which a client is expected to have repeated a
+/// request whose answer it never saw.
+const RETENTION: Duration = Duration::from_hours(24);
+/// How often to look for old keys. They may live this much longer than [`RETENTION`].
+const EVERY: Duration = Duration::from_mins(1);
+/// How many keys one statement deletes: short locks, and a transaction log in small pieces.
+const BATCH: i64 = 1_000;
+
+/// A request's key: 1–255 visible ASCII characters. `None` without the header.
+///
+/// # Errors
+/// 400 when it is malformed.
+pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes);
+    let Some(bytes) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(bad_request("Idempotency-Key", "must be given once"));
+    }
+    let fits = (1..=MAX_LENGTH).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    match str::from_utf8(bytes) {
+        Ok(key) if fits => Ok(Some(key.to_owned())),
+        _ => Err(bad_request("Idempotency-Key", "must be 1-255 visible ASCII characters")),
+    }
+}
+
+/// A request that may be repeated.
+#[derive(Debug, Clone)]
+pub struct Keyed {
+    key: String,
+    hash: [u8; 32],
+}
+
+/// What a request made, and was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The thing that was made.
+    pub resource_id: Uuid,
+    /// The body of the answer.
+    pub body: String,
+}
+
+/// What is known of a request when it comes.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is new, and its key this transaction's until its end.
+    New,
+    /// It was answered before. Roll back before this is answered again, and before a refusal:
+    /// dropped, the transaction would hold the key for a moment longer, and a client that is quick
+    /// would meet itself.
+    Answered(Answer),
+    /// 409 while another transaction has the key, 422 when it came with another request.
+    Refused(Problem),
+}
+
+impl Keyed {
+    /// A request by its key, and by what tells it from another: its values, not its bytes, so that
+    /// a client may write the same JSON differently.
+    #[must_use]
+    pub fn new(key: String, request: &str) -> Self {
+        Self { key, hash: Sha256::digest(request.as_bytes()).into() }
+    }
+
+    /// Claims the key for this transaction.
+    ///
+    /// # Errors
+    /// When the database does.
+    pub async fn claim(&self, tx: &mut PgConnection) -> Result<Claim, sqlx::Error> {
+        let free: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
+            .bind(self.lock())
+            .fetch_one(&mut *tx)
+            .await?;
+        if !free {
+            return Ok(Claim::Refused(Problem::new(
+                StatusCode::CONFLICT,
+                "The first request with this Idempotency-Key is still under way. Repeat this one later.",
+            )));
+        }
+        // A statement of its own: its snapshot is taken after the lock, so that it sees what the
+        // lock's holder before us has committed.
+        let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(
+            "select request_hash, resource_id, answer from bus.idempotency_keys where key = $1",
+        )
+        .bind(&self.key)
+        .fetch_optional(tx)
+        .await?;
+        Ok(match known {
+            None => Claim::New,
+            Some((hash, resource_id, body)) if hash == self.hash => {
+                Claim::Answered(Answer { resource_id, body })
+            }
+            Some(_) => Claim::Refused(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "This Idempotency-Key came before with another request.",
+            )),
+        })
+    }
+
+    /// Keeps what the request is answered.
+    ///
+    /// # Errors
+    /// When the database does.
+    pub async fn keep(&self, tx: &mut PgConnection, answer: &Answer) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into bus.idempotency_keys (key, request_hash, resource_id, answer)
+             values ($1, $2, $3, $4)",
+        )
+        .bind(&self.key)
+        .bind(&self.hash[..])
+        .bind(answer.resource_id)
+        .bind(&answer.body)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
+    /// The advisory lock of the key. Two keys that share one by chance cost a needless 409, no more.
+    fn lock(&self) -> i64 {
+        let hash: [u8; 32] =
+            Sha256::digest(format!("idempotency key {}", self.key).as_bytes()).into();
+        let [a, b, c, d, e, f, g, h, ..] = hash;
+        i64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Forgets keys that are past their time, so that their table stays bounded, until the process
+/// stops.
+///
+/// # Errors
+/// Never; the type is what [`Shutdown::spawn`] takes.
+pub async fn prune(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
+    chore::repeat("idempotency keys", EVERY, shutdown, || prune_batch(pool.clone())).await
+}
+
+async fn prune_batch(pool: PgPool) -> Result<Round, BusError> {
+    let pruned = sqlx::query(
+        "delete from bus.idempotency_keys where key in (
+             select key from bus.idempotency_keys where created_at < clock_timestamp() - $1
+             order by created_at limit $2 for update skip locked)",
+    )
+    .bind(RETENTION)
+    .bind(BATCH)
+    .execute(&pool)
+    .await?;
+    Ok(Round::of(pruned.rows_affected(), BATCH.unsigned_abs()))
+}

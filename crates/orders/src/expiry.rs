@@ -1,0 +1,62 @@
+//! Orders whose time has passed expire, each once, whichever replica notices first; those that came due
+//! while no replica was there, as soon as one is.
+
+use std::time::Duration;
+
+use common::{
+    bus::{BusError, outbox, relay::Wake},
+    pod::{
+        chore::{self, Round},
+        shutdown::Shutdown,
+    },
+};
+use sqlx::PgPool;
+use tracing::info;
+
+use crate::{
+    order::{self, Command},
+    store::orders,
+};
+
+/// How often each replica looks: well within the second in which an order must expire.
+const EVERY: Duration = Duration::from_millis(250);
+/// The most orders of one transaction: a matter of milliseconds, so that a buyer who pays or cancels
+/// late waits no longer to hear that it was too late.
+const BATCH: i64 = 500;
+
+/// Has orders expire until the process stops.
+///
+/// # Errors
+/// Never; the type is what [`Shutdown::spawn`] takes.
+pub(crate) async fn run(pool: PgPool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
+    chore::repeat("expiry", EVERY, shutdown, || expire(pool.clone(), wake.clone())).await
+}
+
+/// One batch, in one transaction with its events.
+async fn expire(pool: PgPool, wake: Wake) -> Result<Round, BusError> {
+    let mut tx = pool.begin().await?;
+    let now = orders::now(&mut tx).await?;
+    let due = orders::lock_due(&mut tx, now, BATCH).await?;
+    let expired: Vec<_> = due
+        .iter()
+        .filter_map(|order| order::decide(order, Command::Expire, now).ok().flatten())
+        .collect();
+    if expired.is_empty() {
+        tx.rollback().await?;
+        return Ok(Round::Done);
+    }
+    orders::save(&mut tx, &expired).await?;
+    let events = expired.iter().cloned().map(order::seal).collect::<Result<Vec<_>, _>>()?;
+    outbox::put_sealed(&mut tx, &events).await?;
+    tx.commit().await?;
+    wake.wake();
+    for (order, event) in expired.iter().zip(&events) {
+        let late = (order.updated_at - order.expires_at).as_seconds_f64();
+        metrics::histogram!("orders_expiry_delay_seconds").record(late);
+        info!(
+            order.id = %order.id, ticket.id = %order.ticket_id, event.id = %event.id,
+            "order expired",
+        );
+    }
+    Ok(Round::of(expired.len() as u64, BATCH.unsigned_abs()))
+}

@@ -1,0 +1,43 @@
+//! `DELETE /api/orders/{id}`.
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    events::order::Order,
+    pod::{page::PathId, problem::Problem},
+};
+
+use super::{Api, change::change};
+use crate::{auth::Buyer, order::Command};
+
+/// Cancel an order.
+///
+/// Gives its ticket back, and publishes `order:cancelled`. The order stays, as cancelled; to cancel it
+/// again changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/api/orders/{id}",
+    tag = "orders",
+    security(("buyer" = [])),
+    params(("id" = Uuid, Path, description = "The order's id.")),
+    responses(
+        (status = 200, description = "The order is cancelled, now or before.", body = Order),
+        (status = 400, description = "The id cannot be read.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "You have no order with this id.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The order was paid, or has expired.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    buyer: Buyer,
+    PathId(id): PathId,
+) -> Result<Json<Order>, Problem> {
+    match change(&api, id, &buyer, Command::Cancel).await? {
+        Ok(order) => Ok(Json(order)),
+        Err(refused) => Err(Problem::new(StatusCode::CONFLICT, refused.to_string())),
+    }
+}

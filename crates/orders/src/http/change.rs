@@ -1,0 +1,54 @@
+//! How a request changes what becomes of an order.
+
+use common::{
+    bus::outbox,
+    events::order::Order,
+    pod::{problem::Problem, trace::TraceContext},
+};
+use tracing::info;
+use uuid::Uuid;
+
+use super::{Api, no_order};
+use crate::{
+    auth::Buyer,
+    order::{self, Command, Refused},
+    store::orders,
+};
+
+/// Applies a command to a buyer's order: locked, decided, and committed with the event that tells of it.
+/// The order as it is then, whether it became that now or before; or why it could not.
+///
+/// # Errors
+/// 404, and when the database fails.
+pub(super) async fn change(
+    api: &Api,
+    id: Uuid,
+    buyer: &Buyer,
+    command: Command,
+) -> Result<Result<Order, Refused>, Problem> {
+    let mut tx = api.pool.begin().await?;
+    let Some(order) = orders::lock(&mut tx, id, buyer.as_str()).await? else {
+        return Err(no_order());
+    };
+    // After the lock, for which it may have waited.
+    let now = orders::now(&mut tx).await?;
+    let next = match order::decide(&order, command, now) {
+        Ok(Some(next)) => next,
+        Ok(None) => return Ok(Ok(order)),
+        Err(refused) => return Ok(Err(refused)),
+    };
+    orders::save(&mut tx, std::slice::from_ref(&next)).await?;
+    let event = order::seal(next.clone())?;
+    outbox::put_sealed(&mut tx, [&event]).await?;
+    tx.commit().await?;
+    api.wake.wake();
+    info!(
+        order.id = %id,
+        ticket.id = %next.ticket_id,
+        order.status = next.status.as_str(),
+        event.id = %event.id,
+        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
+        "order changed",
+    );
+    Ok(Ok(next))
+}

@@ -1,0 +1,59 @@
+//! `GET /api/orders`: a buyer's orders, page by page.
+
+use axum::{Json, extract::State};
+use common::{
+    events::order::Order,
+    pod::{page::PageQuery, problem::Problem},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use crate::{auth::Buyer, store::orders};
+
+/// A page of orders.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OrderPage {
+    /// The orders, newest first.
+    #[schema(max_items = 100)]
+    orders: Vec<Order>,
+    /// The cursor of the next page, to be sent as `after`; null on the last page.
+    #[schema(required = true)]
+    next: Option<String>,
+}
+
+/// List your orders.
+///
+/// Newest first, whatever has become of them. Follow `next` until it is null.
+#[utoipa::path(
+    get,
+    path = "/api/orders",
+    tag = "orders",
+    security(("buyer" = [])),
+    params(
+        ("limit" = Option<i64>, Query, description = "The most orders of the page.",
+            minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "The cursor: `next` of the page before.",
+            pattern = "^[0-9a-f]{32}$"),
+    ),
+    responses(
+        (status = 200, description = "A page of orders.", body = OrderPage),
+        (status = 400, description = "Authorization was given more than once.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is wrong or unknown.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    buyer: Buyer,
+    query: PageQuery,
+) -> Result<Json<OrderPage>, Problem> {
+    let mut connection = api.pool.acquire().await?;
+    let mut orders =
+        orders::page(&mut connection, buyer.as_str(), query.after, query.rows()).await?;
+    let next = query.cut(&mut orders, |order| order.id);
+    Ok(Json(OrderPage { orders, next }))
+}

@@ -1,0 +1,64 @@
+//! The API: orders at `/api/orders`, the copy of the tickets at `/api/tickets`, and what it says of
+//! itself at `/openapi.json` and `/docs`; the events are described at `/asyncapi.json`.
+
+mod cancel;
+mod change;
+mod list;
+mod pay;
+mod read;
+mod reserve;
+mod tickets;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, http::StatusCode};
+use common::{
+    bus::relay::Wake,
+    events::asyncapi,
+    pod::{http::stack, openapi, problem::Problem},
+};
+use sqlx::PgPool;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{auth::Auth, payment::Provider};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    /// The service's database.
+    pub pool: PgPool,
+    /// Wakes the relay after a commit.
+    pub wake: Wake,
+    /// Who a request's buyer is.
+    pub auth: Auth,
+    /// Who takes the money.
+    pub provider: Arc<dyn Provider>,
+    /// How long a ticket is reserved.
+    pub reservation: Duration,
+}
+
+/// The API and its description, behind the stack of limits. At most `concurrent` requests run at
+/// once.
+pub fn router(api: Api, concurrent: usize) -> Router {
+    let (routes, mut description) = OpenApiRouter::new()
+        .routes(routes!(reserve::reserve, list::list))
+        .routes(routes!(read::read, cancel::cancel))
+        .routes(routes!(pay::pay))
+        .routes(routes!(tickets::list))
+        .routes(routes!(tickets::read))
+        .with_state(api)
+        .split_for_parts();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+    let components = description.components.get_or_insert_default();
+    components.add_security_scheme("buyer", SecurityScheme::Http(bearer));
+    let about =
+        "Orders: each reserves a ticket for one buyer, until it is paid, cancelled or expires.";
+    let description = openapi::routes(description, "orders", about);
+    stack(routes.merge(description).merge(asyncapi::routes()), concurrent)
+}
+
+/// 404, for somebody else's order as well.
+fn no_order() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "You have no order with this id.")
+}

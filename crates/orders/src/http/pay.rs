@@ -1,0 +1,158 @@
+//! `POST /api/orders/{id}/payment`: authorized at the provider, then decided with everything else that
+//! may become of the order, and captured after the commit.
+
+use std::time::Duration;
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::{
+    events::order::{Order, Payment},
+    pod::{body::Fields, page::PathId, problem::Problem},
+};
+use serde::Serialize;
+use tokio::time::timeout;
+use tracing::warn;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Api, change::change, no_order};
+use crate::{
+    auth::Buyer,
+    order::{self, Command},
+    payment::{Charge, NotAuthorized},
+    store::orders,
+};
+
+/// How long the provider may take. With the database's own limits below the HTTP stack's time for a
+/// whole request.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest token, in characters.
+const MAX_TOKEN: usize = 200;
+
+/// What a buyer pays with.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "token": "tok_visa" }))]
+pub(super) struct NewPayment {
+    /// The means of payment, as the provider has named it to the buyer. The stand-in takes any but
+    /// `tok_declined` and `tok_unreachable`.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[!-~]{1,200}$")]
+    token: String,
+}
+
+impl NewPayment {
+    fn parse(mut fields: Fields) -> Result<Self, Problem> {
+        let token = fields.required::<String>("token").unwrap_or_default();
+        let fits =
+            (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic());
+        if !fits && !fields.has_errors() {
+            fields.refuse("token", format!("must have 1-{MAX_TOKEN} visible ASCII characters"));
+        }
+        fields.finish()?;
+        Ok(Self { token })
+    }
+}
+
+/// Pay for an order.
+///
+/// Completes the order, sells its ticket, and publishes `order:completed`. What is paid is the order's
+/// price. An order that is completed is answered as it is: nothing is charged twice. When the payment
+/// is declined, the order stays reserved, to be paid in another way.
+#[utoipa::path(
+    post,
+    path = "/api/orders/{id}/payment",
+    tag = "orders",
+    security(("buyer" = [])),
+    params(("id" = Uuid, Path, description = "The order's id.")),
+    request_body = NewPayment,
+    responses(
+        (status = 200, description = "The order is completed, now or before.", body = Order),
+        (status = 400, description = "The id cannot be read, or the body is not a JSON object.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 402, description = "The payment was declined.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "You have no order with this id.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The order was cancelled, or has expired. Nothing is charged.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 16 KiB.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not sent as application/json.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are wrong, missing or unknown.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn pay(
+    State(api): State<Api>,
+    buyer: Buyer,
+    PathId(id): PathId,
+    fields: Fields,
+) -> Result<Json<Order>, Problem> {
+    let NewPayment { token } = NewPayment::parse(fields)?;
+    let Some(order) = payable(&api, id, &buyer).await? else { return Err(no_order()) };
+    if order.payment.is_some() {
+        return Ok(Json(order));
+    }
+    let charge = Charge { order_id: id, amount: order.price, token: &token };
+    let payment = authorize(&api, charge).await?;
+    match change(&api, id, &buyer, Command::Pay(payment.clone())).await {
+        Ok(Ok(paid)) => {
+            // Another payment was faster; the same one again is what has paid for it.
+            if paid.payment.as_ref() != Some(&payment) {
+                void(&api, id, &payment).await;
+            }
+            Ok(Json(paid))
+        }
+        Ok(Err(refused)) => {
+            void(&api, id, &payment).await;
+            let detail = format!("{refused} Nothing is charged.");
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+        // It may have been committed, so the payment must stand. If not, it lapses.
+        Err(unknown) => Err(unknown),
+    }
+}
+
+/// The order, if it can be paid or is; so that the provider is not asked in vain. `None` when there is
+/// none.
+async fn payable(api: &Api, id: Uuid, buyer: &Buyer) -> Result<Option<Order>, Problem> {
+    let mut connection = api.pool.acquire().await?;
+    let Some(order) = orders::find(&mut connection, id, buyer.as_str()).await? else {
+        return Ok(None);
+    };
+    let now = orders::now(&mut connection).await?;
+    let nothing = Payment { amount: order.price, reference: String::new() };
+    match order::decide(&order, Command::Pay(nothing), now) {
+        Ok(_) => Ok(Some(order)),
+        Err(refused) => Err(Problem::new(StatusCode::CONFLICT, refused.to_string())),
+    }
+}
+
+async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
+    let authorized = timeout(PROVIDER_TIMEOUT, api.provider.authorize(charge)).await;
+    let failed = match authorized {
+        Ok(Ok(payment)) => return Ok(payment),
+        Ok(Err(NotAuthorized::Declined(reason))) => {
+            let detail = format!("The payment was declined: {reason}. The ticket stays reserved.");
+            return Err(Problem::new(StatusCode::PAYMENT_REQUIRED, detail));
+        }
+        Ok(Err(NotAuthorized::Failed(error))) => format!("{error:#}"),
+        Err(_) => format!("no answer within {} s", PROVIDER_TIMEOUT.as_secs()),
+    };
+    warn!(order.id = %charge.order_id, error = failed, "the payment provider failed");
+    let detail = "The payment provider cannot be reached. Nothing is charged: pay again with the same token.";
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+}
+
+/// Gives back what was set aside in vain. Should that fail, it lapses by itself.
+async fn void(api: &Api, id: Uuid, payment: &Payment) {
+    let voided = timeout(PROVIDER_TIMEOUT, api.provider.void(payment)).await;
+    let error = match voided {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "no answer".to_owned(),
+    };
+    warn!(order.id = %id, payment.reference, error, "a payment was not voided, and lapses by itself");
+}

@@ -1,0 +1,37 @@
+//! `GET /api/orders/{id}`.
+
+use axum::{Json, extract::State};
+use common::{
+    events::order::Order,
+    pod::{page::PathId, problem::Problem},
+};
+
+use super::{Api, no_order};
+use crate::{auth::Buyer, store::orders};
+
+/// Read one of your orders.
+#[utoipa::path(
+    get,
+    path = "/api/orders/{id}",
+    tag = "orders",
+    security(("buyer" = [])),
+    params(("id" = Uuid, Path, description = "The order's id.")),
+    responses(
+        (status = 200, description = "The order.", body = Order),
+        (status = 400, description = "The id cannot be read.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "You have no order with this id.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn read(
+    State(api): State<Api>,
+    buyer: Buyer,
+    PathId(id): PathId,
+) -> Result<Json<Order>, Problem> {
+    let mut connection = api.pool.acquire().await?;
+    let order = orders::find(&mut connection, id, buyer.as_str()).await?;
+    order.map(Json).ok_or_else(no_order)
+}

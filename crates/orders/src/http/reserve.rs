@@ -1,0 +1,195 @@
+//! `POST /api/orders`: the order, its event and the answer kept for a repetition become true in one
+//! transaction, or none of them does. That a ticket has one order is the database's word.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use common::{
+    bus::outbox,
+    events::order::{Order, OrderStatus},
+    pod::{
+        body::Fields,
+        idempotency::{self, Answer, Claim, IDEMPOTENCY_REPLAYED, Keyed},
+        problem::Problem,
+        trace::TraceContext,
+    },
+};
+use serde::Serialize;
+use sqlx::PgConnection;
+use time::format_description::well_known::Rfc3339;
+use tracing::info;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Api, tickets::no_ticket};
+use crate::{auth::Buyer, order, store::orders};
+
+/// What somebody wants to order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({ "ticketId": "01936b2e-7c00-7000-8000-000000000001" }))]
+pub(super) struct NewOrder {
+    /// The ticket.
+    ticket_id: Uuid,
+}
+
+impl NewOrder {
+    fn parse(mut fields: Fields) -> Result<Self, Problem> {
+        let ticket_id = fields.required("ticketId");
+        fields.finish()?;
+        let unreported = || Problem::internal(&anyhow::anyhow!("refused without a reason"));
+        Ok(Self { ticket_id: ticket_id.ok_or_else(unreported)? })
+    }
+}
+
+/// Reserve a ticket.
+///
+/// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid.
+/// With an Idempotency-Key, a repetition of the request within 24 hours is answered as the first one
+/// was, and makes no second order.
+#[utoipa::path(
+    post,
+    path = "/api/orders",
+    tag = "orders",
+    security(("buyer" = [])),
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        description = "The buyer's name for this request: 1-255 visible ASCII characters.",
+        min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
+    )),
+    request_body = NewOrder,
+    responses(
+        (status = 201, description = "The ticket is reserved, now or by the first request with this Idempotency-Key.",
+            body = Order,
+            headers(
+                ("Location" = String, description = "The order's path."),
+                ("Idempotency-Replayed" = bool, description = "`true` when the first request's answer is repeated."),
+            )),
+        (status = 400, description = "The body is not a JSON object, or a header is malformed.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "This service knows no such ticket.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The ticket is reserved or sold; or the first request with this Idempotency-Key is still under way.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 16 KiB.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not sent as application/json.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are wrong, missing or unknown; or this Idempotency-Key came with another request.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn reserve(
+    State(api): State<Api>,
+    buyer: Buyer,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, Problem> {
+    let key = idempotency::key(&headers)?;
+    let NewOrder { ticket_id } = NewOrder::parse(fields)?;
+    // Each buyer's keys are their own. A key holds no blank, so the pair is read in one way only.
+    let keyed = key.map(|key| Keyed::new(format!("{buyer} {key}"), &ticket_id.to_string()));
+
+    let mut tx = api.pool.begin().await?;
+    let made = make(&mut tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
+    let Ok(Made::Now(answer, event_id)) = made else {
+        // Before the answer: dropped, the transaction would hold the key for a moment longer.
+        tx.rollback().await?;
+        return made.map(|made| replayed(made.answer()));
+    };
+    tx.commit().await?;
+    api.wake.wake();
+    info!(
+        order.id = %answer.resource_id,
+        ticket.id = %ticket_id,
+        event.id = %event_id,
+        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
+        "order created",
+    );
+    Ok(respond(answer))
+}
+
+/// What came of a request.
+enum Made {
+    /// An order, and the event with this id.
+    Now(Answer, Uuid),
+    /// What it was answered before.
+    Before(Answer),
+}
+
+impl Made {
+    fn answer(self) -> Answer {
+        match self {
+            Self::Now(answer, _) | Self::Before(answer) => answer,
+        }
+    }
+}
+
+async fn make(
+    tx: &mut PgConnection,
+    api: &Api,
+    buyer: &Buyer,
+    ticket_id: Uuid,
+    keyed: Option<&Keyed>,
+) -> Result<Made, Problem> {
+    if let Some(keyed) = keyed {
+        match keyed.claim(tx).await? {
+            Claim::New => {}
+            Claim::Answered(answer) => return Ok(Made::Before(answer)),
+            Claim::Refused(problem) => return Err(problem),
+        }
+    }
+    let (price, now) = orders::price(tx, ticket_id).await?.ok_or_else(no_ticket)?;
+    let order = order::reserve(ticket_id, buyer.as_str(), price, now, api.reservation);
+    if !orders::insert(tx, &order).await? {
+        return Err(taken(orders::of_ticket(tx, ticket_id).await?, buyer));
+    }
+    let body = serde_json::to_string(&order).map_err(|error| Problem::internal(&error.into()))?;
+    let answer = Answer { resource_id: order.id, body };
+    let event = order::seal(order)?;
+    outbox::put_sealed(tx, [&event]).await?;
+    if let Some(keyed) = keyed {
+        keyed.keep(tx, &answer).await?;
+    }
+    Ok(Made::Now(answer, event.id))
+}
+
+fn respond(answer: Answer) -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    let headers = [(header::CONTENT_TYPE, content_type)];
+    let mut response = (StatusCode::CREATED, headers, answer.body).into_response();
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/orders/{}", answer.resource_id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn replayed(answer: Answer) -> Response {
+    let mut response = respond(answer);
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.
+fn taken(by: Option<Order>, buyer: &Buyer) -> Problem {
+    let detail = match by {
+        Some(order) if order.buyer == buyer.as_str() => match order.status {
+            OrderStatus::Completed => {
+                format!("You have bought this ticket, by your order {}.", order.id)
+            }
+            _ => format!("You have reserved this ticket already, by your order {}.", order.id),
+        },
+        Some(order) if order.status == OrderStatus::Completed => "The ticket is sold.".to_owned(),
+        Some(order) => format!(
+            "The ticket is reserved until {}. Should it not be paid by then, it can be ordered again.",
+            order.expires_at.format(&Rfc3339).unwrap_or_default()
+        ),
+        // Given back between the two statements.
+        None => "The ticket was reserved a moment ago. Try again.".to_owned(),
+    };
+    Problem::new(StatusCode::CONFLICT, detail)
+}

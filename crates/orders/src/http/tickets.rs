@@ -1,0 +1,80 @@
+//! `GET /api/tickets` and `GET /api/tickets/{id}`: the copy as this service keeps it.
+
+use axum::{Json, extract::State, http::StatusCode};
+use common::pod::{
+    page::{PageQuery, PathId},
+    problem::Problem,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use crate::store::tickets::{self, KnownTicket};
+
+/// A page of tickets.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TicketPage {
+    /// The tickets, newest first.
+    #[schema(max_items = 100)]
+    tickets: Vec<KnownTicket>,
+    /// The cursor of the next page, to be sent as `after`; null on the last page.
+    #[schema(required = true)]
+    next: Option<String>,
+}
+
+/// List the tickets that this service knows.
+///
+/// Newest first. Follow `next` until it is null.
+#[utoipa::path(
+    get,
+    path = "/api/tickets",
+    tag = "tickets",
+    params(
+        ("limit" = Option<i64>, Query, description = "The most tickets of the page.",
+            minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "The cursor: `next` of the page before.",
+            pattern = "^[0-9a-f]{32}$"),
+    ),
+    responses(
+        (status = 200, description = "A page of tickets.", body = TicketPage),
+        (status = 422, description = "A parameter is wrong or unknown.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    query: PageQuery,
+) -> Result<Json<TicketPage>, Problem> {
+    let mut connection = api.pool.acquire().await?;
+    let mut tickets = tickets::page(&mut connection, query.after, query.rows()).await?;
+    let next = query.cut(&mut tickets, |ticket| ticket.id);
+    Ok(Json(TicketPage { tickets, next }))
+}
+
+/// Read a ticket as this service knows it.
+#[utoipa::path(
+    get,
+    path = "/api/tickets/{id}",
+    tag = "tickets",
+    params(("id" = Uuid, Path, description = "The ticket's id.")),
+    responses(
+        (status = 200, description = "The ticket.", body = KnownTicket),
+        (status = 400, description = "The id cannot be read.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "This service knows no such ticket.",
+            body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn read(
+    State(api): State<Api>,
+    PathId(id): PathId,
+) -> Result<Json<KnownTicket>, Problem> {
+    let mut connection = api.pool.acquire().await?;
+    tickets::find(&mut connection, id).await?.map(Json).ok_or_else(no_ticket)
+}
+
+/// 404.
+pub(super) fn no_ticket() -> Problem {
+    let detail = "This service knows no ticket with this id: there is none, or its event has not arrived yet.";
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
