@@ -52,6 +52,8 @@ pub(crate) struct System {
     pub(crate) tickets_db: PgPool,
     pub(crate) orders_db: PgPool,
     pub(crate) http: reqwest::Client,
+    /// Settings of the services besides the usual ones.
+    pub(crate) settings: Vec<(&'static str, String)>,
     /// Whether each service has a user of its own, with its name for a password.
     users: bool,
 }
@@ -80,7 +82,8 @@ impl System {
         let orders_db = postgres.create_database("orders").await.unwrap();
         let (tickets_db, orders_db) =
             (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
-        Self { nats, postgres, tickets_db, orders_db, http: http(), users }
+        let settings = Vec::new();
+        Self { nats, postgres, tickets_db, orders_db, http: http(), settings, users }
     }
 
     /// A service that talks to NATS at this port, as soon as it is ready.
@@ -102,6 +105,10 @@ impl System {
         if self.users {
             command = command.env("NATS_USER", kind).env("NATS_PASSWORD", kind);
         }
+        command = command.env("AUTH", "off");
+        for (name, value) in &self.settings {
+            command = command.env(name, value);
+        }
         let child = command
             .args([kind])
             .env("POD_NAME", name)
@@ -109,7 +116,6 @@ impl System {
             .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
             .env("NATS_URL", format!("nats://127.0.0.1:{nats_port}"))
             .env("DATABASE_URL", self.postgres.url(kind))
-            .env("AUTH", "off")
             .env("LOG", std::env::var("SYSTEM_TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .env("LOG_FORMAT", "json")
             .spawn()
@@ -186,21 +192,37 @@ impl System {
 
     /// The queue group's consumer, as the server sees it.
     pub(crate) async fn group(&self) -> jetstream::consumer::Info {
+        self.group_of("TICKETS", "orders-service").await
+    }
+
+    async fn group_of(&self, stream: &str, group: &str) -> jetstream::consumer::Info {
         let client = async_nats::connect(self.nats.url()).await.unwrap();
-        let consumer: PullConsumer = jetstream::new(client)
-            .get_consumer_from_stream("orders-service", "TICKETS")
-            .await
-            .unwrap();
+        let consumer: PullConsumer =
+            jetstream::new(client).get_consumer_from_stream(group, stream).await.unwrap();
         consumer.cached_info().clone()
     }
 
     /// Waits until no event is waiting or unacknowledged.
     pub(crate) async fn group_is_quiet(&self) {
-        until("every event is acknowledged", || async {
-            let group = self.group().await;
+        self.quiet("TICKETS", "orders-service").await;
+    }
+
+    async fn quiet(&self, stream: &str, group: &str) {
+        until(&format!("every event is acknowledged in {group}"), || async {
+            let group = self.group_of(stream, group).await;
             group.num_pending == 0 && group.num_ack_pending == 0
         })
         .await;
+    }
+
+    /// Waits until every event has taken effect that there is, and every event that this has caused.
+    pub(crate) async fn everything_is_quiet(&self) {
+        // In the order in which one event causes the next.
+        until("orders has told everything", || async { unpublished(&self.orders_db).await == 0 })
+            .await;
+        self.quiet("ORDERS", "tickets-service").await;
+        until("tickets has told everything", || async { self.unpublished().await == 0 }).await;
+        self.group_is_quiet().await;
     }
 
     /// How many messages the stream holds.
@@ -211,10 +233,7 @@ impl System {
     }
 
     pub(crate) async fn unpublished(&self) -> i64 {
-        sqlx::query_scalar("select count(*) from bus.outbox where published_at is null")
-            .fetch_one(&self.tickets_db)
-            .await
-            .unwrap()
+        unpublished(&self.tickets_db).await
     }
 
     /// A metric of a service, summed over its labels.
@@ -226,6 +245,13 @@ impl System {
             .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']));
         values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
+}
+
+async fn unpublished(outbox: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from bus.outbox where published_at is null")
+        .fetch_one(outbox)
+        .await
+        .unwrap()
 }
 
 /// `None` when there was no answer, `Some(None)` when it was not 201.

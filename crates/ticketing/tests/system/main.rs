@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod agreement;
+mod buyers;
 mod command;
 mod crashes;
 mod dead_letters;
@@ -10,7 +12,9 @@ mod harness;
 mod manifests;
 mod members;
 mod newest;
+mod orders;
 mod outages;
+mod race;
 mod rights;
 mod tools;
 mod up;

@@ -130,6 +130,7 @@ fn spawn_with_log(system: &System) -> (embedded::process::Child, tempfile::TempD
         .env("HTTP_ADDRESS", format!("127.0.0.1:{}", embedded::ports::free().unwrap()))
         .env("NATS_URL", system.nats.url())
         .env("DATABASE_URL", system.postgres.url("orders"))
+        .env("AUTH", "off")
         .log_to(&folder.path().join("log"))
         .unwrap()
         .spawn()

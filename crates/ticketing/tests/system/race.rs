@@ -1,0 +1,192 @@
+//! Many want few tickets, while replicas and nats-server are killed. No ticket is had twice, none is
+//! lost, and both services agree on each.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::sleep};
+use uuid::Uuid;
+
+use crate::{
+    buyers::{SECRET, token},
+    harness::{LOOK_EVERY, System, until},
+};
+
+const BUYERS: usize = 200;
+const TICKETS: usize = 50;
+const STAGES: usize = 5;
+
+/// What the buyers share.
+struct Market {
+    tickets: Vec<Uuid>,
+    /// How many of them can be ordered by now.
+    on_sale: AtomicUsize,
+    /// Where orders is served, of late.
+    replicas: RwLock<Vec<String>>,
+    /// Each 201: the order, its ticket and its buyer.
+    answered: Mutex<HashMap<Uuid, (Uuid, String)>>,
+    http: reqwest::Client,
+}
+
+impl Market {
+    /// Orders one ticket after the other until one is had, or none is left. A request without an
+    /// answer is repeated with its key, at whichever replica.
+    async fn buy(&self, number: usize) {
+        let (buyer, mut taken) = (format!("buyer-{number}"), HashSet::new());
+        let token = token(&buyer);
+        let mut turn = number;
+        while taken.len() < TICKETS {
+            let on_sale = self.on_sale.load(Ordering::SeqCst);
+            turn += 1;
+            let wanted = (0..on_sale)
+                .map(|at| self.tickets[(turn + at) % on_sale])
+                .find(|ticket| !taken.contains(ticket));
+            let Some(ticket) = wanted else {
+                sleep(LOOK_EVERY).await;
+                continue;
+            };
+            match self.order(ticket, &token, &mut turn).await {
+                Some(order) => {
+                    self.answered.lock().unwrap().insert(order, (ticket, buyer));
+                    return;
+                }
+                None => taken.insert(ticket),
+            };
+        }
+    }
+
+    /// The order, or `None` when the ticket is somebody else's.
+    async fn order(&self, ticket: Uuid, token: &str, turn: &mut usize) -> Option<Uuid> {
+        loop {
+            let url = {
+                let replicas = self.replicas.read().unwrap();
+                replicas[*turn % replicas.len()].clone()
+            };
+            let request = self
+                .http
+                .post(format!("{url}/api/orders"))
+                .bearer_auth(token)
+                .header("idempotency-key", ticket.to_string())
+                .json(&json!({ "ticketId": ticket }));
+            if let Ok(answer) = request.send().await {
+                let status = answer.status();
+                let said: Value = answer.json().await.unwrap_or_default();
+                match status {
+                    StatusCode::CREATED => {
+                        return Some(said["id"].as_str().unwrap().parse().unwrap());
+                    }
+                    StatusCode::CONFLICT if said["detail"].to_string().contains("under way") => {}
+                    StatusCode::CONFLICT => return None,
+                    StatusCode::SERVICE_UNAVAILABLE => {}
+                    // Without a body it was cut off on its way.
+                    _ if said.is_null() => {}
+                    _ => panic!("{status}: {said}"),
+                }
+            }
+            // Refused, or nobody there: elsewhere, and not in a busy loop.
+            *turn += 1;
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed() {
+    let mut system = System::start().await;
+    system.settings = vec![("AUTH", "hs256".to_owned()), ("JWT_KEY", SECRET.to_owned())];
+    let tickets = system.tickets().await;
+    let mut replicas = Vec::new();
+    for name in ["orders-1", "orders-2", "orders-3"] {
+        replicas.push(system.orders(name).await);
+    }
+    let mut ids = Vec::new();
+    for number in 0..TICKETS {
+        ids.push(system.post(&tickets, &format!("seat {number}")).await);
+    }
+    until("orders knows the tickets", || async { system.known().await.len() == TICKETS }).await;
+
+    let market = Arc::new(Market {
+        tickets: ids,
+        on_sale: AtomicUsize::new(0),
+        replicas: RwLock::new(replicas.iter().map(|replica| replica.url.clone()).collect()),
+        answered: Mutex::default(),
+        http: system.http.clone(),
+    });
+    let mut buyers = JoinSet::new();
+    for number in 0..BUYERS {
+        let market = market.clone();
+        buyers.spawn(async move { market.buy(number).await });
+    }
+    for stage in 0..STAGES {
+        // All of them rush for these, and then something is killed.
+        let on_sale =
+            market.on_sale.fetch_add(TICKETS / STAGES, Ordering::SeqCst) + TICKETS / STAGES;
+        match stage {
+            0 => {
+                replicas[0].child.kill().await;
+            }
+            1 => system.nats.kill().await,
+            2 => {
+                replicas[1].child.kill().await;
+                system.nats.restart().await.unwrap();
+            }
+            3 => {
+                system.nats.kill().await;
+                replicas[2].child.kill().await;
+                system.nats.restart().await.unwrap();
+            }
+            _ => {}
+        }
+        for (number, replica) in replicas.iter_mut().enumerate() {
+            if replica.child.exited().is_some() {
+                // Without NATS, it serves orders and does not say that it is ready.
+                *replica = system.spawn(
+                    "orders",
+                    &format!("orders-{}", number + 1),
+                    system.nats.client_port(),
+                );
+                market.replicas.write().unwrap()[number] = replica.url.clone();
+            }
+        }
+        until("these are reserved", || async { market.answered.lock().unwrap().len() >= on_sale })
+            .await;
+    }
+    while let Some(bought) = buyers.join_next().await {
+        bought.unwrap();
+    }
+
+    let held = system.both_agree().await;
+    let answered = market.answered.lock().unwrap().clone();
+    let rows: Vec<(Uuid, Uuid, String)> =
+        sqlx::query_as("select id, ticket_id, buyer from orders where status = 'reserved'")
+            .fetch_all(&system.orders_db)
+            .await
+            .unwrap();
+    let rows: HashMap<_, _> =
+        rows.into_iter().map(|(order, ticket, buyer)| (order, (ticket, buyer))).collect();
+    assert_eq!(rows, answered, "what was answered 201 is what there is");
+    assert_eq!(rows.len(), TICKETS);
+    let buyers: HashSet<_> = rows.values().map(|(_, buyer)| buyer).collect();
+    assert_eq!(buyers.len(), TICKETS, "nobody has two");
+    let held: BTreeMap<_, _> = held
+        .into_iter()
+        .filter_map(|(ticket, (version, hold))| Some((ticket, (version, hold?.0))))
+        .collect();
+    assert_eq!(held.len(), TICKETS);
+    for (ticket, (version, order)) in held {
+        assert_eq!(version, 2, "{ticket} was locked once");
+        assert_eq!(answered[&order].0, ticket);
+    }
+    let dead: i64 = sqlx::query_scalar("select count(*) from bus.dead_letters")
+        .fetch_one(&system.orders_db)
+        .await
+        .unwrap();
+    assert_eq!(dead, 0);
+}
