@@ -75,9 +75,11 @@ impl Listener for Tell {
                 .await?;
             outbox::put(tx, &NotificationSent { ticket_id: ticket.id, text }).await?;
         }
-        // A little early: the relay finds nothing before the commit, and looks again by itself.
-        self.wake.wake();
         Ok(())
+    }
+
+    fn committed(&self) {
+        self.wake.wake();
     }
 }
 

@@ -73,8 +73,10 @@ impl Listener for Orders {
         let changed = store::hold(tx, &tickets).await?;
         let events = changed.into_iter().map(|ticket| outbox::seal(&TicketUpdated(ticket)));
         outbox::put_sealed(tx, &events.collect::<Result<Vec<_>, _>>()?).await?;
-        // A little early: the relay finds nothing before the commit, and looks again by itself.
-        self.wake.wake();
         Ok(())
+    }
+
+    fn committed(&self) {
+        self.wake.wake();
     }
 }

@@ -312,6 +312,25 @@ async fn a_malformed_key_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_release_before_has_kept_is_known() {
+    let tickets = Service::start().await;
+    // Its statement, while replicas of both releases run.
+    tickets
+        .execute(
+            "insert into idempotency_keys (key, request_hash, ticket_id, answer)
+             values ('k', sha256('Concert\\00020.50'::bytea), gen_random_uuid(), '{}')",
+        )
+        .await;
+    let again = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert_eq!((again.status, &*again.body), (StatusCode::CREATED, "{}"));
+    tickets.execute("delete from idempotency_keys where key = 'k'").await;
+    let anew = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert!(anew.headers.get("idempotency-replayed").is_none());
+    let kept: String = tickets.one("select answer from idempotency_keys").await;
+    assert_eq!(kept, anew.body);
+}
+
+#[tokio::test]
 async fn a_key_is_forgotten_after_its_time_and_not_before() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
@@ -591,7 +610,7 @@ async fn the_description_has_every_route_with_its_refusals() {
     assert_eq!(statuses("/api/tickets", "post"), [201, 400, 409, 413, 415, 422, 500, 503]);
     assert_eq!(statuses("/api/tickets", "get"), [200, 422, 500, 503]);
     assert_eq!(statuses(one, "get"), [200, 304, 400, 404, 500, 503]);
-    assert_eq!(statuses(one, "put"), [200, 400, 404, 412, 413, 415, 422, 428, 500, 503]);
+    assert_eq!(statuses(one, "put"), [200, 400, 404, 409, 412, 413, 415, 422, 428, 500, 503]);
     assert_eq!(description["paths"].as_object().unwrap().len(), 2);
 
     let schemas = &description["components"]["schemas"];

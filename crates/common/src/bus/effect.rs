@@ -146,6 +146,9 @@ impl<L: Listener> Workshop<L> {
             dead_letters::resolve(&mut tx, id).await?;
         }
         tx.commit().await?;
+        if !fresh.is_empty() {
+            self.listener.committed();
+        }
         metrics::histogram!("bus_handler_seconds", "group" => group).record(begun.elapsed());
         for received in fresh {
             let delay = time::OffsetDateTime::now_utc() - received.time;

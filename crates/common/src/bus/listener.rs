@@ -54,6 +54,11 @@ pub trait Listener: Send + Sync + 'static {
         tx: &mut PgConnection,
         batch: &[&Received<Self::Events>],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Called after the commit of what [`Self::handle`] wrote: the moment to wake a relay for the
+    /// events that it put into the outbox. A process that dies in between never calls it, so nothing
+    /// may rest on it.
+    fn committed(&self) {}
 }
 
 /// An event as it was received.

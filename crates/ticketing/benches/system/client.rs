@@ -55,18 +55,26 @@ pub(crate) struct Measured {
     pub(crate) latency: Histogram<u64>,
 }
 
-/// POSTs on so many connections for so long, after as long a time to warm up in proportion.
-pub(crate) async fn post_all(address: &str, connections: usize, time: Duration) -> Measured {
+/// POSTs to a path, with a body made for each, on so many connections for so long, after as long a
+/// time to warm up in proportion. Each must be answered 201.
+pub(crate) async fn post_all(
+    address: &str,
+    path: &'static str,
+    body: impl Fn() -> String + Clone + Send + 'static,
+    connections: usize,
+    time: Duration,
+) -> Measured {
     let begun = Instant::now();
     let (from, to) = (begun + time / 4, begun + time / 4 + time);
     let mut clients = JoinSet::new();
     for _ in 0..connections {
         let mut connection = Connection::open(address).await.unwrap();
+        let body = body.clone();
         clients.spawn(async move {
             let mut latency = histogram();
             loop {
                 let sent = Instant::now();
-                let (status, _) = connection.send(Method::POST, "/api/tickets", BODY).await;
+                let (status, _) = connection.send(Method::POST, path, &body()).await;
                 assert_eq!(status, 201);
                 let answered = Instant::now();
                 if answered > to {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use hyper::Method;
 use serde_json::Value;
-use sqlx::postgres::PgListener;
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -12,11 +12,11 @@ use tokio::{
 
 use crate::{
     client::{BODY, Connection, histogram, micros, millis},
-    system::{PATIENCE, Processors, System, show_memory},
+    system::{PATIENCE, Processors, Service, System, show_memory},
 };
 
-const RATE: u32 = 200;
-const TICKETS: usize = 6_000;
+pub(crate) const RATE: u32 = 200;
+pub(crate) const REQUESTS: usize = 6_000;
 const CONNECTIONS: usize = 8;
 
 pub(crate) async fn run() {
@@ -29,25 +29,45 @@ pub(crate) async fn run() {
     for number in 1..=3 {
         orders.push(system.service("orders", &format!("orders-{number}")).await);
     }
-    // Postgres tells of each row once it is committed.
-    sqlx::raw_sql(
+    let services: Vec<_> = std::iter::once(&tickets).chain(&orders).collect();
+    let request = |_| ("/api/tickets", BODY.to_owned());
+    let rows = Rows { database: &system.orders_db, change: "insert on tickets" };
+    measure(&system, &services, &tickets.address, request, "id", rows).await;
+}
+
+/// Rows of which the database tells, by their id, once they are committed.
+pub(crate) struct Rows<'a> {
+    pub(crate) database: &'a PgPool,
+    /// Which change of which table: the middle of a `create trigger`.
+    pub(crate) change: &'static str,
+}
+
+/// POSTs at the rate, and waits for a row that has the id of this field of each answer. Shows how long
+/// both took.
+pub(crate) async fn measure(
+    system: &System,
+    services: &[&Service],
+    address: &str,
+    request: impl Fn(usize) -> (&'static str, String) + Send + 'static,
+    field: &'static str,
+    rows: Rows<'_>,
+) {
+    let tell = AssertSqlSafe(format!(
         "create function tell() returns trigger language plpgsql as $$
              begin perform pg_notify('rows', new.id::text); return null; end $$;
-         create trigger tell after insert on tickets for each row execute function tell()",
-    )
-    .execute(&system.orders_db)
-    .await
-    .unwrap();
-    let mut rows = PgListener::connect_with(&system.orders_db).await.unwrap();
-    rows.listen("rows").await.unwrap();
+         create trigger tell after {} for each row execute function tell()",
+        rows.change
+    ));
+    sqlx::raw_sql(tell).execute(rows.database).await.unwrap();
+    let mut told = PgListener::connect_with(rows.database).await.unwrap();
+    told.listen("rows").await.unwrap();
 
-    let services: Vec<_> = std::iter::once(&tickets).chain(&orders).collect();
-    let processors = Processors::watch(&system, &services);
-    let (sent, mut posted) = mpsc::channel(TICKETS);
-    let load = tokio::spawn(post(tickets.address.clone(), sent));
+    let processors = Processors::watch(system, services);
+    let (sent, mut posted) = mpsc::channel(REQUESTS);
+    let load = tokio::spawn(post(address.to_owned(), request, field, sent));
     let mut arrived: HashMap<String, Instant> = HashMap::new();
-    while arrived.len() < TICKETS {
-        let row = timeout(PATIENCE, rows.recv()).await.unwrap().unwrap();
+    while arrived.len() < REQUESTS {
+        let row = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
         arrived.insert(row.payload().to_owned(), Instant::now());
     }
     processors.show();
@@ -68,7 +88,7 @@ pub(crate) async fn run() {
         millis(&delays, 0.99),
         millis(&delays, 1.0)
     );
-    show_memory(&services);
+    show_memory(services);
 }
 
 struct Posted {
@@ -79,19 +99,24 @@ struct Posted {
 
 /// POSTs at the rate, on connections in turn, each POST on its own clock: a slow answer holds up
 /// no later POST unless its connection is still busy.
-async fn post(address: String, sent: mpsc::Sender<Posted>) {
+async fn post(
+    address: String,
+    request: impl Fn(usize) -> (&'static str, String),
+    field: &'static str,
+    sent: mpsc::Sender<Posted>,
+) {
     let mut workers = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut connection = Connection::open(&address).await.unwrap();
-        let (give, mut take) = mpsc::channel::<Instant>(64);
+        let (give, mut take) = mpsc::channel::<(Instant, &'static str, String)>(64);
         let sent = sent.clone();
         tokio::spawn(async move {
-            while let Some(at) = take.recv().await {
-                let (status, body) = connection.send(Method::POST, "/api/tickets", BODY).await;
+            while let Some((at, path, body)) = take.recv().await {
+                let (status, body) = connection.send(Method::POST, path, &body).await;
                 let answered = Instant::now();
                 assert_eq!(status, 201);
-                let ticket: Value = serde_json::from_slice(&body).unwrap();
-                let id = ticket["id"].as_str().unwrap().to_owned();
+                let made: Value = serde_json::from_slice(&body).unwrap();
+                let id = made[field].as_str().unwrap().to_owned();
                 sent.send(Posted { id, at, answered }).await.unwrap();
             }
         });
@@ -99,10 +124,11 @@ async fn post(address: String, sent: mpsc::Sender<Posted>) {
     }
     let mut beat = interval(Duration::from_secs(1) / RATE);
     beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    for number in 0..TICKETS {
+    for number in 0..REQUESTS {
+        let (path, body) = request(number);
         // The timer ticks late by up to a millisecond, which is not the system's doing.
         beat.tick().await;
         let due = Instant::now();
-        workers[number % CONNECTIONS].send(due).await.unwrap();
+        workers[number % CONNECTIONS].send((due, path, body)).await.unwrap();
     }
 }

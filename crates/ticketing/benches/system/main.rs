@@ -1,6 +1,6 @@
 //! How fast the system is, beside limits that are measured in the same run: machines differ and
-//! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`, `-- drain`
-//! or `-- delay`.
+//! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`,
+//! `-- drain`, `-- delay` or `-- order`.
 //!
 //! Everything is real: servers that sync to the disk, services as processes of a release build that
 //! log warnings only.
@@ -10,6 +10,7 @@
 mod client;
 mod delay;
 mod drain;
+mod order;
 mod post;
 mod system;
 
@@ -32,5 +33,8 @@ async fn main() {
     }
     if wanted("delay") {
         delay::run().await;
+    }
+    if wanted("order") {
+        order::run().await;
     }
 }

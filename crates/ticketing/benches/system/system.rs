@@ -15,6 +15,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct System {
     pub(crate) nats: NatsServer,
     pub(crate) postgres: Postgres,
+    pub(crate) tickets_db: PgPool,
     pub(crate) orders_db: PgPool,
 }
 
@@ -29,9 +30,11 @@ impl System {
         let (nats, postgres) =
             tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
-        postgres.create_database("tickets").await.unwrap();
+        let tickets_db = postgres.create_database("tickets").await.unwrap();
+        let tickets_db = PgPool::connect_lazy(&tickets_db).unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();
-        Self { nats, postgres, orders_db: PgPool::connect_lazy(&orders_db).unwrap() }
+        let orders_db = PgPool::connect_lazy(&orders_db).unwrap();
+        Self { nats, postgres, tickets_db, orders_db }
     }
 
     /// A service that is ready.
