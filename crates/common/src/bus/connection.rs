@@ -164,14 +164,17 @@ fn note(event: &Event, link: &watch::Sender<Link>, closed: &watch::Sender<bool>)
     match event {
         Event::Connected => {
             link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1 });
+            metrics::gauge!("bus_connected").set(1);
             info!("connected to NATS");
         }
         Event::Disconnected => {
             link.send_modify(|link| link.up = false);
+            metrics::gauge!("bus_connected").set(0);
             warn!("disconnected from NATS, reconnecting");
         }
         Event::Closed => {
             link.send_modify(|link| link.up = false);
+            metrics::gauge!("bus_connected").set(0);
             closed.send_replace(true);
         }
         Event::LameDuckMode => info!("the NATS server is about to stop"),

@@ -166,10 +166,11 @@ pub async fn lock_due(
 /// captured.
 ///
 /// # Errors
-/// When the database does.
+/// When the database does; [`sqlx::Error::RowNotFound`] when one is not at the version before, which
+/// whoever has locked them does not meet.
 pub async fn save(tx: &mut PgConnection, orders: &[Order]) -> Result<(), sqlx::Error> {
     let payments = || orders.iter().map(|order| order.payment.as_ref());
-    sqlx::query(
+    let saved: i64 = sqlx::query_scalar(
         "with saved as (
              update orders
              set status = next.status, version = next.version, updated_at = next.updated_at,
@@ -177,9 +178,11 @@ pub async fn save(tx: &mut PgConnection, orders: &[Order]) -> Result<(), sqlx::E
              from unnest($1::uuid[], $2::text[], $3::integer[], $4::timestamptz[], $5::numeric[],
                          $6::text[])
                   as next (id, status, version, updated_at, amount, reference)
-             where orders.id = next.id
-             returning orders.id, orders.status)
-         insert into captures (order_id) select id from saved where status = 'completed'",
+             where orders.id = next.id and orders.version = next.version - 1
+             returning orders.id, orders.status),
+         owed as (
+             insert into captures (order_id) select id from saved where status = 'completed')
+         select count(*) from saved",
     )
     .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
     .bind(orders.iter().map(|order| order.status.as_str()).collect::<Vec<_>>())
@@ -187,9 +190,9 @@ pub async fn save(tx: &mut PgConnection, orders: &[Order]) -> Result<(), sqlx::E
     .bind(orders.iter().map(|order| order.updated_at).collect::<Vec<_>>())
     .bind(payments().map(|paid| paid.map(|payment| payment.amount)).collect::<Vec<_>>())
     .bind(payments().map(|paid| paid.map(|payment| payment.reference.as_str())).collect::<Vec<_>>())
-    .execute(tx)
+    .fetch_one(tx)
     .await?;
-    Ok(())
+    if usize::try_from(saved) == Ok(orders.len()) { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
 }
 
 /// Locks payments that are to be captured now, at most `limit`, and passes over those that another

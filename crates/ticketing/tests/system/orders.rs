@@ -72,6 +72,29 @@ async fn a_paid_ticket_is_sold_for_good() {
 }
 
 #[tokio::test]
+async fn orders_are_taken_while_nats_is_away_and_their_tickets_locked_when_it_is_back() {
+    let (mut system, tickets, orders) = start("15m").await;
+    let ticket = system.post(&tickets, "Concert").await;
+    system.reserve(&orders, ticket).await;
+    let second = system.post(&tickets, "Opera").await;
+    system.everything_is_quiet().await;
+    system.nats.kill().await;
+
+    system.reserve(&orders, second).await;
+    for service in [&tickets, &orders] {
+        until("the services have noticed", || async {
+            system.metric(service, "bus_connected").await == 0.0
+        })
+        .await;
+        let ready = system.http.get(format!("{}/readyz", service.url)).send().await.unwrap();
+        assert_eq!(ready.status(), StatusCode::OK);
+    }
+    system.nats.restart().await.unwrap();
+    system.until_held(second, Some("reserved")).await;
+    system.both_agree().await;
+}
+
+#[tokio::test]
 async fn what_is_not_paid_in_time_expires_within_a_second_and_is_free_again() {
     let (system, tickets, orders) = start("1s").await;
     let ticket = system.post(&tickets, "Concert").await;
