@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -18,9 +21,9 @@ use super::{
 use crate::bus::BusError;
 
 /// The header's name.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header of an answer that is given for a second time.
-pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest key, in characters.
 const MAX_LENGTH: usize = 255;
 /// How long a key is kept at least: the day within which a client is expected to have repeated a
@@ -62,6 +65,28 @@ pub struct Answer {
     pub resource_id: Uuid,
     /// The body of the answer.
     pub body: String,
+}
+
+impl Answer {
+    /// 201 with the body, and where the thing is: under this path, by its id.
+    #[must_use]
+    pub fn created(self, path: &str) -> Response {
+        let content_type = HeaderValue::from_static("application/json");
+        let headers = [(header::CONTENT_TYPE, content_type)];
+        let mut response = (StatusCode::CREATED, headers, self.body).into_response();
+        if let Ok(location) = HeaderValue::from_str(&format!("{path}/{}", self.resource_id)) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+
+    /// The same, as an answer that was given before.
+    #[must_use]
+    pub fn replayed(self, path: &str) -> Response {
+        let mut response = self.created(path);
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
 }
 
 /// What is known of a request when it comes.

@@ -3,15 +3,15 @@
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
 };
 use common::{
     bus::outbox,
     events::order::{Order, OrderStatus},
     pod::{
         body::Fields,
-        idempotency::{self, Answer, Claim, IDEMPOTENCY_REPLAYED, Keyed},
+        idempotency::{self, Answer, Claim, Keyed},
         problem::Problem,
         trace::TraceContext,
     },
@@ -25,6 +25,9 @@ use uuid::Uuid;
 
 use super::{Api, tickets::no_ticket};
 use crate::{auth::Buyer, order, store::orders};
+
+/// Where orders are.
+const PATH: &str = "/api/orders";
 
 /// What somebody wants to order.
 #[derive(Debug, Serialize, ToSchema)]
@@ -99,7 +102,7 @@ pub(super) async fn reserve(
     let Ok(Made::Now(answer, event_id)) = made else {
         // Before the answer: dropped, the transaction would hold the key for a moment longer.
         tx.rollback().await?;
-        return made.map(|made| replayed(made.answer()));
+        return made.map(|made| made.answer().replayed(PATH));
     };
     tx.commit().await?;
     api.wake.wake();
@@ -110,7 +113,7 @@ pub(super) async fn reserve(
         trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "order created",
     );
-    Ok(respond(answer))
+    Ok(answer.created(PATH))
 }
 
 /// What came of a request.
@@ -156,22 +159,6 @@ async fn make(
         keyed.keep(tx, &answer).await?;
     }
     Ok(Made::Now(answer, event.id))
-}
-
-fn respond(answer: Answer) -> Response {
-    let content_type = HeaderValue::from_static("application/json");
-    let headers = [(header::CONTENT_TYPE, content_type)];
-    let mut response = (StatusCode::CREATED, headers, answer.body).into_response();
-    if let Ok(location) = HeaderValue::from_str(&format!("/api/orders/{}", answer.resource_id)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
-}
-
-fn replayed(answer: Answer) -> Response {
-    let mut response = respond(answer);
-    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-    response
 }
 
 /// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.

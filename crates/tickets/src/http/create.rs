@@ -3,7 +3,7 @@
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, header},
     response::Response,
 };
 use common::{
@@ -11,7 +11,7 @@ use common::{
     events::ticket::{Ticket, TicketCreated},
     pod::{
         body::Fields,
-        idempotency::{self, Answer, Claim, IDEMPOTENCY_REPLAYED, Keyed},
+        idempotency::{self, Answer, Claim, Keyed},
         problem::Problem,
         trace::TraceContext,
     },
@@ -19,9 +19,11 @@ use common::{
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Api, body_of, json};
+use super::{Api, body_of, etag};
 use crate::{store, ticket::NewTicket};
 
+/// Where tickets are.
+const PATH: &str = "/api/tickets";
 /// Every answer of a POST, the replayed as well, is of the ticket's first version.
 const FIRST_VERSION: i32 = 1;
 
@@ -72,7 +74,7 @@ pub(super) async fn create(
         None => without_key(&api, new.into_ticket()).await?,
         Some(key) => match with_key(&api, &Keyed::new(key, &new.canonical()), new).await? {
             Made::Now(created, event_id) => (created, event_id),
-            Made::Before(answer) => return Ok(replayed(answer)),
+            Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),
         },
     };
     info!(
@@ -81,7 +83,7 @@ pub(super) async fn create(
         trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "ticket created",
     );
-    Ok(respond(created))
+    Ok(tagged(created.created(PATH)))
 }
 
 /// Without a key, a ticket may share its transaction with others. Returns the event's id as well.
@@ -123,16 +125,8 @@ async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Prob
     Ok(Made::Now(created, event_id))
 }
 
-fn respond(created: Answer) -> Response {
-    let mut response = json(StatusCode::CREATED, FIRST_VERSION, created.body);
-    if let Ok(location) = HeaderValue::from_str(&format!("/api/tickets/{}", created.resource_id)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
-}
-
-fn replayed(answer: Answer) -> Response {
-    let mut response = respond(answer);
-    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+/// With the ETag of what was created.
+fn tagged(mut response: Response) -> Response {
+    response.headers_mut().insert(header::ETAG, etag(FIRST_VERSION));
     response
 }

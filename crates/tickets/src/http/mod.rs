@@ -56,18 +56,13 @@ pub fn router(api: Api, concurrent: usize) -> Router {
 
 /// A ticket with its version as the ETag.
 fn ticket_body(status: StatusCode, ticket: &Ticket) -> Result<Response, Problem> {
-    Ok(json(status, ticket.version, body_of(ticket)?))
+    let content_type = HeaderValue::from_static("application/json");
+    let headers = [(header::CONTENT_TYPE, content_type), (header::ETAG, etag(ticket.version))];
+    Ok((status, headers, body_of(ticket)?).into_response())
 }
 
 fn body_of(ticket: &Ticket) -> Result<String, Problem> {
     serde_json::to_string(ticket).map_err(|error| Problem::internal(&error.into()))
-}
-
-/// JSON that was written before.
-fn json(status: StatusCode, version: i32, body: String) -> Response {
-    let content_type = HeaderValue::from_static("application/json");
-    let headers = [(header::CONTENT_TYPE, content_type), (header::ETAG, etag(version))];
-    (status, headers, body).into_response()
 }
 
 fn etag(version: i32) -> HeaderValue {
