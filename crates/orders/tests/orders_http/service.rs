@@ -31,7 +31,7 @@ use crate::{provider::Recorder, tokens};
 /// How long a test waits for a condition before it says that it never came.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough that no test sees its end, unless it moves it.
-const RESERVATION: Duration = Duration::from_mins(15);
+pub(crate) const RESERVATION: Duration = Duration::from_mins(15);
 
 pub(crate) struct Service {
     database: Database,
