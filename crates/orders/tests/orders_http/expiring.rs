@@ -67,3 +67,24 @@ async fn an_order_that_somebody_holds_keeps_no_other_from_expiring() {
     holder.rollback().await.unwrap();
     orders.expires_until("select bool_and(status = 'expired') from orders").await;
 }
+
+#[tokio::test]
+async fn a_change_that_waited_until_after_the_orders_time_comes_too_late() {
+    let orders = Service::start().await;
+    let anna = orders.buyer("anna");
+    let id = anna.order().await;
+    let mut holder = orders.pool.begin().await.unwrap();
+    let lock = "select from orders where id = $1::uuid for update";
+    sqlx::query(lock).bind(&id).execute(&mut *holder).await.unwrap();
+    let (cancelled, ()) = tokio::join!(anna.cancel(&id), async {
+        let waits = "select count(*) = 1 from pg_stat_activity
+                     where datname = current_database() and wait_event_type = 'Lock'";
+        orders.until(waits).await;
+        let passes = "update orders set expires_at = clock_timestamp() where id = $1::uuid";
+        sqlx::query(passes).bind(&id).execute(&mut *holder).await.unwrap();
+        holder.commit().await.unwrap();
+    });
+    cancelled.is_problem(StatusCode::CONFLICT);
+    assert_eq!(cancelled.detail(), "The order has expired: it was not paid in time.");
+    orders.is_now(&anna, &id, "reserved", 1).await;
+}

@@ -15,8 +15,13 @@ use uuid::Uuid;
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    Authorized { order: Uuid, amount: Price, reference: String },
+    Authorized {
+        order: Uuid,
+        amount: Price,
+        reference: String,
+    },
     Captured(String),
+    /// It was told to fail, or the payment had completed no order.
     NotCaptured(String),
     Voided(String),
 }
@@ -101,10 +106,8 @@ impl Provider for Recorder {
         async move {
             let reference = payment.reference.clone();
             let fewer = |left: usize| left.checked_sub(1);
-            if self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok() {
-                self.note(Call::NotCaptured(reference));
-                anyhow::bail!("it fails");
-            }
+            let fails =
+                self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok();
             // On a connection of its own: what is not committed cannot be seen.
             let completed: i64 = sqlx::query_scalar(
                 "select count(*) from orders
@@ -114,7 +117,10 @@ impl Provider for Recorder {
             .bind(payment.amount)
             .fetch_one(&self.pool)
             .await?;
-            anyhow::ensure!(completed == 1, "a payment is captured that completed no order");
+            if fails || completed != 1 {
+                self.note(Call::NotCaptured(reference));
+                anyhow::bail!("refused");
+            }
             self.note(Call::Captured(reference));
             Ok(())
         }
