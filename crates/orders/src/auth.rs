@@ -112,7 +112,9 @@ impl fmt::Debug for Auth {
 /// What this service reads of a token. `exp`, `nbf`, `iss` and `aud` are the library's matter.
 #[derive(Deserialize)]
 struct Claims {
-    sub: String,
+    /// Optional here alone: that it is missing, the library says in its own words, but only after this
+    /// could be read.
+    sub: Option<String>,
 }
 
 impl Auth {
@@ -183,7 +185,7 @@ impl Auth {
                 _ => "The token is not one that this service accepts.",
             })
         })?;
-        let buyer = claims.claims.sub.parse();
+        let buyer = claims.claims.sub.unwrap_or_default().parse();
         buyer.map_err(|error: BuyerError| unauthorized(&format!("The token's sub {error}.")))
     }
 }

@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub(crate) async fn run(
+pub async fn run(
     pool: PgPool,
     provider: Arc<dyn Provider>,
     shutdown: Shutdown,

@@ -28,7 +28,7 @@ const BATCH: i64 = 500;
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub(crate) async fn run(pool: PgPool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(pool: PgPool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
     chore::repeat("expiry", EVERY, shutdown, || expire(pool.clone(), wake.clone())).await
 }
 

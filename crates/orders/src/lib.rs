@@ -6,13 +6,13 @@
 //! - [`auth`]: who a request's buyer is.
 //! - [`order`]: what can become of an order.
 //! - [`payment`]: what is asked of a payment provider, and a stand-in for one.
-//! - `expiry`, `capture`: what is done about orders that nobody asks for.
+//! - [`expiry`], [`capture`]: what is done about orders that nobody asks for.
 //! - [`listener`]: what it does with an event about a ticket.
 //! - [`store`]: all SQL.
 
 pub mod auth;
-mod capture;
-mod expiry;
+pub mod capture;
+pub mod expiry;
 pub mod http;
 pub mod listener;
 pub mod order;

@@ -126,3 +126,93 @@ pub fn seal(order: Order) -> Result<Sealed, BusError> {
         OrderStatus::Expired => outbox::seal(&OrderExpired(order)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use time::ext::NumericalDuration;
+
+    use super::*;
+
+    const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    const TIME: Duration = Duration::from_secs(10);
+
+    fn price() -> Price {
+        "20.50".parse().unwrap()
+    }
+
+    /// A command, and when it comes: before, at and after the end of the reservation, and in no order, as
+    /// by clocks that are set back.
+    fn command() -> impl Strategy<Value = (Command, OffsetDateTime)> {
+        let payment = |reference| Command::Pay(Payment { amount: price(), reference });
+        let command =
+            prop_oneof!["[ab]".prop_map(payment), Just(Command::Cancel), Just(Command::Expire),];
+        (command, (-1_i64..=20).prop_map(|second| START + second.seconds()))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_an_order_changes_once_in_time_and_for_good(
+            commands in vec(command(), 0..10)
+        ) {
+            let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
+            for (command, now) in commands {
+                let Ok(Some(next)) = decide(&order, command.clone(), now) else { continue };
+                prop_assert_eq!(order.status, OrderStatus::Reserved, "final states are final");
+                prop_assert_ne!(next.status, OrderStatus::Reserved);
+                prop_assert_eq!(next.version, order.version + 1);
+                prop_assert!(next.updated_at >= order.updated_at);
+                prop_assert_eq!(next.status == OrderStatus::Expired, now >= order.expires_at);
+                let paid_with = match command {
+                    Command::Pay(payment) => Some(payment),
+                    Command::Cancel | Command::Expire => None,
+                };
+                prop_assert_eq!(next.status == OrderStatus::Completed, paid_with.is_some());
+                // All else is as it was.
+                let Order { status, version, updated_at, .. } = next;
+                let expected = Order { status, version, updated_at, payment: paid_with, ..order };
+                prop_assert_eq!(&next, &expected);
+                order = next;
+            }
+            prop_assert!(order.version <= 2);
+        }
+
+        #[test]
+        fn a_command_changes_nothing_exactly_when_it_has_come_true_before(
+            commands in vec(command(), 1..10)
+        ) {
+            let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
+            for (command, now) in commands {
+                let wanted = match command {
+                    Command::Pay(_) => OrderStatus::Completed,
+                    Command::Cancel => OrderStatus::Cancelled,
+                    Command::Expire => OrderStatus::Expired,
+                };
+                let decided = decide(&order, command, now);
+                prop_assert_eq!(decided == Ok(None), order.status == wanted);
+                if let Ok(Some(next)) = decided {
+                    prop_assert_eq!(next.status, wanted);
+                    order = next;
+                }
+            }
+        }
+
+        #[test]
+        fn the_reason_of_a_refusal_is_what_has_become_of_the_order(
+            commands in vec(command(), 1..10)
+        ) {
+            let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
+            for (command, now) in commands {
+                match decide(&order, command, now) {
+                    Ok(next) => order = next.unwrap_or(order),
+                    Err(refused) => prop_assert_eq!(refused, match order.status {
+                        OrderStatus::Completed => Refused::Completed,
+                        OrderStatus::Cancelled => Refused::Cancelled,
+                        OrderStatus::Reserved if now < order.expires_at => Refused::NotDue,
+                        OrderStatus::Reserved | OrderStatus::Expired => Refused::Expired,
+                    }),
+                }
+            }
+        }
+    }
+}

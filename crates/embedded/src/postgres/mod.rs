@@ -3,6 +3,7 @@
 
 mod binary;
 mod data;
+mod shared;
 
 use std::{fs, path::PathBuf, time::Duration};
 

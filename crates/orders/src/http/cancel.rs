@@ -18,7 +18,10 @@ use crate::{auth::Buyer, order::Command};
     path = "/api/orders/{id}",
     tag = "orders",
     security(("buyer" = [])),
-    params(("id" = Uuid, Path, description = "The order's id.")),
+    params(
+        ("id" = Uuid, Path, description = "The order's id.",
+            example = "01936b2e-7c00-7000-8000-000000000002")
+    ),
     responses(
         (status = 200, description = "The order is cancelled, now or before.", body = Order),
         (status = 400, description = "The id cannot be read.",

@@ -62,7 +62,10 @@ impl NewPayment {
     path = "/api/orders/{id}/payment",
     tag = "orders",
     security(("buyer" = [])),
-    params(("id" = Uuid, Path, description = "The order's id.")),
+    params(
+        ("id" = Uuid, Path, description = "The order's id.",
+            example = "01936b2e-7c00-7000-8000-000000000002")
+    ),
     request_body = NewPayment,
     responses(
         (status = 200, description = "The order is completed, now or before.", body = Order),

@@ -56,7 +56,10 @@ pub(super) async fn list(
     get,
     path = "/api/tickets/{id}",
     tag = "tickets",
-    params(("id" = Uuid, Path, description = "The ticket's id.")),
+    params(
+        ("id" = Uuid, Path, description = "The ticket's id.",
+            example = "01936b2e-7c00-7000-8000-000000000001")
+    ),
     responses(
         (status = 200, description = "The ticket.", body = KnownTicket),
         (status = 400, description = "The id cannot be read.",

@@ -1,0 +1,299 @@
+//! Who a buyer is: by a token that is signed, in time, and for this service; or nobody.
+
+use axum::http::StatusCode;
+use jsonwebtoken::Algorithm;
+use orders::auth::{Auth, AuthSettings, Scheme};
+use reqwest::{Method, RequestBuilder, header};
+use serde_json::{Value, json};
+
+use crate::{
+    service::{Answer, Service},
+    tokens::{
+        PUBLIC_KEY, SECRET, but, claims, ed25519, eddsa, forged, hmac, hs256, in_seconds, settings,
+        unsigned,
+    },
+};
+
+const NO_TOKEN: &str = "Say who you are: Authorization: Bearer, and a token.";
+const NO_BEARER: &str = "Authorization must be Bearer, and a token.";
+const UNACCEPTED: &str = "The token is not one that this service accepts.";
+const EXPIRED: &str = "The token has expired.";
+const TOO_EARLY: &str = "The token is not valid yet.";
+const INCOMPLETE: &str =
+    "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
+const OTHER_ISSUER: &str = "The token is of another issuer.";
+const OTHER_AUDIENCE: &str = "The token is not for this service.";
+const BAD_SUB: &str =
+    "The token's sub must have 1-200 characters, none of them a control character.";
+
+async fn with(settings: &AuthSettings) -> Service {
+    Service::with_auth(Auth::new(settings).unwrap()).await
+}
+
+/// The request is answered 401 for this reason, and told what would be accepted.
+async fn is_refused(request: RequestBuilder, detail: &str) {
+    let answer = Answer::of(request).await;
+    answer.is_problem(StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.header("www-authenticate"), "Bearer");
+    assert_eq!(answer.detail(), detail);
+}
+
+async fn tokens_are_refused<const N: usize>(orders: &Service, tokens: [(String, &str); N]) {
+    for (token, detail) in tokens {
+        let buyer = orders.bearer(token);
+        is_refused(buyer.request(Method::GET, "/api/orders"), detail).await;
+    }
+}
+
+async fn is_accepted(orders: &Service, token: String) {
+    let answer = orders.bearer(token).get("/api/orders").await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn whoever_has_no_token_is_refused_by_every_operation_on_orders_before_all_else() {
+    let orders = Service::start().await;
+    let id = orders.buyer("anna").order().await;
+    let one = format!("/api/orders/{id}");
+    for (method, path) in [
+        (Method::POST, "/api/orders"),
+        (Method::GET, "/api/orders"),
+        (Method::GET, &one),
+        (Method::DELETE, &one),
+        (Method::POST, &format!("{one}/payment")),
+        (Method::GET, "/api/orders/x"),
+        (Method::GET, "/api/orders?limit=0"),
+    ] {
+        is_refused(orders.request(method.clone(), path), NO_TOKEN).await;
+        let garbage = orders.request(method, path).body("{").bearer_auth("garbage");
+        is_refused(garbage, UNACCEPTED).await;
+    }
+    orders.holds(1, 1).await;
+    // The tickets are no secret.
+    assert_eq!(orders.get("/api/tickets").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_not_one_bearer_token_is_refused() {
+    let orders = Service::start().await;
+    let token = hs256(&claims("anna"));
+    let with = |values: &[&str]| {
+        let request = orders.request(Method::GET, "/api/orders");
+        values.iter().fold(request, |request, value| {
+            let value = header::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.header(header::AUTHORIZATION, value)
+        })
+    };
+    for value in ["Basic YW5uYTphbm5h", "Bearer", &token, "é é"] {
+        is_refused(with(&[value]), NO_BEARER).await;
+    }
+    for value in ["Bearer ", "Bearer a.b.c", &format!("Bearer {token}x")] {
+        // A client may drop the blank at the end.
+        let detail = if value.trim_end() == "Bearer" { NO_BEARER } else { UNACCEPTED };
+        is_refused(with(&[value]), detail).await;
+    }
+    let bearer = format!("bearer {token}");
+    assert_eq!(Answer::of(with(&[&bearer])).await.status, StatusCode::OK);
+    let twice = Answer::of(with(&[&bearer, &bearer])).await;
+    twice.refuses(StatusCode::BAD_REQUEST, &[("Authorization", "must be given once")]);
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_signed_with_the_secret_is_refused() {
+    let orders = Service::start().await;
+    let anna = claims("anna");
+    let bobs = hs256(&claims("bob"));
+    tokens_are_refused(
+        &orders,
+        [
+            (hmac(Algorithm::HS256, &anna, "another secret that is also long enough"), UNACCEPTED),
+            (hmac(Algorithm::HS384, &anna, SECRET), UNACCEPTED),
+            (hmac(Algorithm::HS512, &anna, SECRET), UNACCEPTED),
+            (eddsa(&anna), UNACCEPTED),
+            (unsigned(&anna), UNACCEPTED),
+            (forged(&anna, &bobs), UNACCEPTED),
+        ],
+    )
+    .await;
+    is_accepted(&orders, hs256(&anna)).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_signed_with_the_private_key_is_refused() {
+    let orders = with(&settings(Scheme::Eddsa)).await;
+    let anna = claims("anna");
+    let bobs = eddsa(&claims("bob"));
+    tokens_are_refused(
+        &orders,
+        [
+            (ed25519(&anna, [7; 32]), UNACCEPTED),
+            // Everybody has the public key: as the secret of an HMAC it must prove nothing.
+            (hmac(Algorithm::HS256, &anna, PUBLIC_KEY), UNACCEPTED),
+            (hmac(Algorithm::HS256, &anna, PUBLIC_KEY.trim()), UNACCEPTED),
+            (hs256(&anna), UNACCEPTED),
+            (unsigned(&anna), UNACCEPTED),
+            (forged(&anna, &bobs), UNACCEPTED),
+        ],
+    )
+    .await;
+    is_accepted(&orders, eddsa(&anna)).await;
+}
+
+#[tokio::test]
+async fn a_token_is_refused_after_its_time_and_before_it_but_for_what_clocks_differ() {
+    let orders = Service::start().await;
+    let anna = |claim, value: Value| hs256(&but(claims("anna"), claim, value));
+    tokens_are_refused(
+        &orders,
+        [
+            (anna("exp", json!(in_seconds(-90))), EXPIRED),
+            (anna("exp", json!(0)), EXPIRED),
+            (anna("nbf", json!(in_seconds(90))), TOO_EARLY),
+        ],
+    )
+    .await;
+    for token in [
+        anna("exp", json!(in_seconds(-30))),
+        anna("exp", json!(1e10)),
+        anna("nbf", json!(in_seconds(30))),
+        anna("nbf", json!(in_seconds(-30))),
+    ] {
+        is_accepted(&orders, token).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_a_time_or_a_buyer_is_refused() {
+    let orders = Service::start().await;
+    let anna = |claim, value| hs256(&but(claims("anna"), claim, value));
+    tokens_are_refused(
+        &orders,
+        [
+            (anna("exp", Value::Null), INCOMPLETE),
+            (anna("exp", json!("tomorrow")), INCOMPLETE),
+            (anna("sub", Value::Null), INCOMPLETE),
+            (anna("sub", json!(7)), UNACCEPTED),
+            (anna("nbf", json!("yesterday")), UNACCEPTED),
+            (anna("sub", json!("")), BAD_SUB),
+            (anna("sub", json!("an\u{0}na")), BAD_SUB),
+            (anna("sub", json!("anna\n")), BAD_SUB),
+            (anna("sub", json!("an\u{85}na")), BAD_SUB),
+            (anna("sub", json!("é".repeat(201))), BAD_SUB),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_issuer_or_for_another_service_is_refused_where_that_is_asked_for() {
+    let asking = AuthSettings {
+        jwt_issuer: Some("https://issuer.example".to_owned()),
+        jwt_audience: Some("orders".to_owned()),
+        ..settings(Scheme::Hs256)
+    };
+    let orders = with(&asking).await;
+    let right = but(claims("anna"), "iss", json!("https://issuer.example"));
+    let right = but(right, "aud", json!(["shop", "orders"]));
+    let wrong = |claim, value| hs256(&but(right.clone(), claim, value));
+    tokens_are_refused(
+        &orders,
+        [
+            (wrong("iss", Value::Null), INCOMPLETE),
+            (wrong("iss", json!("https://issuer.example/")), OTHER_ISSUER),
+            (wrong("aud", Value::Null), INCOMPLETE),
+            (wrong("aud", json!([])), OTHER_AUDIENCE),
+            (wrong("aud", json!("order")), OTHER_AUDIENCE),
+            (wrong("aud", json!(["shop"])), OTHER_AUDIENCE),
+        ],
+    )
+    .await;
+    is_accepted(&orders, hs256(&right)).await;
+    is_accepted(&orders, wrong("aud", json!("orders"))).await;
+}
+
+#[tokio::test]
+async fn where_no_audience_is_asked_for_a_token_for_somebody_is_refused() {
+    let orders = Service::start().await;
+    let anna = |claim, value| hs256(&but(claims("anna"), claim, value));
+    let shops = [
+        (anna("aud", json!("shop")), OTHER_AUDIENCE),
+        (anna("aud", json!(["shop"])), OTHER_AUDIENCE),
+    ];
+    tokens_are_refused(&orders, shops).await;
+    is_accepted(&orders, anna("iss", json!("anybody"))).await;
+}
+
+#[tokio::test]
+async fn a_buyer_is_the_tokens_subject_to_the_character() {
+    let orders = Service::start().await;
+    for name in ["anna", "Anna", " anna", "anna|7 \"é\" 🎫", &"🎫".repeat(200)] {
+        let ticket = orders.ticket("1").await;
+        let buyer = orders.buyer(name);
+        // The longest name with the longest key is stored as well.
+        let order = buyer.reserve_with_key(&"k".repeat(255), ticket).await;
+        assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!(name)));
+        let list = buyer.get("/api/orders").await.json();
+        assert_eq!(list["orders"], json!([order.json()]));
+    }
+}
+
+#[tokio::test]
+async fn a_buyer_neither_sees_nor_changes_anothers_order() {
+    let orders = Service::start().await;
+    let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
+    let id = anna.order().await;
+    for answer in [bob.read(&id).await, bob.cancel(&id).await, bob.pay(&id, "tok_visa").await] {
+        answer.is_problem(StatusCode::NOT_FOUND);
+        assert_eq!(answer.detail(), "You have no order with this id.");
+    }
+    assert_eq!(bob.get("/api/orders").await.body, r#"{"orders":[],"next":null}"#);
+    orders.is_now(&anna, &id, "reserved", 1).await;
+    assert_eq!(orders.provider.calls(), []);
+}
+
+#[tokio::test]
+async fn where_tokens_are_turned_off_every_order_is_the_default_buyers() {
+    let orders = with(&settings(Scheme::Off)).await;
+    let ticket = orders.ticket("1").await;
+    for buyer in [orders.bearer("garbage".to_owned()), orders.buyer("anna")] {
+        let order = buyer.reserve(ticket).await;
+        if order.status == StatusCode::CREATED {
+            assert_eq!(order.json()["buyer"], "local-buyer");
+        } else {
+            assert!(order.detail().starts_with("You have reserved"), "{}", order.body);
+        }
+    }
+    assert_eq!(orders.get("/api/orders").await.json()["orders"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
+    let refused = |auth, key: Option<&str>| {
+        let jwt_key = key.map(str::to_owned);
+        Auth::new(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
+    };
+    for secret in [None, Some(""), Some(&*"k".repeat(31))] {
+        let reason = refused(Scheme::Hs256, secret);
+        let bytes = secret.map_or(0, str::len);
+        let expected = format!("JWT_KEY has {bytes} bytes; for hs256 it must have at least 32");
+        assert_eq!(reason, expected);
+    }
+    let other_kind = PUBLIC_KEY.replace("MCowBQYDK2Vw", "MCowBQYDK2Vu");
+    for pem in [
+        None,
+        Some("MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="),
+        Some(SECRET),
+        Some(&*other_kind),
+        Some(&*PUBLIC_KEY.replace("MCow", "M")),
+    ] {
+        let reason = refused(Scheme::Eddsa, pem);
+        assert!(reason.starts_with("JWT_KEY is not an Ed25519 public key in PEM: "), "{reason}");
+        assert!(pem.is_none_or(|pem| !reason.contains(pem)), "{reason}");
+    }
+}
+
+#[test]
+fn a_key_is_never_shown() {
+    let auth = Auth::new(&settings(Scheme::Hs256)).unwrap();
+    assert!(!format!("{auth:?}").contains("secret of"), "{auth:?}");
+}

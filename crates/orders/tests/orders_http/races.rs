@@ -1,0 +1,105 @@
+//! Everything that can become of an order is tried at once.
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use futures::future::join_all;
+use serde_json::Value;
+
+use crate::service::{Answer, Buyer, Service};
+
+/// How many orders are fought over at once.
+const ORDERS: usize = 40;
+
+/// Two payments and a cancellation at once.
+async fn fought_over(buyer: &Buyer<'_>, id: &str) -> [Answer; 3] {
+    let all = tokio::join!(buyer.pay(id, "tok_visa"), buyer.cancel(id), buyer.pay(id, "tok_other"));
+    all.into()
+}
+
+#[tokio::test]
+async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
+    let orders = Service::start().await;
+    let anna = orders.buyer("anna");
+    let mut ids = Vec::new();
+    for _ in 0..ORDERS {
+        ids.push(anna.order().await);
+    }
+    // From now on one comes due after the other, while requests for all of them are on their way.
+    orders
+        .execute(
+            "update orders set expires_at = clock_timestamp() + nth * interval '15 ms'
+             from (select id as one, row_number() over (order by id) as nth from orders)
+             where id = one",
+        )
+        .await;
+    let undecided_is_none = "select count(*) = 0 from orders where status = 'reserved'";
+    let captured = "select count(*) = 0 from captures
+                    having (select count(*) = 0 from orders where status = 'reserved')";
+    let captured = format!("select exists ({captured})");
+    let (fights, (), (), ()) = tokio::join!(
+        join_all(ids.iter().map(|id| fought_over(&anna, id))),
+        orders.expires_until(undecided_is_none),
+        orders.expires_until(undecided_is_none),
+        orders.captures_until(&captured),
+    );
+
+    let mut paid = BTreeSet::new();
+    for (id, answers) in ids.iter().zip(&fights) {
+        let order = anna.read(id).await.json();
+        let status = order["status"].as_str().unwrap();
+        // Its two events are checked here as well.
+        orders.is_now(&anna, id, status, 2).await;
+        let [pay, cancel, pay_otherwise] = answers;
+        for (answer, winning) in
+            [(pay, "completed"), (cancel, "cancelled"), (pay_otherwise, "completed")]
+        {
+            if status == winning {
+                assert_eq!((answer.status, answer.json()), (StatusCode::OK, order.clone()));
+            } else {
+                answer.is_problem(StatusCode::CONFLICT);
+            }
+        }
+        if let Value::String(reference) = &order["payment"]["reference"] {
+            paid.insert(reference.clone());
+        }
+    }
+    orders.holds(i64::try_from(ORDERS).unwrap(), i64::try_from(2 * ORDERS).unwrap()).await;
+
+    let (captured, voided) = (orders.provider.captured(), orders.provider.voided());
+    assert_eq!(captured.iter().cloned().collect::<BTreeSet<_>>(), paid);
+    // Each payment that was authorized was captured or voided, once.
+    let mut ended = [captured, voided].concat();
+    let mut authorized = orders.provider.authorized();
+    ended.sort();
+    authorized.sort();
+    assert_eq!(ended, authorized);
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_ordered_and_given_back_by_many_is_only_ever_one_buyers() {
+    let orders = Service::start().await;
+    let ticket = orders.ticket("20.50").await;
+    let buyers: Vec<_> = (0..10).map(|n| orders.buyer(&format!("buyer {n}"))).collect();
+    let reserved = join_all(buyers.iter().map(async |buyer| {
+        let mut had = 0;
+        for _ in 0..10 {
+            let order = buyer.reserve(ticket).await;
+            if order.status == StatusCode::CREATED {
+                had += 1;
+                assert_eq!(buyer.cancel(&order.id()).await.status, StatusCode::OK);
+            } else {
+                order.is_problem(StatusCode::CONFLICT);
+            }
+        }
+        had
+    }))
+    .await;
+    let had: i64 = reserved.iter().sum();
+    assert!(had >= 1);
+    orders.holds(had, 2 * had).await;
+    // By the events: each reservation begins after the one before has ended.
+    let alternate = "select bool_and((subject = 'order:created') = (place % 2 = 1))
+         from (select subject, row_number() over (order by position) as place from bus.outbox)";
+    assert!(orders.one::<bool>(alternate).await);
+}

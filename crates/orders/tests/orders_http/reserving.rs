@@ -1,0 +1,358 @@
+//! `POST /api/orders`: one buyer gets the ticket, and hears of it once.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use axum::http::StatusCode;
+use futures::future::join_all;
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+use sqlx::Connection;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use crate::{
+    service::{Answer, Service},
+    tokens,
+};
+
+/// A transaction has claimed an Idempotency-Key. Other tests have databases of their own on the same
+/// server.
+const A_KEY_IS_CLAIMED: &str =
+    "select count(*) = 1 from pg_locks join pg_database on database = pg_database.oid
+     where datname = current_database() and locktype = 'advisory' and granted";
+const UNKNOWN: &str = "01936b2e-7c00-7000-8000-000000000001";
+
+fn at(order: &Value, field: &str) -> OffsetDateTime {
+    OffsetDateTime::parse(order[field].as_str().unwrap(), &Rfc3339).unwrap()
+}
+
+#[tokio::test]
+async fn a_reservation_is_answered_with_the_order_and_where_it_is() {
+    let orders = Service::with_reservation(Duration::from_millis(90_500)).await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.5").await);
+    let answer = anna.reserve(ticket).await;
+
+    assert_eq!(answer.status, StatusCode::CREATED);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let order = answer.json();
+    assert_eq!(order["ticketId"], json!(ticket));
+    assert_eq!(order["buyer"], "anna");
+    assert!(answer.body.contains(r#""price":20.50,"status":"reserved","version":1,"#));
+    assert_eq!(at(&order, "expiresAt") - at(&order, "createdAt"), Duration::from_millis(90_500));
+    assert_eq!(order["updatedAt"], order["createdAt"]);
+    assert!(order.get("payment").is_none());
+
+    let path = answer.header("location").to_owned();
+    assert_eq!(path, format!("/api/orders/{}", answer.id()));
+    let read = anna.get(&path).await;
+    assert_eq!((read.status, read.body), (StatusCode::OK, answer.body.clone()));
+    let events = orders.events(&answer.id()).await;
+    assert_eq!((events.len(), &events[0]["type"]), (1, &json!("order:created")));
+    assert_eq!(events[0]["data"], order);
+}
+
+#[tokio::test]
+async fn a_reservations_price_is_the_tickets_to_the_cent() {
+    let orders = Service::start().await;
+    for (price, kept) in [("0", "0.00"), ("0.29", "0.29"), ("1000000", "1000000.00")] {
+        let order = orders.buyer("anna").reserve(orders.ticket(price).await).await;
+        let id = order.id();
+        let event: String = orders
+            .one(&format!("select envelope from bus.outbox where envelope like '%{id}%'"))
+            .await;
+        for text in [&order.body, &event] {
+            assert!(text.contains(&format!(r#""price":{kept},"#)), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_that_no_event_has_told_of_is_answered_404() {
+    let orders = Service::start().await;
+    let answer = orders.buyer("anna").reserve(Uuid::now_v7()).await;
+    answer.is_problem(StatusCode::NOT_FOUND);
+    let detail = "This service knows no ticket with this id: there is none, or its event has not arrived yet.";
+    assert_eq!(answer.detail(), detail);
+    orders.holds(0, 0).await;
+}
+
+#[tokio::test]
+async fn a_ticket_that_somebody_has_is_answered_409_with_the_reason() {
+    let orders = Service::start().await;
+    let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
+    let ticket = orders.ticket("20.50").await;
+    let order = anna.reserve(ticket).await;
+    let (id, until) = (order.id(), order.json()["expiresAt"].as_str().unwrap().to_owned());
+    let reserved = format!(
+        "The ticket is reserved until {until}. Should it not be paid by then, it can be ordered again."
+    );
+    let yours = format!("You have reserved this ticket already, by your order {id}.");
+    let is_taken = async |by_you: &str, by_another: &str| {
+        for (buyer, detail) in [(&anna, by_you), (&bob, by_another)] {
+            let answer = buyer.reserve(ticket).await;
+            answer.is_problem(StatusCode::CONFLICT);
+            assert_eq!(answer.detail(), detail);
+        }
+    };
+    is_taken(&yours, &reserved).await;
+
+    assert_eq!(anna.pay(&id, "tok_visa").await.status, StatusCode::OK);
+    is_taken(&format!("You have bought this ticket, by your order {id}."), "The ticket is sold.")
+        .await;
+    orders.holds(1, 2).await;
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_given_back_can_be_ordered_again() {
+    let orders = Service::start().await;
+    let ticket = orders.ticket("20.50").await;
+    let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
+    let first = anna.reserve(ticket).await.id();
+    anna.cancel(&first).await;
+    let second = bob.reserve(ticket).await;
+    assert_eq!(second.status, StatusCode::CREATED);
+    orders.time_passes(&second.id()).await;
+    orders.expires_until("select count(*) = 1 from orders where status = 'expired'").await;
+    let third = anna.reserve(ticket).await;
+    assert_eq!(third.status, StatusCode::CREATED);
+
+    orders.is_now(&anna, &first, "cancelled", 2).await;
+    orders.is_now(&bob, &second.id(), "expired", 2).await;
+    orders.is_now(&anna, &third.id(), "reserved", 1).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_order_is_refused_by_the_names_of_its_fields() {
+    let orders = Service::start().await;
+    let anna = orders.buyer("anna");
+    let ticket = orders.ticket("20.50").await;
+    let post = async |body: &str| Answer::of(anna.posting("/api/orders", body)).await;
+    let other = json!({ "ticketId": ticket, "price": 0.01, "buyer": "bob" }).to_string();
+    let unprocessable: [(&str, &[(&str, &str)]); 5] = [
+        ("{}", &[("ticketId", "is required")]),
+        (
+            r#"{"ticketId":7}"#,
+            &[("ticketId", "invalid type: integer `7`, expected a formatted UUID string")],
+        ),
+        (
+            r#"{"ticketId":null}"#,
+            &[("ticketId", "invalid type: null, expected a formatted UUID string")],
+        ),
+        (
+            r#"{"ticket_id":"x"}"#,
+            &[("ticketId", "is required"), ("ticket_id", "is not a field of this request")],
+        ),
+        // Nobody names a price, or orders for another.
+        (
+            &other,
+            &[
+                ("buyer", "is not a field of this request"),
+                ("price", "is not a field of this request"),
+            ],
+        ),
+    ];
+    for (body, errors) in unprocessable {
+        post(body).await.refuses(StatusCode::UNPROCESSABLE_ENTITY, errors);
+    }
+    let no_uuid = post(r#"{"ticketId":"x"}"#).await;
+    no_uuid.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(no_uuid.errors()[0].0, "ticketId");
+    for body in ["", "hello", "[]", "null", "{\"ticketId\":"] {
+        let answer = post(body).await;
+        answer.is_problem(StatusCode::BAD_REQUEST);
+        assert!(answer.detail().starts_with("The body is not a JSON object: "), "{}", answer.body);
+    }
+    post(&" ".repeat(16 * 1024 + 1)).await.is_problem(StatusCode::PAYLOAD_TOO_LARGE);
+    for content_type in [None, Some("text/plain")] {
+        let mut request = anna.request(Method::POST, "/api/orders").body("{}");
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        Answer::of(request).await.is_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    orders.holds(0, 0).await;
+}
+
+#[tokio::test]
+async fn of_fifty_buyers_at_once_one_gets_the_ticket() {
+    let orders = Service::start().await;
+    let ticket = orders.ticket("20.50").await;
+    let buyers: Vec<_> = (0..50).map(|n| orders.buyer(&format!("buyer {n}"))).collect();
+    let answers = join_all(buyers.iter().map(|buyer| buyer.reserve(ticket))).await;
+    let (won, lost): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == StatusCode::CREATED);
+    assert_eq!((won.len(), lost.len()), (1, 49));
+    for answer in lost {
+        answer.is_problem(StatusCode::CONFLICT);
+        assert!(answer.detail().starts_with("The ticket is reserved until "), "{}", answer.body);
+    }
+    orders.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    orders.execute("alter table bus.outbox rename to away").await;
+    for answer in [anna.reserve(ticket).await, anna.reserve_with_key("k", ticket).await] {
+        answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.detail(), "The service failed; its log says why.");
+    }
+    orders.execute("alter table bus.away rename to outbox").await;
+    orders.holds(0, 0).await;
+    let again = anna.reserve_with_key("k", ticket).await;
+    assert_eq!(again.status, StatusCode::CREATED);
+    assert!(again.headers.get("idempotency-replayed").is_none());
+}
+
+#[tokio::test]
+async fn an_order_belongs_to_the_trace_of_its_request() {
+    let orders = Service::start().await;
+    let ticket = orders.ticket("20.50").await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traced = orders.buyer("anna").reserving(ticket);
+    let traced = traced.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    let order = Answer::of(traced).await.id();
+    let event = &orders.events(&order).await[0];
+    assert!(event["traceparent"].as_str().unwrap().starts_with(&format!("00-{trace}-")));
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_answered_503_with_retry_after() {
+    let orders = Service::without_database().await;
+    let (anna, id) = (orders.buyer("anna"), UNKNOWN);
+    for answer in [
+        anna.reserve(Uuid::now_v7()).await,
+        anna.get("/api/orders").await,
+        anna.read(id).await,
+        anna.cancel(id).await,
+        anna.pay(id, "tok_visa").await,
+    ] {
+        answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    // A token is checked all the same.
+    let nobody = orders.bearer(tokens::unsigned(&tokens::claims("anna")));
+    nobody.read(id).await.is_problem(StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_repetition_with_the_same_key_gets_the_first_answer_whatever_has_become_of_the_order() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    let first = anna.reserve_with_key("k-1", ticket).await;
+    assert_eq!(first.status, StatusCode::CREATED);
+    assert!(first.headers.get("idempotency-replayed").is_none());
+    let written_otherwise = format!(r#"{{ "ticketId" : "{}" }}"#, ticket.simple());
+    for after in ["reserved", "completed"] {
+        if after == "completed" {
+            anna.pay(&first.id(), "tok_visa").await;
+        }
+        let otherwise = anna.posting("/api/orders", &*written_otherwise);
+        for again in [
+            anna.reserve_with_key("k-1", ticket).await,
+            Answer::of(otherwise.header("idempotency-key", "k-1")).await,
+        ] {
+            assert_eq!((again.status, &again.body), (StatusCode::CREATED, &first.body));
+            assert_eq!(again.header("location"), first.header("location"));
+            assert_eq!(again.header("content-type"), "application/json");
+            assert_eq!(again.header("idempotency-replayed"), "true");
+        }
+    }
+    orders.holds(1, 2).await;
+}
+
+#[tokio::test]
+async fn a_key_that_came_with_another_request_is_refused() {
+    let orders = Service::start().await;
+    let anna = orders.buyer("anna");
+    anna.reserve_with_key("k", orders.ticket("20.50").await).await;
+    let other = orders.ticket("20.50").await;
+    let answer = anna.reserve_with_key("k", other).await;
+    answer.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer.detail(), "This Idempotency-Key came before with another request.");
+    orders.holds(1, 1).await;
+    assert_eq!(anna.reserve_with_key("l", other).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn the_same_key_of_another_buyer_is_another_key() {
+    let orders = Service::start().await;
+    // The last two would be the same if the name and the key were only put together.
+    for (buyer, key) in [("anna", "k"), ("bob", "k"), ("anna k", "l"), ("anna", "kl")] {
+        let order = orders.buyer(buyer).reserve_with_key(key, orders.ticket("1").await).await;
+        assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!(buyer)));
+    }
+    orders.holds(4, 4).await;
+}
+
+#[tokio::test]
+async fn of_many_requests_with_one_key_at_once_one_makes_the_order() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    let answers = join_all((0..20).map(|_| anna.reserve_with_key("k", ticket))).await;
+    let mut made = BTreeSet::new();
+    for answer in answers {
+        if answer.status == StatusCode::CREATED {
+            made.insert(answer.body);
+        } else {
+            answer.is_problem(StatusCode::CONFLICT);
+            assert!(answer.detail().contains("still under way"), "{}", answer.body);
+        }
+    }
+    assert_eq!(made.len(), 1);
+    orders.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_key_whose_first_request_is_under_way_is_answered_409() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    let lock = orders.lock("orders").await;
+    let (first, ()) = tokio::join!(anna.reserve_with_key("k", ticket), async {
+        orders.until(A_KEY_IS_CLAIMED).await;
+        let second = anna.reserve_with_key("k", ticket).await;
+        second.is_problem(StatusCode::CONFLICT);
+        assert!(second.detail().contains("still under way"), "{}", second.body);
+        lock.close().await.unwrap();
+    });
+    assert_eq!(first.status, StatusCode::CREATED);
+    let third = anna.reserve_with_key("k", ticket).await;
+    assert_eq!((third.status, third.body), (StatusCode::CREATED, first.body));
+    orders.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_does_not_spend_its_key_and_may_be_repeated_at_once() {
+    let orders = Service::start().await;
+    let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
+    let unknown = Uuid::now_v7();
+    for _ in 0..20 {
+        anna.reserve_with_key("k", unknown).await.is_problem(StatusCode::NOT_FOUND);
+    }
+    orders.known_ticket(unknown, "20.50").await;
+    let others = bob.reserve(unknown).await.id();
+    for _ in 0..20 {
+        let taken = anna.reserve_with_key("k", unknown).await;
+        taken.is_problem(StatusCode::CONFLICT);
+        assert!(taken.detail().starts_with("The ticket is reserved until"), "{}", taken.body);
+    }
+    bob.cancel(&others).await;
+    assert_eq!(anna.reserve_with_key("k", unknown).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_malformed_key_is_refused() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    for key in ["", "a b", "é", &"k".repeat(256)] {
+        let answer = anna.reserve_with_key(key, ticket).await;
+        let fields = [("Idempotency-Key", "must be 1-255 visible ASCII characters")];
+        answer.refuses(StatusCode::BAD_REQUEST, &fields);
+    }
+    let twice =
+        anna.reserving(ticket).header("idempotency-key", "a").header("idempotency-key", "b");
+    let fields = [("Idempotency-Key", "must be given once")];
+    Answer::of(twice).await.refuses(StatusCode::BAD_REQUEST, &fields);
+    orders.holds(0, 0).await;
+}

@@ -1,0 +1,272 @@
+//! The API in this process, on a free port, with a database and a payment provider of its own; and the
+//! buyers who use it.
+
+#[path = "../../../tickets/tests/service/answer.rs"]
+mod answer;
+#[path = "../../../tickets/tests/service/database.rs"]
+mod database;
+
+use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
+
+pub(crate) use answer::Answer;
+use common::{bus::relay::Wake, events::ticket::Ticket, pod::shutdown::Shutdown};
+use database::Database;
+use orders::{
+    auth::{Auth, Scheme},
+    capture, expiry,
+    http::{Api, router},
+    store::tickets::{self, Copied},
+};
+use reqwest::{Client, Method, RequestBuilder, header};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+use crate::{provider::Recorder, tokens};
+
+/// How long a test waits for a condition before it says that it never came.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough that no test sees its end, unless it moves it.
+pub(crate) const RESERVATION: Duration = Duration::from_mins(15);
+
+pub(crate) struct Service {
+    database: Database,
+    pub(crate) base: String,
+    client: Client,
+    pub(crate) provider: Arc<Recorder>,
+}
+
+impl Service {
+    /// Its buyers have tokens that are signed with HS256.
+    pub(crate) async fn start() -> Self {
+        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        Self::with(auth, RESERVATION).await
+    }
+
+    pub(crate) async fn with_auth(auth: Auth) -> Self {
+        Self::with(auth, RESERVATION).await
+    }
+
+    pub(crate) async fn with_reservation(reservation: Duration) -> Self {
+        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        Self::with(auth, reservation).await
+    }
+
+    async fn with(auth: Auth, reservation: Duration) -> Self {
+        let database = Database::new("orders").await;
+        orders::store::migrate(&database.pool).await.unwrap();
+        Self::serve(database, auth, reservation).await
+    }
+
+    pub(crate) async fn without_database() -> Self {
+        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        Self::serve(Database::away().await, auth, RESERVATION).await
+    }
+
+    async fn serve(database: Database, auth: Auth, reservation: Duration) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        // Another test was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (pool, wake) = (database.pool.clone(), Wake::default());
+        let provider = Arc::new(Recorder::new(pool.clone()));
+        let router = router(Api { pool, wake, auth, provider: provider.clone(), reservation }, 512);
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { database, base, client: Client::new(), provider }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    /// Somebody with a token.
+    pub(crate) fn buyer(&self, name: &str) -> Buyer<'_> {
+        self.bearer(tokens::hs256(&tokens::claims(name)))
+    }
+
+    pub(crate) fn bearer(&self, token: String) -> Buyer<'_> {
+        Buyer { service: self, token }
+    }
+
+    /// A ticket that an event has told of.
+    pub(crate) async fn ticket(&self, price: &str) -> Uuid {
+        let id = Uuid::now_v7();
+        self.known_ticket(id, price).await;
+        id
+    }
+
+    pub(crate) async fn known_ticket(&self, id: Uuid, price: &str) {
+        let now = OffsetDateTime::now_utc();
+        let ticket = Ticket {
+            id,
+            title: "Concert".to_owned(),
+            price: price.parse().unwrap(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            hold: None,
+        };
+        let copy = Copied { ticket: &ticket, event_id: Uuid::now_v7(), processed_by: "orders-0" };
+        let mut connection = self.pool.acquire().await.unwrap();
+        tickets::keep_newest(&mut connection, &[copy]).await.unwrap();
+    }
+
+    /// Moves the end of an order's reservation to a moment ago.
+    pub(crate) async fn time_passes(&self, order: &str) {
+        self.execute(&format!(
+            "update orders set expires_at = clock_timestamp() - interval '1 ms' where id = '{order}'"
+        ))
+        .await;
+    }
+
+    /// Has orders expire, as each replica does, until a query says so.
+    pub(crate) async fn expires_until(&self, condition: &str) {
+        let (shutdown, _) = Shutdown::new();
+        let expiry = expiry::run(self.pool.clone(), Wake::default(), shutdown.clone());
+        self.runs_until(expiry, shutdown, self.until(condition)).await;
+    }
+
+    /// Captures payments, as each replica does, until a query says so.
+    pub(crate) async fn captures_until(&self, condition: &str) {
+        let (shutdown, _) = Shutdown::new();
+        let captures = capture::run(self.pool.clone(), self.provider.clone(), shutdown.clone());
+        self.runs_until(captures, shutdown, self.until(condition)).await;
+    }
+
+    async fn runs_until(
+        &self,
+        task: impl Future<Output = anyhow::Result<()>>,
+        shutdown: Shutdown,
+        condition: impl Future<Output = ()>,
+    ) {
+        let (ended, ()) = tokio::join!(task, async {
+            condition.await;
+            shutdown.begin();
+        });
+        ended.unwrap();
+    }
+
+    /// Waits until so many payments were authorized.
+    pub(crate) async fn authorizes(&self, payments: usize) {
+        let wait = async {
+            while self.provider.authorized().len() < payments {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("too few payments were authorized");
+    }
+
+    /// The events that tell of an order, in the order of their commits.
+    pub(crate) async fn events(&self, order: &str) -> Vec<Value> {
+        let events: Value = self
+            .one(&format!(
+                "select coalesce(jsonb_agg(envelope::jsonb order by position), '[]') from bus.outbox
+                 where envelope::jsonb ->> 'subject' = '{order}'"
+            ))
+            .await;
+        events.as_array().unwrap().clone()
+    }
+
+    /// An order has come to this, at this version, and an event told of each version.
+    pub(crate) async fn is_now(
+        &self,
+        buyer: &Buyer<'_>,
+        order: &str,
+        status: &str,
+        version: usize,
+    ) {
+        let read = buyer.read(order).await;
+        let is = read.json();
+        let became = (is["status"].as_str().unwrap(), is["version"].as_u64().unwrap());
+        assert_eq!(became, (status, version as u64), "{}", read.body);
+        let events = self.events(order).await;
+        let told: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        let last = format!("order:{status}");
+        let expected =
+            if status == "reserved" { vec!["order:created"] } else { vec!["order:created", &last] };
+        assert_eq!(told, expected);
+        // A test that lets time pass moves the end of the row's, and of no event's.
+        let mut data = events[events.len() - 1]["data"].clone();
+        data["expiresAt"] = is["expiresAt"].clone();
+        assert_eq!(data, is);
+    }
+
+    /// How many orders and how many events are committed.
+    pub(crate) async fn holds(&self, orders: i64, events: i64) {
+        self.counts("orders", orders, events).await;
+    }
+}
+
+/// What a test asks of the database, it asks of the service that has it.
+impl Deref for Service {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// Who makes requests with a token.
+pub(crate) struct Buyer<'a> {
+    service: &'a Service,
+    token: String,
+}
+
+impl Buyer<'_> {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.service.request(method, path).bearer_auth(&self.token)
+    }
+
+    pub(crate) fn posting(&self, path: &str, body: impl Into<String>) -> RequestBuilder {
+        self.request(Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.into())
+    }
+
+    pub(crate) fn reserving(&self, ticket: Uuid) -> RequestBuilder {
+        self.posting("/api/orders", json!({ "ticketId": ticket }).to_string())
+    }
+
+    pub(crate) async fn reserve(&self, ticket: Uuid) -> Answer {
+        Answer::of(self.reserving(ticket)).await
+    }
+
+    pub(crate) async fn reserve_with_key(&self, key: &str, ticket: Uuid) -> Answer {
+        let key = header::HeaderValue::from_bytes(key.as_bytes()).unwrap();
+        Answer::of(self.reserving(ticket).header("idempotency-key", key)).await
+    }
+
+    /// Orders a new ticket. Returns the order's id.
+    pub(crate) async fn order(&self) -> String {
+        let ticket = self.service.ticket("20.50").await;
+        self.reserve(ticket).await.id()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn read(&self, order: &str) -> Answer {
+        self.get(&format!("/api/orders/{order}")).await
+    }
+
+    pub(crate) async fn cancel(&self, order: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, &format!("/api/orders/{order}"))).await
+    }
+
+    pub(crate) async fn pay(&self, order: &str, token: &str) -> Answer {
+        self.pay_with(order, &json!({ "token": token }).to_string()).await
+    }
+
+    pub(crate) async fn pay_with(&self, order: &str, body: &str) -> Answer {
+        Answer::of(self.posting(&format!("/api/orders/{order}/payment"), body)).await
+    }
+}

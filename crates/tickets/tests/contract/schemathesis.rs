@@ -1,0 +1,40 @@
+//! Runs schemathesis: it makes requests from an API's description, right ones and wrong ones, and checks
+//! every answer against it. The tests of orders include this file as well.
+
+use std::{path::Path, time::Duration};
+
+use embedded::{process::Command, python, silent};
+use tokio::time::timeout;
+
+const NAME: &str = "schemathesis-4.32.5";
+/// Requests made up for each phase of an operation.
+const EXAMPLES: &str = "60";
+/// It takes about ten seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Finds no fault with the API at this address, in all of its so many operations.
+pub(crate) async fn finds_no_fault(base: &str, operations: usize, arguments: &[&str]) {
+    let tools = python::installed(NAME, include_str!("requirements.txt"), &silent()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut schemathesis = Command::new("python3")
+        .args([tools.join("bin/schemathesis").as_path(), Path::new("run")])
+        .args([&format!("{base}/openapi.json")])
+        .args(["--checks", "all", "--max-examples", EXAMPLES, "--seed", "1", "--no-color"])
+        .args(arguments)
+        .env("PYTHONPATH", &tools)
+        .current_dir(folder.path())
+        .piped()
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    let run = async {
+        while let Some(line) = schemathesis.line().await {
+            said.push(line);
+        }
+        schemathesis.wait().await
+    };
+    let status = timeout(PATIENCE, run).await.expect("schemathesis did not end");
+    assert!(status.success(), "{}", said.join("\n"));
+    let tested = said.iter().any(|line| line.contains(&format!("Tested: {operations}")));
+    assert!(tested, "not all {operations} operations were tested:\n{}", said.join("\n"));
+}
