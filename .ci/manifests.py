@@ -97,6 +97,7 @@ def variants():
                     {"name": "nats-users", "literals": ["tickets=a", "orders=b", "route=c"]},
                     {"name": "postgres-users",
                      "literals": ["postgres=a", "tickets=b", "orders=c"]},
+                    {"name": "buyers", "literals": ["jwt-key=d"]},
                 ],
             }
             (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -177,7 +178,7 @@ def check_replicas(variant, resources):
 
 
 def check_secrets(variant, resources):
-    """Passwords are in Secrets that an overlay brings, and nobody is anonymous but locally."""
+    """Passwords and keys are in Secrets that an overlay brings, and nobody is anonymous but locally."""
     secrets = {resource["metadata"]["name"]: resource for resource in resources
                if resource["kind"] == "Secret"}
     keys = {name: set(secret["data"]) for name, secret in secrets.items()}
@@ -187,6 +188,8 @@ def check_secrets(variant, resources):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference and reference["key"] not in keys.get(reference["name"], set()):
                     complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
+                if variant != "local" and (variable["name"], variable.get("value")) == ("AUTH", "off"):
+                    complain(f"{variant}: {name}", "asks no buyer for a token")
     for resource in resources:
         if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {}):
             if variant != "local" and "no_auth_user" in resource["data"]["users.conf"]:
@@ -199,7 +202,7 @@ def check_alerts():
     sources = "".join(path.read_text() for path in pathlib.Path("crates").glob("*/src/**/*.rs"))
     for group in rules["spec"]["groups"]:
         for rule in group["rules"]:
-            for metric in re.findall(r"\b(?:bus|http)_\w+", rule["expr"]):
+            for metric in re.findall(r"\b(?:bus|http|orders)_\w+", rule["expr"]):
                 if f'"{metric.removesuffix("_bucket")}"' not in sources:
                     complain(f"alert {rule['alert']}", f"no service has the metric {metric}")
 

@@ -68,6 +68,7 @@ async fn capture_one(provider: &dyn Provider, order_id: Uuid, payment: &Payment)
             true
         }
         Err(error) => {
+            metrics::counter!("orders_capture_failures_total").increment(1);
             error!(
                 order.id = %order_id, payment.reference, error = format!("{error:#}"),
                 retry.s = RETRY.as_secs(), "a payment could not be captured",

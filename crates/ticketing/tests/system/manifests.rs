@@ -52,7 +52,7 @@ fn probes(pod: &Value, port: &str) -> Vec<String> {
 }
 
 /// The environment that the manifest gives to the container, with a name for what Kubernetes
-/// knows, and the service's name for a password.
+/// knows, the service's name for a password, and a key of the shortest length for buyers' tokens.
 fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let value = |variable: &Value| {
@@ -60,8 +60,12 @@ fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
             return value.to_owned();
         }
         let from = &variable["valueFrom"];
-        if from["secretKeyRef"].is_object() {
-            assert_eq!(from["secretKeyRef"]["key"], service, "a service has its own password");
+        let secret = &from["secretKeyRef"];
+        if secret["name"] == "buyers" {
+            return "k".repeat(32);
+        }
+        if secret.is_object() {
+            assert_eq!(secret["key"], service, "a service has its own password");
             return service.to_owned();
         }
         match from["fieldRef"]["fieldPath"].as_str() {

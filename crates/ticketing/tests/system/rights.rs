@@ -5,10 +5,13 @@ use std::{collections::HashSet, fs, path::Path};
 
 use async_nats::{Client, ConnectOptions, Event};
 use embedded::{NatsServer, nats};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
-use crate::harness::{PATIENCE, System};
+use crate::harness::{PATIENCE, Service, System, until};
 
 /// A server with the users of this file, and the files that it includes.
 fn with_users_of(file: &str, folder: &TempDir) -> nats::Builder {
@@ -31,8 +34,16 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
         System::start_with_users(with_users_of("overlays/local/users.conf", &folder)).await;
     let tickets = system.tickets().await;
     let mut first = system.orders("orders-1").await;
-    let _second = system.orders("orders-2").await;
-    let mut created = HashSet::from([system.post(&tickets, "before").await]);
+    let second = system.orders("orders-2").await;
+    until("tickets counts the members of its group", || async {
+        system.metric(&tickets, "bus_group_members").await == 1.0
+    })
+    .await;
+    let before = system.post(&tickets, "before").await;
+    let mut created = HashSet::from([before]);
+    system.reached_once(&created).await;
+    let order = reserve(&system, &second, before).await;
+    is_held_by(&system, &tickets, before, Some(order)).await;
 
     // A dead holder of a client id is asked whether it lives, and replaced.
     first.child.kill().await;
@@ -41,10 +52,49 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
 
     // Streams, groups and leases are made anew on a server that has lost them.
     system.nats.wipe_and_restart().await.unwrap();
-    created.insert(system.post(&tickets, "after").await);
+    let after = system.post(&tickets, "after").await;
+    created.insert(after);
     system.reached_once(&created).await;
+    let paid = reserve(&system, &second, after).await;
+    is_held_by(&system, &tickets, after, Some(paid)).await;
+    let (http, orders) = (&system.http, format!("{}/api/orders", second.url));
+    let payment = http.post(format!("{orders}/{paid}/payment"));
+    let payment = payment.json(&json!({ "token": "tok_visa" })).send().await.unwrap();
+    assert_eq!(payment.status(), StatusCode::OK);
+    let cancelled = http.delete(format!("{orders}/{order}")).send().await.unwrap();
+    assert_eq!(cancelled.status(), StatusCode::OK);
+    is_held_by(&system, &tickets, before, None).await;
+
+    // An order that nobody pays for expires; without a wait for its time, which is minutes.
+    let left = reserve(&system, &second, before).await;
+    is_held_by(&system, &tickets, before, Some(left)).await;
+    sqlx::query("update orders set expires_at = created_at where id = $1")
+        .bind(left)
+        .execute(&system.orders_db)
+        .await
+        .unwrap();
+    is_held_by(&system, &tickets, before, None).await;
     system.group_is_quiet().await;
     assert_eq!(refused(&system), [""; 0]);
+}
+
+/// Orders a ticket and returns the order's id.
+async fn reserve(system: &System, orders: &Service, ticket: Uuid) -> Uuid {
+    let order = system.http.post(format!("{}/api/orders", orders.url));
+    let answer = order.json(&json!({ "ticketId": ticket })).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    let order: Value = answer.json().await.unwrap();
+    order["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// Waits until tickets says that a ticket is held by this order, or by none.
+async fn is_held_by(system: &System, tickets: &Service, ticket: Uuid, order: Option<Uuid>) {
+    until(&format!("ticket {ticket} is held by {order:?}"), || async {
+        let answer = system.http.get(format!("{}/api/tickets/{ticket}", tickets.url));
+        let ticket: Value = answer.send().await.unwrap().json().await.unwrap();
+        ticket["hold"]["order_id"] == json!(order)
+    })
+    .await;
 }
 
 /// What the server has refused, by its log.
@@ -70,7 +120,7 @@ fn api() -> Vec<String> {
     let mut subjects: Vec<String> = ["INFO", "STREAM.LIST", "STREAM.NAMES", "ACCOUNT.PURGE.x"]
         .map(|rest| format!("$JS.API.{rest}"))
         .to_vec();
-    for stream in ["TICKETS", "KV_client-leases", "OTHER"] {
+    for stream in ["TICKETS", "ORDERS", "KV_client-leases", "OTHER"] {
         for verb in [
             "CREATE",
             "UPDATE",
@@ -91,7 +141,7 @@ fn api() -> Vec<String> {
         subjects.push(format!("$JS.API.CONSUMER.NAMES.{stream}"));
         subjects.push(format!("$JS.API.DIRECT.GET.{stream}"));
         subjects.push(format!("$JS.API.DIRECT.GET.{stream}.subject"));
-        for group in ["orders-service", "other-service"] {
+        for group in ["orders-service", "tickets-service", "other-service"] {
             for verb in ["CREATE", "INFO", "DELETE", "PAUSE", "MSG.NEXT", "UNPIN", "RESET"] {
                 subjects.push(format!("$JS.API.CONSUMER.{verb}.{stream}.{group}"));
             }
@@ -111,23 +161,39 @@ fn allowed(user: &str) -> Vec<&'static str> {
         "$JS.API.STREAM.CREATE.TICKETS",
         "$JS.API.STREAM.UPDATE.TICKETS",
         "$JS.API.STREAM.INFO.TICKETS",
+        "$JS.API.STREAM.CREATE.ORDERS",
+        "$JS.API.STREAM.UPDATE.ORDERS",
+        "$JS.API.STREAM.INFO.ORDERS",
         "$JS.API.STREAM.CREATE.KV_client-leases",
         "$JS.API.STREAM.INFO.KV_client-leases",
         "$JS.API.DIRECT.GET.KV_client-leases.subject",
         "$KV.client-leases.x",
+        // A consumer of the moment is given a name of chance.
+        "$JS.API.CONSUMER.CREATE.KV_client-leases",
+        "$JS.API.CONSUMER.DELETE.KV_client-leases.orders-service",
+        "$JS.API.CONSUMER.DELETE.KV_client-leases.tickets-service",
+        "$JS.API.CONSUMER.DELETE.KV_client-leases.other-service",
     ];
     let own: &[&str] = match user {
-        "tickets" => &["ticket:created", "ticket:updated"],
+        "tickets" => &[
+            "ticket:created",
+            "ticket:updated",
+            "$JS.API.CONSUMER.CREATE.ORDERS.tickets-service",
+            "$JS.API.CONSUMER.INFO.ORDERS.tickets-service",
+            "$JS.API.CONSUMER.MSG.NEXT.ORDERS.tickets-service",
+            "$JS.ACK.ORDERS.tickets-service.1.1.1.1.0",
+            "$JS.ACK.domain.hash.ORDERS.tickets-service.1.1.1.1.0",
+        ],
         _ => &[
+            "order:created",
+            "order:completed",
+            "order:cancelled",
+            "order:expired",
             "$JS.API.CONSUMER.CREATE.TICKETS.orders-service",
             "$JS.API.CONSUMER.INFO.TICKETS.orders-service",
             "$JS.API.CONSUMER.MSG.NEXT.TICKETS.orders-service",
             "$JS.ACK.TICKETS.orders-service.1.1.1.1.0",
             "$JS.ACK.domain.hash.TICKETS.orders-service.1.1.1.1.0",
-            // A consumer of the moment is given a name of chance.
-            "$JS.API.CONSUMER.CREATE.KV_client-leases",
-            "$JS.API.CONSUMER.DELETE.KV_client-leases.orders-service",
-            "$JS.API.CONSUMER.DELETE.KV_client-leases.other-service",
         ],
     };
     [&both, own].concat()
@@ -144,7 +210,12 @@ async fn every_other_subject_is_refused() {
             [
                 "ticket:created",
                 "ticket:updated",
+                "ticket:other",
                 "order:created",
+                "order:completed",
+                "order:cancelled",
+                "order:expired",
+                "order:other",
                 "x",
                 "$SYS.REQ.SERVER.PING",
                 "$KV.client-leases.x",
