@@ -56,12 +56,12 @@ LABEL org.opencontainers.image.licenses="Apache-2.0"
 
 FROM service AS tickets
 LABEL org.opencontainers.image.title="tickets" \
-      org.opencontainers.image.description="Takes tickets over HTTP and publishes ticket:created."
+      org.opencontainers.image.description="Takes tickets over HTTP, and tells of them on NATS."
 COPY --from=build-tickets /usr/local/bin/tickets /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/tickets"]
 
 FROM service AS orders
 LABEL org.opencontainers.image.title="orders" \
-      org.opencontainers.image.description="A member of the queue group orders-service."
+      org.opencontainers.image.description="Reserves tickets for buyers, and takes their payments."
 COPY --from=build-orders /usr/local/bin/orders /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/orders"]
