@@ -144,6 +144,19 @@ async fn a_change_whose_event_cannot_be_stored_is_not_made() {
 }
 
 #[tokio::test]
+async fn a_change_that_is_not_committed_has_no_event() {
+    let orders = Service::start().await;
+    let anna = orders.buyer("anna");
+    let (paid, cancelled) = (anna.order().await, anna.order().await);
+    orders.commits_of_orders_fail().await;
+    for answer in [anna.pay(&paid, "tok_visa").await, anna.cancel(&cancelled).await] {
+        answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    orders.holds(2, 2).await;
+    assert_eq!(orders.one::<i64>("select count(*) from captures").await, 0);
+}
+
+#[tokio::test]
 async fn an_order_that_is_not_there_is_answered_404_and_an_id_that_is_none_400() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");

@@ -34,14 +34,13 @@ async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
         )
         .await;
     let undecided_is_none = "select count(*) = 0 from orders where status = 'reserved'";
-    let captured = "select count(*) = 0 from captures
-                    having (select count(*) = 0 from orders where status = 'reserved')";
-    let captured = format!("select exists ({captured})");
+    let all_is_captured = "select (select count(*) = 0 from captures)
+         and (select count(*) = 0 from orders where status = 'reserved')";
     let (fights, (), (), ()) = tokio::join!(
         join_all(ids.iter().map(|id| fought_over(&anna, id))),
         orders.expires_until(undecided_is_none),
         orders.expires_until(undecided_is_none),
-        orders.captures_until(&captured),
+        orders.captures_until(all_is_captured),
     );
 
     let mut paid = BTreeSet::new();

@@ -206,6 +206,17 @@ async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key()
 }
 
 #[tokio::test]
+async fn an_order_that_is_not_committed_has_no_event() {
+    let orders = Service::start().await;
+    let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
+    orders.commits_of_orders_fail().await;
+    for answer in [anna.reserve(ticket).await, anna.reserve_with_key("k", ticket).await] {
+        answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    orders.holds(0, 0).await;
+}
+
+#[tokio::test]
 async fn an_order_belongs_to_the_trace_of_its_request() {
     let orders = Service::start().await;
     let ticket = orders.ticket("20.50").await;
@@ -279,7 +290,7 @@ async fn a_key_that_came_with_another_request_is_refused() {
 async fn the_same_key_of_another_buyer_is_another_key() {
     let orders = Service::start().await;
     // The last two would be the same if the name and the key were only put together.
-    for (buyer, key) in [("anna", "k"), ("bob", "k"), ("anna k", "l"), ("anna", "kl")] {
+    for (buyer, key) in [("anna", "k"), ("bob", "k"), ("anna", "kl"), ("annak", "l")] {
         let order = orders.buyer(buyer).reserve_with_key(key, orders.ticket("1").await).await;
         assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!(buyer)));
     }

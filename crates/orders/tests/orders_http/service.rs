@@ -127,6 +127,20 @@ impl Service {
         .await;
     }
 
+    /// From now on, whatever a transaction does to an order is taken back by its commit.
+    pub(crate) async fn commits_of_orders_fail(&self) {
+        self.execute(
+            "create function refuse() returns trigger language plpgsql
+             as $$ begin raise 'refused'; end $$",
+        )
+        .await;
+        self.execute(
+            "create constraint trigger refused after insert or update on orders
+             deferrable initially deferred for each row execute function refuse()",
+        )
+        .await;
+    }
+
     /// Has orders expire, as each replica does, until a query says so.
     pub(crate) async fn expires_until(&self, condition: &str) {
         let (shutdown, _) = Shutdown::new();
