@@ -3,8 +3,8 @@
 //! An order is paid in three steps, so that nobody is charged for a ticket that they do not get: the
 //! amount is authorized, which charges nothing; the order is completed, if nothing else has become of
 //! it meanwhile; and after that commit the payment is captured. An authorization that loses the race is
-//! voided, and one that is forgotten, because the process died between the first two steps, lapses at
-//! the provider by itself.
+//! voided, and one that is forgotten, because the process died or the buyer hung up between the first
+//! two steps, lapses at the provider by itself.
 
 use common::events::{money::Price, order::Payment};
 use futures::future::{BoxFuture, FutureExt};

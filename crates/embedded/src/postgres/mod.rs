@@ -246,7 +246,8 @@ impl Postgres {
             "listen_addresses=127.0.0.1".to_owned(),
             "unix_socket_directories=".to_owned(),
             format!("fsync={}", if self.fsync { "on" } else { "off" }),
-            "max_connections=200".to_owned(),
+            // `--replicas 50`, with sixteen connections each under load.
+            "max_connections=900".to_owned(),
             "shared_buffers=128MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
         ];

@@ -1,4 +1,5 @@
-//! Orders a second, beside a bare route that answers 201 and does nothing; the delay from the POST to
+//! Orders a second, beside a bare route that answers 201 and does nothing, and beside transactions that
+//! insert an order and do nothing else; the delay from the POST to
 //! the ticket that is locked in the other service; and how fast due orders expire.
 
 use std::sync::{
@@ -7,8 +8,8 @@ use std::sync::{
 };
 
 use embedded::process::Signal;
-use sqlx::{AssertSqlSafe, PgPool};
-use tokio::time::Instant;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::{task::JoinSet, time::Instant};
 use uuid::Uuid;
 
 use crate::{
@@ -20,6 +21,8 @@ use crate::{
 
 /// Tickets to order: more than can be in the time.
 const TICKETS: usize = 400_000;
+/// As many as the service has connections.
+const TRANSACTIONS: usize = 16;
 /// Orders that are due at once.
 const DUE: usize = 10_000;
 
@@ -67,6 +70,8 @@ async fn reserve() {
     println!("\nPOST /api/orders on {CONNECTIONS} connections for {} s", TIME.as_secs());
     let limit = bare_route().await;
     let (system, services) = start(TICKETS).await;
+    let bare = one_row_transactions(&system).await;
+    println!("  {TRANSACTIONS} connections, a row a transaction  {bare:>6.0}/s");
     let services: Vec<_> = services.iter().collect();
     let processors = Processors::watch(&system, &services);
     let next = Arc::new(AtomicUsize::new(0));
@@ -76,7 +81,41 @@ async fn reserve() {
     show("orders", &ours);
     processors.show();
     show_memory(&services[..2]);
-    println!("  ratio   {:.0} % of the bare route", 100.0 * ours.per_second / limit.per_second);
+    println!(
+        "  ratio   {:.0} % of the bare route, {:.0} % of the transactions",
+        100.0 * ours.per_second / limit.per_second,
+        100.0 * ours.per_second / bare
+    );
+}
+
+/// How many transactions a second the database commits that insert an order and do nothing else.
+async fn one_row_transactions(system: &System) -> f64 {
+    let make = "create table bare (like orders including all)";
+    execute(&system.orders_db, make.to_owned()).await;
+    let (begun, mut clients) = (Instant::now(), JoinSet::new());
+    for _ in 0..TRANSACTIONS {
+        let mut connection = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
+        clients.spawn(async move {
+            let mut committed = 0_u32;
+            while begun.elapsed() < TIME / 2 {
+                let mut tx = connection.begin().await.unwrap();
+                sqlx::query(
+                    "insert into bare (id, ticket_id, buyer, price, status, version, expires_at,
+                                       created_at, updated_at)
+                     values ($1, $1, 'ada', 20, 'reserved', 1, now(), now(), now())",
+                )
+                .bind(Uuid::now_v7())
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+                tx.commit().await.unwrap();
+                committed += 1;
+            }
+            committed
+        });
+    }
+    let committed: u32 = clients.join_all().await.into_iter().sum();
+    f64::from(committed) / begun.elapsed().as_secs_f64()
 }
 
 async fn delay() {
