@@ -11,10 +11,16 @@ use crate::service::{Answer, Buyer, Service};
 /// How many orders are fought over at once.
 const ORDERS: usize = 40;
 
-/// Two payments and a cancellation at once.
-async fn fought_over(buyer: &Buyer<'_>, id: &str) -> [Answer; 3] {
-    let all = tokio::join!(buyer.pay(id, "tok_visa"), buyer.cancel(id), buyer.pay(id, "tok_other"));
-    all.into()
+/// Two payments and a cancellation at once. A payment takes more steps than a cancellation: for every
+/// other order it has a head start, so that each wins now and then.
+async fn fought_over(buyer: &Buyer<'_>, nth: usize, id: &str) -> [Answer; 3] {
+    let cancel = async {
+        for _ in 0..nth % 2 * 3 {
+            buyer.read(id).await;
+        }
+        buyer.cancel(id).await
+    };
+    tokio::join!(buyer.pay(id, "tok_visa"), cancel, buyer.pay(id, "tok_other")).into()
 }
 
 #[tokio::test]
@@ -37,7 +43,7 @@ async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
     let all_is_captured = "select (select count(*) = 0 from captures)
          and (select count(*) = 0 from orders where status = 'reserved')";
     let (fights, (), (), ()) = tokio::join!(
-        join_all(ids.iter().map(|id| fought_over(&anna, id))),
+        join_all(ids.iter().enumerate().map(|(nth, id)| fought_over(&anna, nth, id))),
         orders.expires_until(undecided_is_none),
         orders.expires_until(undecided_is_none),
         orders.captures_until(all_is_captured),
