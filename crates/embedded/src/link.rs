@@ -1,6 +1,10 @@
-//! A link between a client and a server that can be cut, mended, and held in either direction.
+//! A link between a client and a server that can be cut, mended, held in either direction, and left by
+//! the server without a word.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -32,10 +36,13 @@ pub enum Direction {
 pub struct Link {
     address: SocketAddr,
     server: SocketAddr,
-    gates: Arc<Gates>,
+    /// Those of new connections.
+    gates: Arc<std::sync::Mutex<Arc<Gates>>>,
     /// Ends the listener and the connections; a new one is made when the link is mended.
     up: Mutex<Option<CancellationToken>>,
     held: Mutex<[Option<OwnedRwLockWriteGuard<()>>; 2]>,
+    /// Both directions of connections that nobody answers any more.
+    silent: Mutex<Vec<[OwnedRwLockWriteGuard<()>; 2]>>,
     connections: TaskTracker,
 }
 
@@ -59,6 +66,7 @@ impl Link {
             gates: Arc::default(),
             up: Mutex::new(None),
             held: Mutex::new([None, None]),
+            silent: Mutex::default(),
             connections: TaskTracker::new(),
         };
         link.mend().await?;
@@ -108,7 +116,7 @@ impl Link {
                     accepted = listener.accept() => accepted,
                 };
                 let Ok((client, _)) = accepted else { continue };
-                let (token, gates) = (token.clone(), gates.clone());
+                let (token, gates) = (token.clone(), current(&gates));
                 connections.spawn(async move {
                     tokio::select! {
                         () = token.cancelled() => {}
@@ -123,12 +131,22 @@ impl Link {
     /// Holds up one direction: once this returns, no further byte passes until released. The
     /// connections stay open, and what is sent meanwhile arrives later.
     pub async fn hold(&self, direction: Direction) {
-        let gate = self.gates.of(direction).clone();
+        let gate = current(&self.gates).of(direction).clone();
         let mut held = self.held.lock().await;
         let place = &mut held[direction as usize];
         if place.is_none() {
             *place = Some(gate.write_owned().await);
         }
+    }
+
+    /// The server's machine vanishes, and another takes its address: the connections there are stay open
+    /// and silent until the link is cut or dropped, and new ones find the server.
+    pub async fn vanish(&self) {
+        let old = current(&self.gates);
+        *self.gates.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        let both =
+            [old.to_server.clone().write_owned().await, old.to_client.clone().write_owned().await];
+        self.silent.lock().await.push(both);
     }
 
     /// Lets a held direction go on.
@@ -143,6 +161,10 @@ impl Drop for Link {
             up.cancel();
         }
     }
+}
+
+fn current(gates: &std::sync::Mutex<Arc<Gates>>) -> Arc<Gates> {
+    gates.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl Gates {

@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use clap::{Args, ValueEnum};
 use common::pod::{page::bad_request, problem::Problem};
@@ -31,7 +32,7 @@ pub struct AuthSettings {
     /// public key (Ed25519) in PEM.
     #[arg(long, env, value_name = "JWT_KEY", hide_env_values = true,
           required_if_eq_any([("auth", "hs256"), ("auth", "eddsa")]))]
-    pub jwt_key: Option<String>,
+    pub jwt_key: Option<Key>,
 
     /// Who must have issued a token (its `iss`). Default: anybody who has the key.
     #[arg(long, env, value_name = "JWT_ISSUER")]
@@ -45,6 +46,22 @@ pub struct AuthSettings {
     /// Whose every order is while AUTH is off.
     #[arg(long, env, value_name = "DEFAULT_BUYER", default_value = "local-buyer")]
     pub default_buyer: Buyer,
+}
+
+/// A key as it was given. Shown to nobody, not even in a debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
 }
 
 /// What a token is signed with.
@@ -123,7 +140,7 @@ impl Auth {
     /// # Errors
     /// When it is none, with the setting's name.
     pub fn new(settings: &AuthSettings) -> Result<Self, String> {
-        let key = settings.jwt_key.as_deref().unwrap_or_default();
+        let key = settings.jwt_key.as_ref().map_or("", |key| key.0.as_str());
         let (key, algorithm) = match settings.auth {
             Scheme::Off => return Ok(Self::Off(settings.default_buyer.clone())),
             Scheme::Hs256 if key.len() < SHORTEST_SECRET => {
@@ -156,25 +173,27 @@ impl Auth {
         Ok(Self::Token(Box::new((key, rules))))
     }
 
-    fn buyer(&self, parts: &Parts) -> Result<Buyer, Problem> {
+    fn buyer(&self, parts: &Parts) -> Result<Buyer, Refusal> {
         let (key, rules) = match self {
             Self::Off(buyer) => return Ok(buyer.clone()),
             Self::Token(token) => &**token,
         };
         let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = given.next() else {
-            return Err(unauthorized("Say who you are: Authorization: Bearer, and a token."));
+            let detail = "Say who you are: Authorization: Bearer, and a token.";
+            return Err(Refusal::unauthorized("Bearer", detail));
         };
         if given.next().is_some() {
-            return Err(bad_request("Authorization", "must be given once"));
+            return Err(Refusal::from(bad_request("Authorization", "must be given once")));
         }
         let token = value.to_str().ok().and_then(|value| value.split_once(' '));
         let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         else {
-            return Err(unauthorized("Authorization must be Bearer, and a token."));
+            let detail = "Authorization must be Bearer, and a token.";
+            return Err(Refusal::unauthorized("Bearer", detail));
         };
         let claims = decode::<Claims>(token.trim(), key, rules).map_err(|error| {
-            unauthorized(match error.kind() {
+            Refusal::invalid_token(match error.kind() {
                 ErrorKind::ExpiredSignature => "The token has expired.",
                 ErrorKind::ImmatureSignature => "The token is not valid yet.",
                 ErrorKind::InvalidIssuer => "The token is of another issuer.",
@@ -186,21 +205,56 @@ impl Auth {
             })
         })?;
         let buyer = claims.claims.sub.unwrap_or_default().parse();
-        buyer.map_err(|error: BuyerError| unauthorized(&format!("The token's sub {error}.")))
+        buyer.map_err(|error: BuyerError| {
+            Refusal::invalid_token(&format!("The token's sub {error}."))
+        })
     }
 }
 
-fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
+/// Why a request has no buyer, and what would be accepted instead.
+#[derive(Debug)]
+pub struct Refusal {
+    problem: Problem,
+    /// The value of WWW-Authenticate, which every 401 has (RFC 9110, section 11.6.1).
+    challenge: Option<&'static str>,
+}
+
+impl Refusal {
+    fn unauthorized(challenge: &'static str, detail: &str) -> Self {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
+        Self { problem, challenge: Some(challenge) }
+    }
+
+    /// There was a token, and another one is needed (RFC 6750, section 3.1).
+    fn invalid_token(detail: &str) -> Self {
+        Self::unauthorized(r#"Bearer error="invalid_token""#, detail)
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem, challenge: None }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = self.problem.into_response();
+        if let Some(challenge) = self.challenge {
+            let challenge = HeaderValue::from_static(challenge);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
 }
 
 impl FromRequestParts<crate::http::Api> for Buyer {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
     async fn from_request_parts(
         parts: &mut Parts,
         api: &crate::http::Api,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Refusal> {
         api.auth.buyer(parts)
     }
 }

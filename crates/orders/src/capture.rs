@@ -11,8 +11,8 @@ use common::{
         shutdown::Shutdown,
     },
 };
-use futures::future::join_all;
-use sqlx::PgPool;
+use futures::{FutureExt, future::join_all};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::timeout;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -38,13 +38,23 @@ pub async fn run(
     provider: Arc<dyn Provider>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    chore::repeat("captures", EVERY, shutdown, || capture(pool.clone(), provider.clone())).await
+    chore::repeat("captures", EVERY, &pool, shutdown, |connection| {
+        capture(connection, provider.clone()).boxed()
+    })
+    .await
 }
 
 /// One batch. Its payments stay locked until it is known what has become of them.
-async fn capture(pool: PgPool, provider: Arc<dyn Provider>) -> Result<Round, BusError> {
-    let mut tx = pool.begin().await?;
+async fn capture(
+    connection: &mut PgConnection,
+    provider: Arc<dyn Provider>,
+) -> Result<Round, BusError> {
+    let mut tx = connection.begin().await?;
     let payments = orders::lock_captures(&mut tx, BATCH).await?;
+    if payments.is_empty() {
+        tx.rollback().await?;
+        return Ok(Round::Done);
+    }
     let taken = payments.len() as u64;
     let captures = payments.into_iter().map(|(order_id, payment)| {
         let provider = provider.clone();

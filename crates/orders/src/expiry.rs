@@ -10,7 +10,8 @@ use common::{
         shutdown::Shutdown,
     },
 };
-use sqlx::PgPool;
+use futures::FutureExt;
+use sqlx::{Connection, PgConnection, PgPool};
 use tracing::info;
 
 use crate::{
@@ -29,12 +30,15 @@ const BATCH: i64 = 500;
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn run(pool: PgPool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
-    chore::repeat("expiry", EVERY, shutdown, || expire(pool.clone(), wake.clone())).await
+    chore::repeat("expiry", EVERY, &pool, shutdown, |connection| {
+        expire(connection, wake.clone()).boxed()
+    })
+    .await
 }
 
 /// One batch, in one transaction with its events.
-async fn expire(pool: PgPool, wake: Wake) -> Result<Round, BusError> {
-    let mut tx = pool.begin().await?;
+async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Round, BusError> {
+    let mut tx = connection.begin().await?;
     let now = orders::now(&mut tx).await?;
     let due = orders::lock_due(&mut tx, now, BATCH).await?;
     let expired: Vec<_> = due

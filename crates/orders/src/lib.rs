@@ -149,12 +149,12 @@ async fn start(
     pod.shutdown.spawn("captures", captures);
     Delivery::new(Tickets, bus.clone(), pool.clone(), &pod).spawn(lease.clone());
 
-    // Outside the stack's bound: a process that is busy is alive, and says so.
     if let Auth::Off(buyer) = &auth {
         warn!(%buyer, "AUTH is off: every order is this buyer's");
     }
     let reservation = settings.reservation_time;
     let api = Api { pool: pool.clone(), wake, auth, provider, reservation };
+    // Outside the stack's bound: a process that is busy is alive, and says so.
     let router = http::router(api, settings.http_max_concurrent.get())
         .merge(health::routes(pod.health, pod.metrics));
     pod.shutdown.spawn("http", common::pod::http::serve(listener, router, pod.shutdown.clone()));

@@ -101,6 +101,26 @@ pub async fn change(
     to: &ChangedTicket,
     expected: Option<&[i32]>,
 ) -> Result<Change, sqlx::Error> {
+    loop {
+        if let Some(changed) = try_change(tx, id, to, expected).await? {
+            return Ok(Change::Made(changed));
+        }
+        return Ok(match find(tx, id).await? {
+            None => Change::NoTicket,
+            Some(Ticket { hold: Some(hold), .. }) => Change::Held(hold),
+            // Held when it was to be changed, and free by now.
+            Some(ticket) if expected.is_none_or(|some| some.contains(&ticket.version)) => continue,
+            Some(ticket) => Change::Stale(ticket.version),
+        });
+    }
+}
+
+async fn try_change(
+    tx: &mut PgConnection,
+    id: Uuid,
+    to: &ChangedTicket,
+    expected: Option<&[i32]>,
+) -> Result<Option<Ticket>, sqlx::Error> {
     // Clocks of replicas differ; a ticket's time never runs backwards all the same.
     let changed: Option<Row> = sqlx::query_as(concat!(
         "update tickets set title = $2, price = $3, version = version + 1,
@@ -115,16 +135,9 @@ pub async fn change(
     .bind(to.price)
     .bind(now())
     .bind(expected)
-    .fetch_optional(&mut *tx)
+    .fetch_optional(tx)
     .await?;
-    if let Some(row) = changed {
-        return Ok(Change::Made(row.into()));
-    }
-    Ok(match find(tx, id).await? {
-        None => Change::NoTicket,
-        Some(Ticket { hold: Some(hold), .. }) => Change::Held(hold),
-        Some(ticket) => Change::Stale(ticket.version),
-    })
+    Ok(changed.map(Ticket::from))
 }
 
 /// Keeps the newest of what is known and what is given, order by order. Before [`hold`], for these

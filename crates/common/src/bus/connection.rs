@@ -68,6 +68,7 @@ impl Bus {
             note(&event, &link_sender, &closed_sender);
             async {}
         });
+        metrics::gauge!("bus_connected").set(0);
         let client = options
             .connect(&settings.nats_url)
             .await

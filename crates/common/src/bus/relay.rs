@@ -33,6 +33,9 @@ const VERIFY: Duration = Duration::from_secs(5);
 /// How long a published event stays in the outbox, to be published again should its stream lose
 /// it: as long as the stream would have kept it.
 pub const RETENTION: Duration = topology::STREAM_MAX_AGE;
+/// How long a batch, or a look at the streams, may take. The limits of the database and of NATS are
+/// below; this one is for a database whose machine has vanished without a word.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest pause after failures.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// How long a stopping relay tries to send off what is there.
@@ -136,14 +139,14 @@ impl Relay {
     async fn relay_connected(&mut self) -> anyhow::Result<()> {
         let mut link = self.bus.link();
         let epoch = link.borrow_and_update().epoch;
-        self.verify().await?;
+        timeout(BATCH_TIMEOUT, self.verify()).await??;
         let mut verify_at = Instant::now() + VERIFY;
         loop {
             if link.borrow().epoch != epoch || !link.borrow().up {
                 return Ok(());
             }
             if Instant::now() >= verify_at {
-                self.verify().await?;
+                timeout(BATCH_TIMEOUT, self.verify()).await??;
                 verify_at = Instant::now() + VERIFY;
             }
             self.publish_all().await?;
@@ -156,7 +159,7 @@ impl Relay {
     }
 
     async fn publish_all(&mut self) -> anyhow::Result<()> {
-        while self.publish_batch().await? == BATCH {}
+        while timeout(BATCH_TIMEOUT, self.publish_batch()).await?? == BATCH {}
         Ok(())
     }
 

@@ -1,9 +1,11 @@
 //! Work that comes back: looked for now and then, done in batches, and put off while the database
 //! is away.
 
-use std::{future::Future, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use futures::future::BoxFuture;
+use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use super::shutdown::Shutdown;
@@ -12,6 +14,10 @@ use crate::bus::{BusError, database_is_away};
 /// The pause between full batches, so that a backlog does not take the database from everybody
 /// else.
 const BREATH: Duration = Duration::from_millis(10);
+/// How long one batch may take, connecting included. The database's own limits are below; this one is
+/// for a database whose machine has vanished without a word, of which the kernel tells only after a
+/// quarter of an hour.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What came of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,35 +37,45 @@ impl Round {
 }
 
 /// Does a batch of work each `every`, and one after the other while they are full, until the process
-/// stops. One that fails is tried again at the next time.
+/// stops. One that fails is tried again at the next time, so each must be a transaction of its own.
+///
+/// It has a connection of its own to the pool's database: requests that wait for one of the pool's do
+/// not hold it up.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub async fn repeat<B>(
+pub async fn repeat(
     what: &'static str,
     every: Duration,
+    pool: &PgPool,
     shutdown: Shutdown,
-    mut batch: impl FnMut() -> B,
-) -> anyhow::Result<()>
-where
-    B: Future<Output = Result<Round, BusError>>,
-{
-    let mut away = false;
+    mut batch: impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<Round, BusError>>,
+) -> anyhow::Result<()> {
+    let options = pool.connect_options();
+    let (mut connection, mut away) = (None, false);
     while !shutdown.has_begun() {
-        let pause = match batch().await {
+        let done = timeout(BATCH_TIMEOUT, async {
+            let connection = connected(&mut connection, &options).await?;
+            batch(connection).await
+        });
+        let gone = || BusError::Database(sqlx::Error::Protocol("it does not answer".to_owned()));
+        let pause = match done.await.unwrap_or_else(|_| Err(gone())) {
             Ok(round) => {
                 away = false;
                 if round == Round::Full { BREATH } else { every }
             }
-            // Said once, and not at every round of an outage.
-            Err(BusError::Database(error)) if database_is_away(&error) => {
-                if !std::mem::replace(&mut away, true) {
-                    warn!(chore = what, %error, "the database is away");
+            Err(failed) => {
+                // Whatever was open on it ends with it.
+                connection = None;
+                match failed {
+                    // Said once, and not at every round of an outage.
+                    BusError::Database(error) if database_is_away(&error) => {
+                        if !std::mem::replace(&mut away, true) {
+                            warn!(chore = what, %error, "the database is away");
+                        }
+                    }
+                    error => error!(chore = what, %error, "a chore failed"),
                 }
-                every
-            }
-            Err(error) => {
-                error!(chore = what, %error, "a chore failed");
                 every
             }
         };
@@ -69,4 +85,16 @@ where
         }
     }
     Ok(())
+}
+
+/// The connection of last time, or a new one.
+async fn connected<'c>(
+    connection: &'c mut Option<PgConnection>,
+    options: &Arc<PgConnectOptions>,
+) -> Result<&'c mut PgConnection, sqlx::Error> {
+    let open = match connection.take() {
+        Some(open) => open,
+        None => options.connect().await?,
+    };
+    Ok(connection.insert(open))
 }

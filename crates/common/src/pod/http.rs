@@ -93,7 +93,7 @@ async fn turned_away(error: BoxError) -> Problem {
     if error.is::<tower::timeout::error::Elapsed>() {
         return Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "The request took too long and was given up. Whether it took effect is not known: repeat it with the same Idempotency-Key.",
+            "The request took too long and was given up. Whether it took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
         );
     }
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way. Try again.")

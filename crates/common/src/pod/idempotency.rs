@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -178,10 +179,13 @@ impl Keyed {
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn prune(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
-    chore::repeat("idempotency keys", EVERY, shutdown, || prune_batch(pool.clone())).await
+    chore::repeat("idempotency keys", EVERY, &pool, shutdown, |connection| {
+        prune_batch(connection).boxed()
+    })
+    .await
 }
 
-async fn prune_batch(pool: PgPool) -> Result<Round, BusError> {
+async fn prune_batch(connection: &mut PgConnection) -> Result<Round, BusError> {
     let pruned = sqlx::query(
         "delete from bus.idempotency_keys where key in (
              select key from bus.idempotency_keys where created_at < clock_timestamp() - $1
@@ -189,7 +193,7 @@ async fn prune_batch(pool: PgPool) -> Result<Round, BusError> {
     )
     .bind(RETENTION)
     .bind(BATCH)
-    .execute(&pool)
+    .execute(connection)
     .await?;
     Ok(Round::of(pruned.rows_affected(), BATCH.unsigned_abs()))
 }

@@ -60,7 +60,7 @@ fn complete_operation(operation: &mut Operation) {
     let away = problem("The service is too busy, or cannot reach its database. Try again.")
         .header("Retry-After", text_header("Seconds to wait."))
         .build();
-    responses.insert("503".to_owned(), RefOr::T(away));
+    responses.entry("503".to_owned()).or_insert(RefOr::T(away));
     for response in responses.values_mut() {
         if let RefOr::T(Response { headers, .. }) = response {
             let id = "The request's id: the one that was sent, or a new one.";

@@ -70,7 +70,7 @@ impl Problem {
             tracing::warn!(error = format!("{error:#}"), "the database is away");
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The service cannot reach its database. Whether the request took effect is not known: repeat it, a POST with the same Idempotency-Key.",
+                "The service cannot reach its database. Whether the request took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
             );
         }
         tracing::error!(error = format!("{error:#}"), "a request failed");
@@ -106,15 +106,8 @@ impl IntoResponse for Problem {
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            // RFC 9110, section 11.6.1: what would be accepted.
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }

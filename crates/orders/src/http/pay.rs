@@ -22,9 +22,11 @@ use crate::{
     store::orders,
 };
 
-/// How long the provider may take. With the database's own limits below the HTTP stack's time for a
-/// whole request.
-const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the provider may take to set an amount aside, and to give it back. Together with what a
+/// database that serves takes, below the HTTP stack's time for a whole request, so that what was
+/// decided is what is answered.
+const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(5);
+const VOID_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest token, in characters.
 const MAX_TOKEN: usize = 200;
 
@@ -85,6 +87,9 @@ impl NewPayment {
             body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Fields are wrong, missing or unknown.",
             body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The payment provider or the database cannot be reached, or the service is too busy. Try again, with the same token.",
+            body = Problem, content_type = "application/problem+json",
+            headers(("Retry-After" = String, description = "Seconds to wait."))),
     )
 )]
 pub(super) async fn pay(
@@ -134,7 +139,7 @@ async fn payable(api: &Api, id: Uuid, buyer: &Buyer) -> Result<Option<Order>, Pr
 }
 
 async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
-    let authorized = timeout(PROVIDER_TIMEOUT, api.provider.authorize(charge)).await;
+    let authorized = timeout(AUTHORIZE_TIMEOUT, api.provider.authorize(charge)).await;
     let failed = match authorized {
         Ok(Ok(payment)) => return Ok(payment),
         Ok(Err(NotAuthorized::Declined(reason))) => {
@@ -142,7 +147,7 @@ async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
             return Err(Problem::new(StatusCode::PAYMENT_REQUIRED, detail));
         }
         Ok(Err(NotAuthorized::Failed(error))) => format!("{error:#}"),
-        Err(_) => format!("no answer within {} s", PROVIDER_TIMEOUT.as_secs()),
+        Err(_) => format!("no answer within {} s", AUTHORIZE_TIMEOUT.as_secs()),
     };
     warn!(order.id = %charge.order_id, error = failed, "the payment provider failed");
     let detail = "The payment provider cannot be reached. Nothing is charged: pay again with the same token.";
@@ -151,7 +156,7 @@ async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
 
 /// Gives back what was set aside in vain. Should that fail, it lapses by itself.
 async fn void(api: &Api, id: Uuid, payment: &Payment) {
-    let voided = timeout(PROVIDER_TIMEOUT, api.provider.void(payment)).await;
+    let voided = timeout(VOID_TIMEOUT, api.provider.void(payment)).await;
     let error = match voided {
         Ok(Ok(())) => return,
         Ok(Err(error)) => format!("{error:#}"),

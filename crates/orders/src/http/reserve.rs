@@ -18,7 +18,7 @@ use common::{
 };
 use serde::Serialize;
 use sqlx::PgConnection;
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::info;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -50,8 +50,8 @@ impl NewOrder {
 /// Reserve a ticket.
 ///
 /// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid.
-/// With an Idempotency-Key, a repetition of the request within 24 hours is answered as the first one
-/// was, and makes no second order.
+/// With an Idempotency-Key, a repetition within 24 hours of a request that was answered 201 is answered
+/// the same, and makes no second order.
 #[utoipa::path(
     post,
     path = "/api/orders",
@@ -100,8 +100,9 @@ pub(super) async fn reserve(
     let mut tx = api.pool.begin().await?;
     let made = make(&mut tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
     let Ok(Made::Now(answer, event_id)) = made else {
-        // Before the answer: dropped, the transaction would hold the key for a moment longer.
-        tx.rollback().await?;
+        // Before the answer: dropped, the transaction would hold the key for a moment longer. That it
+        // fails is no news: the connection is gone, and the key with it.
+        let _ = tx.rollback().await;
         return made.map(|made| made.answer().replayed(PATH));
     };
     tx.commit().await?;
@@ -149,7 +150,7 @@ async fn make(
     let (price, now) = orders::price(tx, ticket_id).await?.ok_or_else(no_ticket)?;
     let order = order::reserve(ticket_id, buyer.as_str(), price, now, api.reservation);
     if !orders::insert(tx, &order).await? {
-        return Err(taken(orders::of_ticket(tx, ticket_id).await?, buyer));
+        return Err(taken(orders::of_ticket(tx, ticket_id).await?, buyer, now));
     }
     let body = serde_json::to_string(&order).map_err(|error| Problem::internal(&error.into()))?;
     let answer = Answer { resource_id: order.id, body };
@@ -162,7 +163,7 @@ async fn make(
 }
 
 /// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.
-fn taken(by: Option<Order>, buyer: &Buyer) -> Problem {
+fn taken(by: Option<Order>, buyer: &Buyer, now: OffsetDateTime) -> Problem {
     let detail = match by {
         Some(order) if order.buyer == buyer.as_str() => match order.status {
             OrderStatus::Completed => {
@@ -171,12 +172,12 @@ fn taken(by: Option<Order>, buyer: &Buyer) -> Problem {
             _ => format!("You have reserved this ticket already, by your order {}.", order.id),
         },
         Some(order) if order.status == OrderStatus::Completed => "The ticket is sold.".to_owned(),
-        Some(order) => format!(
+        Some(order) if order.expires_at > now => format!(
             "The ticket is reserved until {}. Should it not be paid by then, it can be ordered again.",
             order.expires_at.format(&Rfc3339).unwrap_or_default()
         ),
-        // Given back between the two statements.
-        None => "The ticket was reserved a moment ago. Try again.".to_owned(),
+        // Given back between the two statements, or about to expire.
+        _ => "The ticket was reserved a moment ago. Try again.".to_owned(),
     };
     Problem::new(StatusCode::CONFLICT, detail)
 }

@@ -22,6 +22,7 @@ const TOO_EARLY: &str = "The token is not valid yet.";
 const INCOMPLETE: &str =
     "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
 const OTHER_ISSUER: &str = "The token is of another issuer.";
+const INVALID: &str = "Bearer error=\"invalid_token\"";
 const OTHER_AUDIENCE: &str = "The token is not for this service.";
 const BAD_SUB: &str =
     "The token's sub must have 1-200 characters, none of them a control character.";
@@ -32,16 +33,21 @@ async fn with(settings: &AuthSettings) -> Service {
 
 /// The request is answered 401 for this reason, and told what would be accepted.
 async fn is_refused(request: RequestBuilder, detail: &str) {
+    is_challenged(request, "Bearer", detail).await;
+}
+
+async fn is_challenged(request: RequestBuilder, challenge: &str, detail: &str) {
     let answer = Answer::of(request).await;
     answer.is_problem(StatusCode::UNAUTHORIZED);
-    assert_eq!(answer.header("www-authenticate"), "Bearer");
+    assert_eq!(answer.header("www-authenticate"), challenge);
     assert_eq!(answer.detail(), detail);
 }
 
 async fn tokens_are_refused<const N: usize>(orders: &Service, tokens: [(String, &str); N]) {
     for (token, detail) in tokens {
         let buyer = orders.bearer(token);
-        is_refused(buyer.request(Method::GET, "/api/orders"), detail).await;
+        let request = buyer.request(Method::GET, "/api/orders");
+        is_challenged(request, INVALID, detail).await;
     }
 }
 
@@ -66,7 +72,7 @@ async fn whoever_has_no_token_is_refused_by_every_operation_on_orders_before_all
     ] {
         is_refused(orders.request(method.clone(), path), NO_TOKEN).await;
         let garbage = orders.request(method, path).body("{").bearer_auth("garbage");
-        is_refused(garbage, UNACCEPTED).await;
+        is_challenged(garbage, INVALID, UNACCEPTED).await;
     }
     orders.holds(1, 1).await;
     // The tickets are no secret.
@@ -89,8 +95,10 @@ async fn what_is_not_one_bearer_token_is_refused() {
     }
     for value in ["Bearer ", "Bearer a.b.c", &format!("Bearer {token}x")] {
         // A client may drop the blank at the end.
-        let detail = if value.trim_end() == "Bearer" { NO_BEARER } else { UNACCEPTED };
-        is_refused(with(&[value]), detail).await;
+        match value.trim_end() {
+            "Bearer" => is_refused(with(&[value]), NO_BEARER).await,
+            _ => is_challenged(with(&[value]), INVALID, UNACCEPTED).await,
+        }
     }
     let bearer = format!("bearer {token}");
     assert_eq!(Answer::of(with(&[&bearer])).await.status, StatusCode::OK);
@@ -269,7 +277,7 @@ async fn where_tokens_are_turned_off_every_order_is_the_default_buyers() {
 #[test]
 fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
     let refused = |auth, key: Option<&str>| {
-        let jwt_key = key.map(str::to_owned);
+        let jwt_key = key.map(|key| key.to_owned().into());
         Auth::new(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
     };
     for secret in [None, Some(""), Some(&*"k".repeat(31))] {

@@ -20,8 +20,8 @@ pub(crate) const SEED: [u8; 32] = [
 /// The settings for tokens that are signed with [`SECRET`] or the private half of [`PUBLIC_KEY`].
 pub(crate) fn settings(auth: Scheme) -> AuthSettings {
     let jwt_key = match auth {
-        Scheme::Hs256 => Some(SECRET.to_owned()),
-        Scheme::Eddsa => Some(PUBLIC_KEY.to_owned()),
+        Scheme::Hs256 => Some(SECRET.to_owned().into()),
+        Scheme::Eddsa => Some(PUBLIC_KEY.to_owned().into()),
         Scheme::Off => None,
     };
     let default_buyer = "local-buyer".parse().unwrap();

@@ -1,5 +1,6 @@
 //! A ticket's way through an order, in both services: reserved and locked, then free again or sold.
 
+use embedded::Link;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
@@ -141,6 +142,26 @@ async fn what_came_due_while_no_replica_was_there_expires_once_when_one_is() {
     .await;
     assert_eq!(expiries_of_each(&system).await, [1]);
     assert_eq!(system.both_agree().await[&ticket].1, None);
+}
+
+#[tokio::test]
+async fn a_database_that_vanished_without_a_word_holds_up_no_expiry_once_it_is_back() {
+    let mut system = System::start().await;
+    let database = Link::to(system.postgres.port()).await.unwrap();
+    let tickets = system.tickets().await;
+    let through = system
+        .postgres
+        .url("orders")
+        .replace(&format!(":{}/", system.postgres.port()), &format!(":{}/", database.port()));
+    system.settings = vec![("DATABASE_URL", through), ("RESERVATION_TIME", "2s".to_owned())];
+    let orders = system.orders("orders-1").await;
+    let ticket = system.post(&tickets, "Concert").await;
+    system.reserve(&orders, ticket).await;
+    system.until_held(ticket, Some("reserved")).await;
+    // What the service has said on its connections, nobody will ever answer.
+    database.vanish().await;
+    system.until_held(ticket, None).await;
+    assert_eq!(expiries_of_each(&system).await, [1]);
 }
 
 /// How often each order that has expired was told to have.

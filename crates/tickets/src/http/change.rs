@@ -28,8 +28,8 @@ use crate::{
 ///
 /// Replaces title and price, and publishes `ticket:updated`. The change is made from a version:
 /// send it as If-Match (`*` for whichever it is) or as `version` in the body. When the ticket has
-/// another version by now, nothing is changed and the answer is 412; while an order holds it, 409. A change to the same values
-/// makes a new version all the same.
+/// another version by now, nothing is changed and the answer is 412; while an order holds it, 409. A
+/// change to the same values makes a new version all the same.
 #[utoipa::path(
     put,
     path = "/api/tickets/{id}",

@@ -29,9 +29,9 @@ const FIRST_VERSION: i32 = 1;
 
 /// Create a ticket.
 ///
-/// Publishes `ticket:created`. With an Idempotency-Key, a repetition of the request within 24
-/// hours is answered as the first one was, and makes no second ticket. Requests are the same when
-/// their title (after trimming) and price are.
+/// Publishes `ticket:created`. With an Idempotency-Key, a repetition within 24 hours of a request that
+/// was answered 201 is answered the same, and makes no second ticket. Requests are the same when their
+/// title (after trimming) and price are.
 #[utoipa::path(
     post,
     path = "/api/tickets",
@@ -107,11 +107,11 @@ async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Prob
     match keyed.claim(&mut tx).await? {
         Claim::New => {}
         Claim::Answered(answer) => {
-            tx.rollback().await?;
+            let _ = tx.rollback().await;
             return Ok(Made::Before(answer));
         }
         Claim::Refused(problem) => {
-            tx.rollback().await?;
+            let _ = tx.rollback().await;
             return Err(problem);
         }
     }
