@@ -105,21 +105,20 @@ impl System {
         if self.users {
             command = command.env("NATS_USER", kind).env("NATS_PASSWORD", kind);
         }
-        command = command.env("AUTH", "off");
-        for (name, value) in &self.settings {
-            command = command.env(name, value);
-        }
-        let child = command
+        command = command
             .args([kind])
+            .env("AUTH", "off")
             .env("POD_NAME", name)
             .env("NODE_NAME", "node-a")
             .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
             .env("NATS_URL", format!("nats://127.0.0.1:{nats_port}"))
             .env("DATABASE_URL", self.postgres.url(kind))
             .env("LOG", std::env::var("SYSTEM_TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
-            .env("LOG_FORMAT", "json")
-            .spawn()
-            .unwrap();
+            .env("LOG_FORMAT", "json");
+        for (name, value) in &self.settings {
+            command = command.env(name, value);
+        }
+        let child = command.spawn().unwrap();
         Service { child, url: format!("http://127.0.0.1:{port}") }
     }
 
