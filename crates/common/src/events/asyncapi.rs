@@ -1,6 +1,6 @@
-//! The contract as a document: every event of [`ticket`](super::ticket) and [`order`](super::order)
-//! in AsyncAPI 3 (<https://www.asyncapi.com/docs/reference/specification/v3.0.0>), made from the
-//! types themselves, each with examples that every release must be able to read.
+//! The contract as a document: every event of [`ticket`] and [`order`] in AsyncAPI 3
+//! (<https://www.asyncapi.com/docs/reference/specification/v3.0.0>), made from the types themselves, each
+//! with examples that every release must be able to read.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
