@@ -98,13 +98,19 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
 #[tokio::test]
 async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
     let folder = folder();
-    let (mut running, stack) = up(folder.path(), &["--replicas", "2"]).await;
+    let (mut running, mut stack) = up(folder.path(), &["--replicas", "2"]).await;
     for part in ["orders-1", "nats", "tickets-1", "postgres"] {
         let pid = fs::read_to_string(folder.path().join(format!(".ticketing/{part}.pid"))).unwrap();
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        let line = running.line_with("starting it again").await;
-        assert!(line.contains(part), "{line}");
+        // One that was killed before may have needed two tries, because another test's system had taken
+        // its port meanwhile.
+        while !running.line_with("starting it again").await.contains(part) {}
+        if part == "tickets-1" {
+            let line = running.line_with("tickets-1  listening on").await;
+            let address = line.rsplit(' ').next().unwrap();
+            stack["services"][part] = format!("http://{address}").into();
+        }
         let ticket = post(&stack).await;
         known(&stack, "orders-2", &ticket).await;
     }
