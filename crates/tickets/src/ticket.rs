@@ -101,8 +101,7 @@ impl NewTicket {
     /// 422 with each bad field.
     pub fn parse(mut fields: Fields) -> Result<Self, Problem> {
         let new = Self::take(&mut fields);
-        fields.finish()?;
-        new.ok_or_else(unreported)
+        fields.finish(new)
     }
 
     fn take(fields: &mut Fields) -> Option<Self> {
@@ -162,15 +161,9 @@ impl ChangedTicket {
         if version.is_some_and(|version| version < 1) {
             fields.refuse("version", "must be at least 1");
         }
-        fields.finish()?;
-        let NewTicket { title, price } = new.ok_or_else(unreported)?;
+        let NewTicket { title, price } = fields.finish(new)?;
         Ok(Self { title, price, version })
     }
-}
-
-/// A field was missed without an error: a bug of the parser, never of the client.
-fn unreported() -> Problem {
-    Problem::internal(&anyhow::anyhow!("a field was refused without a reason"))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::{
 /// The longest pause after failures of the server.
 pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// The gate of readiness that opens when the member has joined its group for the first time. It stays
-/// open: NATS or an event that is away keeps no API from answering (ADR 12).
+/// open: a NATS that is away keeps no API from answering (ADR 12).
 const GATE: &str = "queue group";
 
 /// A member of a queue group.

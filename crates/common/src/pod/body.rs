@@ -69,21 +69,20 @@ impl Fields {
         self.errors.push(FieldError { field: field.to_owned(), message: message.into() });
     }
 
-    /// Whether anything was refused so far.
-    #[must_use]
-    pub fn has_errors(&self) -> bool {
-        !self.errors.is_empty()
-    }
-
-    /// Ends the reading.
+    /// Ends the reading, with what was made of the fields: `None` only where an error was noted.
     ///
     /// # Errors
     /// 422 with every error noted, and one for each field that nobody took.
-    pub fn finish(mut self) -> Result<(), Problem> {
+    pub fn finish<T>(mut self, made: Option<T>) -> Result<T, Problem> {
         for field in std::mem::take(&mut self.raw).into_keys() {
             self.refuse(&field, "is not a field of this request");
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+        if !self.errors.is_empty() {
+            return Err(Problem::invalid(self.errors));
+        }
+        // A bug of the parser, never of the client.
+        let unreported = || anyhow::anyhow!("a field was refused without a reason");
+        made.ok_or_else(|| Problem::internal(&unreported()))
     }
 }
 

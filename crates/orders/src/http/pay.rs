@@ -43,14 +43,14 @@ pub(super) struct NewPayment {
 
 impl NewPayment {
     fn parse(mut fields: Fields) -> Result<Self, Problem> {
-        let token = fields.required::<String>("token").unwrap_or_default();
-        let fits =
-            (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic());
-        if !fits && !fields.has_errors() {
+        let token = fields.required::<String>("token");
+        let fits = |token: &String| {
+            (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
+        };
+        if token.as_ref().is_some_and(|token| !fits(token)) {
             fields.refuse("token", format!("must have 1-{MAX_TOKEN} visible ASCII characters"));
         }
-        fields.finish()?;
-        Ok(Self { token })
+        fields.finish(token.map(|token| Self { token }))
     }
 }
 

@@ -41,9 +41,7 @@ pub(super) struct NewOrder {
 impl NewOrder {
     fn parse(mut fields: Fields) -> Result<Self, Problem> {
         let ticket_id = fields.required("ticketId");
-        fields.finish()?;
-        let unreported = || Problem::internal(&anyhow::anyhow!("refused without a reason"));
-        Ok(Self { ticket_id: ticket_id.ok_or_else(unreported)? })
+        fields.finish(ticket_id.map(|ticket_id| Self { ticket_id }))
     }
 }
 
