@@ -8,6 +8,7 @@ ARG PROFILE=release
 ENV CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true CARGO_PROFILE_RELEASE_STRIP=true
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY crates/bus/Cargo.toml crates/bus/
 COPY crates/common/Cargo.toml crates/common/
 COPY crates/tickets/Cargo.toml crates/tickets/
 COPY crates/orders/Cargo.toml crates/orders/
@@ -25,9 +26,10 @@ RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
 # What both share. Sources are touched, to be newer than what was built of the empty ones; and it is
 # always the same two packages, because they decide with which features the rest is built.
 FROM dependencies AS common
+COPY crates/bus crates/bus
 COPY crates/common crates/common
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
-    find crates/common -name '*.rs' -exec touch {} + \
+    find crates/bus crates/common -name '*.rs' -exec touch {} + \
     && cargo build --locked --profile "$PROFILE" --package tickets --package orders
 
 # Each service by itself, so that a change of one leaves the other as it is. A build with PROFILE=dev

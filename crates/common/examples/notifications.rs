@@ -10,7 +10,6 @@ use clap::Parser;
 use common::{
     bus::{
         self,
-        connection::Bus,
         delivery::Delivery,
         listener::{Failure, Listener, Received},
         outbox,
@@ -102,8 +101,8 @@ async fn main() -> ExitCode {
 pub(crate) async fn run(settings: Settings) -> ExitCode {
     process::run(settings.pod.clone(), async |pod: Pod| {
         let http = common::pod::http::bind(settings.pod.http_address).await?;
-        let bus = Bus::connect(&settings.nats, &pod).await?;
-        let lease = Lease::take(&bus, &pod, "notifications", &[Tell::QUEUE_GROUP]).await?;
+        let bus = pod.connect(&settings.nats).await?;
+        let lease = Lease::take(&bus, &pod.shutdown, "notifications", &[Tell::QUEUE_GROUP]).await?;
         let pool = database::connect(&settings.database, &pod.client_id).await?;
         bus::migrate(&pool).await?;
         // A service of more than one table keeps migrations, as `orders` does.
@@ -115,7 +114,8 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         pod.shutdown.spawn("database watch", watch);
         let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&NOTIFICATIONS]);
         pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
-        Delivery::new(Tell { wake }, bus.clone(), pool.clone(), &pod).spawn(lease.clone());
+        let tell = Tell { wake };
+        Delivery::new(tell, bus.clone(), pool.clone(), pod.shutdown.clone()).spawn(lease.clone());
         let routes = health::routes(pod.health, pod.metrics);
         pod.shutdown.spawn("http", common::pod::http::serve(http, routes, pod.shutdown.clone()));
         Ok(async move || {

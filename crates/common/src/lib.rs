@@ -1,10 +1,11 @@
-//! What the services share: the events, the bus that carries them, and how a process behaves in
-//! a pod. Nothing else: a type that one service uses stays in that service.
+//! What the services share: the events, and how a process behaves in a pod. Nothing else: a type that
+//! one service uses stays in that service. The bus that carries the events is a library of its own,
+//! [`bus`].
 //!
 //! - [`events`]: the contract. One file an event family.
-//! - [`bus`]: how an event leaves a transaction and takes effect once elsewhere.
-//! - [`pod`]: client id, configuration, telemetry, health, shutdown, the HTTP stack.
+//! - [`pod`]: configuration, telemetry, health, the HTTP stack.
 
-pub mod bus;
 pub mod events;
 pub mod pod;
+
+pub use bus::{self, event_set};

@@ -25,7 +25,7 @@ use std::{
 
 use clap::Parser;
 use common::{
-    bus::{self, connection::Bus, delivery::Delivery, listener::Listener, relay::Relay},
+    bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
     events::order::ORDERS,
     pod::{
         config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
@@ -127,9 +127,9 @@ async fn start(
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>>> {
     let listener = common::pod::http::bind(settings.pod.http_address).await?;
-    let bus = Bus::connect(&settings.nats, &pod).await?;
+    let bus = pod.connect(&settings.nats).await?;
     // Before the database: a duplicate should be turned away within a second or two.
-    let lease = Lease::take(&bus, &pod, "orders", &[Tickets::QUEUE_GROUP]).await?;
+    let lease = Lease::take(&bus, &pod.shutdown, "orders", &[Tickets::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
     let unhurried = database::unhurried(&pool);
     bus::migrate(&unhurried).await?;
@@ -147,7 +147,8 @@ async fn start(
     let provider: Arc<dyn Provider> = Arc::new(StandIn);
     let captures = capture::run(pool.clone(), provider.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("captures", captures);
-    Delivery::new(Tickets, bus.clone(), pool.clone(), &pod).spawn(lease.clone());
+    let delivery = Delivery::new(Tickets, bus.clone(), pool.clone(), pod.shutdown.clone());
+    pod.ready_once_joined(delivery.spawn(lease.clone()));
 
     if let Auth::Off(buyer) = &auth {
         warn!(%buyer, "AUTH is off: every order is this buyer's");

@@ -6,18 +6,13 @@ use std::{future::Future, io::BufRead, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::connection::Bus,
+    bus::connection::{self, Bus},
     pod::{
         client_id::ClientId,
-        config::NatsSettings,
-        health::Health,
         lease::Lease,
-        process::Pod,
         shutdown::{Reason, Shutdown},
-        telemetry,
     },
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::stack::{DataDir, Stack};
@@ -72,7 +67,7 @@ enum Ended {
 pub(crate) struct Connection {
     pub(crate) bus: Bus,
     pub(crate) url: String,
-    pod: Pod,
+    shutdown: Shutdown,
     reason: Reason,
 }
 
@@ -83,31 +78,25 @@ impl Options {
     }
 
     /// Connects, or says that NATS is not there.
-    pub(crate) async fn connect(&self, metrics: &PrometheusHandle) -> anyhow::Result<Connection> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let url = self.data.nats_url(self.nats_url.as_deref())?;
-        let settings = NatsSettings {
-            nats_url: url.clone(),
-            nats_user: self.nats_user.clone(),
-            nats_password: self.nats_password.clone(),
-            nats_ca: None,
-            nats_replicas: 1,
-        };
         let (shutdown, reason) = Shutdown::new();
-        let pod = Pod {
+        let options = connection::Options {
+            servers: url.clone(),
+            user: self.nats_user.clone().zip(self.nats_password.clone()),
+            certificate_authority: None,
+            stream_replicas: 1,
             client_id: self.client_id.clone().unwrap_or_else(ClientId::of_this_process),
             node: "localhost".to_owned(),
-            health: Health::default(),
-            shutdown,
-            metrics: metrics.clone(),
         };
-        let bus = Bus::connect(&settings, &pod).await?;
+        let bus = Bus::connect(&options, &shutdown).await?;
         if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {
             bail!(
                 "NATS does not answer at {url}: bring everything up with `cargo run`, or name \
                  another with --nats-url"
             );
         }
-        Ok(Connection { bus, url, pod, reason })
+        Ok(Connection { bus, url, shutdown, reason })
     }
 }
 
@@ -119,8 +108,8 @@ impl Connection {
     }
 
     async fn end_tasks(&self) {
-        self.pod.shutdown.begin();
-        self.pod.shutdown.finish(GRACE).await;
+        self.shutdown.begin();
+        self.shutdown.finish(GRACE).await;
     }
 }
 
@@ -137,12 +126,11 @@ where
     W: Future<Output = anyhow::Result<()>>,
 {
     let mut typed = typed_lines();
-    let metrics = telemetry::metrics()?;
     loop {
-        let mut connection = options.connect(&metrics).await?;
-        let Connection { bus, url, pod, reason } = &mut connection;
-        let lease = Lease::take(bus, pod, what, group.as_slice()).await?;
-        eprintln!("{what} {} connected to {url}", pod.client_id);
+        let mut connection = options.connect().await?;
+        let Connection { bus, url, shutdown, reason } = &mut connection;
+        let lease = Lease::take(bus, shutdown, what, group.as_slice()).await?;
+        eprintln!("{what} {} connected to {url}", bus.client_id);
         let worked = async {
             work(bus.clone()).await?;
             if stay {

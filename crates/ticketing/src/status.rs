@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use common::{
     bus::{connection::Bus, dead_letters, outbox},
-    pod::{lease, telemetry},
+    pod::lease,
 };
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -80,7 +80,7 @@ const COUNTED: i64 = 10_000;
 
 /// Shows it once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let connection = options.client.connect(&telemetry::metrics()?).await?;
+    let connection = options.client.connect().await?;
     let stack = options.client.stack()?;
     let status = gather(&connection.bus, connection.url.clone(), stack).await;
     connection.close().await;

@@ -18,7 +18,7 @@ use std::{future::Future, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    bus::{self, connection::Bus, delivery::Delivery, listener::Listener, relay::Relay},
+    bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
     events::ticket::TICKETS,
     pod::{
         config::{self, DatabaseSettings, NatsSettings, PodSettings},
@@ -84,8 +84,8 @@ async fn start(
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
     let listener = common::pod::http::bind(settings.pod.http_address).await?;
-    let bus = Bus::connect(&settings.nats, &pod).await?;
-    let lease = Lease::take(&bus, &pod, "tickets", &[Orders::QUEUE_GROUP]).await?;
+    let bus = pod.connect(&settings.nats).await?;
+    let lease = Lease::take(&bus, &pod.shutdown, "tickets", &[Orders::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
     let unhurried = database::unhurried(&pool);
     bus::migrate(&unhurried).await?;
@@ -100,8 +100,7 @@ async fn start(
     let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("idempotency keys", keys);
     // No gate: POSTs work without NATS.
-    Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), &pod)
-        .without_gate()
+    Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), pod.shutdown.clone())
         .spawn(lease.clone());
 
     let api = http::Api::start(pool.clone(), wake, &pod.shutdown);

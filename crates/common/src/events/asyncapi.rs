@@ -14,7 +14,7 @@ use utoipa::{
 #[cfg(test)]
 use super::{DecodeError, EventSet};
 use super::{Event, Stream, order, ticket};
-use crate::bus::envelope;
+use bus::envelope;
 
 /// An event as the document describes it.
 #[derive(Debug, Clone, Copy)]

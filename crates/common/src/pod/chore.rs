@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use super::shutdown::Shutdown;
-use crate::bus::{BusError, database_is_away};
+use bus::{BusError, database_is_away};
 
 /// The pause between full batches, so that a backlog does not take the database from everybody
 /// else.

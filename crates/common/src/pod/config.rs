@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
+use bus::connection::Options;
 use clap::{Args, Parser};
 
 use super::client_id::ClientId;
@@ -29,7 +30,7 @@ pub struct PodSettings {
     #[arg(long, env, value_name = "SHUTDOWN_GRACE", default_value = "20s", value_parser = duration)]
     pub shutdown_grace: Duration,
 
-    /// What to log: a level, or tracing-subscriber directives such as info,common=debug.
+    /// What to log: a level, or tracing-subscriber directives such as info,bus=debug.
     #[arg(long, env, value_name = "LOG", default_value = "info")]
     pub log: String,
 
@@ -94,6 +95,21 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_REPLICAS", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=5))]
     pub nats_replicas: u8,
+}
+
+impl NatsSettings {
+    /// What the bus needs to connect as this process.
+    #[must_use]
+    pub fn options(&self, client_id: &ClientId, node: &str) -> Options {
+        Options {
+            servers: self.nats_url.clone(),
+            user: self.nats_user.clone().zip(self.nats_password.clone()),
+            certificate_authority: self.nats_ca.clone(),
+            stream_replicas: usize::from(self.nats_replicas),
+            client_id: client_id.clone(),
+            node: node.to_owned(),
+        }
+    }
 }
 
 /// Reads a process's settings, or ends it: 0 after `--help`, 64 on a bad value.

@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use bus::database_is_away;
+
 use super::{client_id::ClientId, config::DatabaseSettings, health::Health, shutdown::Shutdown};
-use crate::bus::database_is_away;
 
 /// How long a start waits for a Postgres that is itself starting.
 const START_WAIT: Duration = Duration::from_secs(30);
@@ -110,12 +111,7 @@ pub async fn watch(pool: PgPool, health: Health, shutdown: Shutdown) -> anyhow::
 /// the same.
 #[must_use]
 pub fn now() -> OffsetDateTime {
-    to_microseconds(OffsetDateTime::now_utc())
-}
-
-/// A time without what Postgres does not keep of it.
-pub(crate) fn to_microseconds(at: OffsetDateTime) -> OffsetDateTime {
-    at - Duration::from_nanos(u64::from(at.nanosecond() % 1000))
+    bus::to_microseconds(OffsetDateTime::now_utc())
 }
 
 /// Closes the pool, after the tasks that used it have ended.

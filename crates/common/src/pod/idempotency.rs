@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
     shutdown::Shutdown,
 };
-use crate::bus::BusError;
+use bus::BusError;
 
 /// The header's name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -3,17 +3,15 @@
 
 pub mod body;
 pub mod chore;
-pub mod client_id;
 pub mod config;
 pub mod database;
 pub mod health;
 pub mod http;
 pub mod idempotency;
-pub mod lease;
 pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod process;
-pub mod shutdown;
 pub mod telemetry;
-pub mod trace;
+
+pub use bus::{client_id, lease, shutdown, trace};

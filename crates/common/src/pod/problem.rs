@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::bus::{BusError, database_is_away};
+use bus::{BusError, database_is_away};
 
 /// An `application/problem+json` answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]

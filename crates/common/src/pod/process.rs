@@ -3,12 +3,14 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context;
+use bus::connection::Bus;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{
     client_id::ClientId,
-    config::{EX_USAGE, PodSettings},
+    config::{EX_USAGE, NatsSettings, PodSettings},
     health::Health,
     shutdown::Shutdown,
     telemetry,
@@ -27,6 +29,31 @@ pub struct Pod {
     pub shutdown: Shutdown,
     /// Its metrics, for `/metrics`.
     pub metrics: PrometheusHandle,
+}
+
+impl Pod {
+    /// Connects to NATS under the process's client id.
+    ///
+    /// # Errors
+    /// As [`Bus::connect`].
+    pub async fn connect(&self, settings: &NatsSettings) -> anyhow::Result<Bus> {
+        Bus::connect(&settings.options(&self.client_id, &self.node), &self.shutdown).await
+    }
+
+    /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
+    /// needs what the group's events tell.
+    pub fn ready_once_joined(&self, mut joined: watch::Receiver<bool>) {
+        const GATE: &str = "queue group";
+        self.health.not_ready(GATE, "not in the group yet");
+        let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
+        self.shutdown.spawn("queue group gate", async move {
+            tokio::select! {
+                () = shutdown.begun() => {}
+                Ok(_) = joined.wait_for(|joined| *joined) => health.ready(GATE),
+            }
+            Ok(())
+        });
+    }
 }
 
 /// Runs a service: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and

@@ -7,20 +7,16 @@ use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessag
 use common::{
     bus::{
         self,
-        connection::Bus,
+        connection::{Bus, Options},
         dead_letters::{self, DeadLetter},
         delivery::Delivery,
         envelope,
         listener::{Failure, Listener, Received},
     },
     events::ticket::{TICKETS, Ticket, TicketCreated},
-    pod::{
-        client_id::ClientId, config::NatsSettings, health::Health, lease::Lease, process::Pod,
-        shutdown::Shutdown,
-    },
+    pod::{lease::Lease, shutdown::Shutdown},
 };
 use embedded::{NatsServer, Postgres};
-use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -222,30 +218,24 @@ impl World {
 
 /// Joins a group, and takes part until the process ends.
 pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
-    let (bus, pod) = connect(nats_url, client_id).await;
+    let (bus, shutdown) = connect(nats_url, client_id).await;
     let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
-    let lease = Lease::take(&bus, &pod, "listener", &[group]).await.unwrap();
-    Delivery::new(Obedient::<GROUP>, bus, pool, &pod).spawn(lease);
+    let lease = Lease::take(&bus, &shutdown, "listener", &[group]).await.unwrap();
+    Delivery::new(Obedient::<GROUP>, bus, pool, shutdown).spawn(lease);
 }
 
 /// A connection under this client id.
-pub(crate) async fn connect(nats_url: &str, client_id: &str) -> (Bus, Pod) {
+pub(crate) async fn connect(nats_url: &str, client_id: &str) -> (Bus, Shutdown) {
     let (shutdown, reason) = Shutdown::new();
     // Nobody waits for the reason to stop here; the tasks end with the test.
     std::mem::forget(reason);
-    let pod = Pod {
-        client_id: client_id.parse::<ClientId>().unwrap(),
+    let options = Options {
+        servers: nats_url.to_owned(),
+        user: None,
+        certificate_authority: None,
+        stream_replicas: 1,
+        client_id: client_id.parse().unwrap(),
         node: String::new(),
-        health: Health::default(),
-        shutdown,
-        metrics: PrometheusBuilder::new().build_recorder().handle(),
     };
-    let settings = NatsSettings {
-        nats_url: nats_url.to_owned(),
-        nats_user: None,
-        nats_password: None,
-        nats_ca: None,
-        nats_replicas: 1,
-    };
-    (Bus::connect(&settings, &pod).await.unwrap(), pod)
+    (Bus::connect(&options, &shutdown).await.unwrap(), shutdown)
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of a request.
 #[derive(Debug)]
-pub(super) enum Pulled {
+pub(crate) enum Pulled {
     /// An event.
     Event(Message),
     /// The request has ended; nothing more comes of it.
@@ -31,7 +31,7 @@ pub(super) enum Pulled {
 }
 
 /// A member's subscription to what it asks for.
-pub(super) struct Pull {
+pub(crate) struct Pull {
     client: Client,
     subject: String,
     inbox: String,
@@ -48,7 +48,7 @@ struct Request {
 }
 
 impl Pull {
-    pub(super) async fn open(client: &Client, stream: &str, group: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(client: &Client, stream: &str, group: &str) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         Ok(Self {
             client: client.clone(),
@@ -61,13 +61,13 @@ impl Pull {
     }
 
     /// Whether no request is under way.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.outstanding == 0
     }
 
     /// Asks for up to `batch` events. Only when idle: one request at a time is what makes its end
     /// known.
-    pub(super) async fn ask(&mut self, batch: usize) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&mut self, batch: usize) -> anyhow::Result<()> {
         debug_assert!(self.is_idle());
         let request = Request { batch, expires: EXPIRES.as_nanos() };
         let payload = serde_json::to_vec(&request)?;
@@ -80,7 +80,7 @@ impl Pull {
     }
 
     /// The next that comes of the request. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Pulled {
+    pub(crate) async fn next(&mut self) -> Pulled {
         let message = tokio::select! {
             biased;
             message = self.messages.next() => message,

@@ -7,7 +7,7 @@ use async_nats::Subject;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     attempts, database_is_away,
     dead_letters::{self, Dying},
     effect::{Decoded, Workshop, decode},
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What came of a batch.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// Every message was answered for.
     Settled,
     /// The database is away; these were not answered for.
@@ -37,7 +37,7 @@ struct Batch<L: Listener> {
 }
 
 /// Works on a batch until every message is answered for, or the database is away.
-pub(super) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<Held>) -> Outcome {
+pub(crate) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<Held>) -> Outcome {
     let group = L::QUEUE_GROUP;
     let again = messages.iter().filter(|held| held.delivery > 1).count() as u64;
     metrics::counter!("bus_delivered_total", "group" => group).increment(messages.len() as u64);

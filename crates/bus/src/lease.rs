@@ -25,9 +25,10 @@ use tokio::{
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{client_id::ClientId, process::Pod};
-use crate::bus::{
+use crate::{
+    client_id::ClientId,
     connection::Bus,
+    shutdown::Shutdown,
     topology::{self, TopologyError},
 };
 
@@ -100,20 +101,20 @@ impl Lease {
     /// [`Registered`] when another process lives under this id.
     pub async fn take(
         bus: &Bus,
-        pod: &Pod,
+        shutdown: &Shutdown,
         service: &str,
         queue_groups: &[&str],
     ) -> anyhow::Result<Self> {
         let me = Holder {
-            client_id: pod.client_id.clone(),
+            client_id: bus.client_id.clone(),
             service: service.to_owned(),
             queue_groups: queue_groups.iter().map(ToString::to_string).collect(),
-            node: pod.node.clone(),
+            node: bus.node.clone(),
             since: OffsetDateTime::now_utc().replace_nanosecond(0)?,
             process: Uuid::new_v4(),
         };
         let lease = Self { bus: bus.clone(), me, revision: watch::Sender::new(0) };
-        lease.answer_for_life(pod).await?;
+        lease.answer_for_life(shutdown).await?;
         let first = async {
             bus.connected().await;
             lease.renew().await
@@ -125,14 +126,14 @@ impl Lease {
             Err(_) => warn!("NATS is away: no lease on the client id yet"),
         }
         let keeping = lease.clone();
-        let shutdown = pod.shutdown.clone();
-        pod.shutdown.spawn("lease", async move {
+        let stopping = shutdown.clone();
+        shutdown.spawn("lease", async move {
             let mut tick = interval(RENEW);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut link = keeping.bus.link();
             loop {
                 tokio::select! {
-                    () = shutdown.begun() => return Ok(()),
+                    () = stopping.begun() => return Ok(()),
                     _ = tick.tick() => {}
                     Ok(()) = link.changed() => {}
                 }
@@ -239,13 +240,13 @@ impl Lease {
     }
 
     /// Says that this process is alive, to whoever asks for exactly it.
-    async fn answer_for_life(&self, pod: &Pod) -> anyhow::Result<()> {
+    async fn answer_for_life(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let mut questions = self.bus.client.subscribe(self.me.alive_subject()).await?;
-        let (client, shutdown) = (self.bus.client.clone(), pod.shutdown.clone());
-        pod.shutdown.spawn("client id", async move {
+        let (client, stopping) = (self.bus.client.clone(), shutdown.clone());
+        shutdown.spawn("client id", async move {
             loop {
                 tokio::select! {
-                    () = shutdown.begun() => return Ok(()),
+                    () = stopping.begun() => return Ok(()),
                     question = questions.next() => match question {
                         Some(question) => {
                             let Some(reply) = question.reply else { continue };

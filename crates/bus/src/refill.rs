@@ -9,15 +9,15 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     relay::{Published, Relay},
+    to_microseconds,
     topology::{self, StreamState},
 };
-use crate::pod::database::to_microseconds;
 
 impl Relay {
     /// Compares each stream with what it had confirmed, and publishes the difference again.
-    pub(super) async fn verify(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn verify(&mut self) -> anyhow::Result<()> {
         for stream in self.streams {
             let state = topology::stream(&self.bus, stream).await?;
             let mut tx = self.pool.begin().await?;
@@ -57,7 +57,7 @@ impl Relay {
 
     /// A confirmation at a sequence that was confirmed before means that the stream has lost its
     /// tail and counts it anew.
-    pub(super) async fn refill_lost_tail(
+    pub(crate) async fn refill_lost_tail(
         &self,
         published: &[Published],
         confirmed_before: &HashMap<String, (OffsetDateTime, i64)>,
@@ -90,7 +90,7 @@ impl Relay {
 }
 
 /// What each stream has confirmed so far.
-pub(super) async fn confirmed(
+pub(crate) async fn confirmed(
     tx: &mut PgConnection,
 ) -> Result<HashMap<String, (OffsetDateTime, i64)>, sqlx::Error> {
     let rows: Vec<(String, OffsetDateTime, i64)> =
@@ -101,7 +101,7 @@ pub(super) async fn confirmed(
 }
 
 /// Keeps how far a stream has confirmed.
-pub(super) async fn record(
+pub(crate) async fn record(
     tx: &mut PgConnection,
     stream: &str,
     created: OffsetDateTime,

@@ -8,8 +8,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::storable;
-use crate::pod::client_id::ClientId;
+use crate::client_id::ClientId;
+use crate::storable;
 
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -92,21 +92,21 @@ impl Which {
 
 /// An event that is about to become a dead letter.
 #[derive(Debug)]
-pub(super) struct Dying<'a> {
-    pub(super) group: &'a str,
-    pub(super) event_id: Uuid,
-    pub(super) subject: &'a str,
-    pub(super) payload: &'a [u8],
-    pub(super) headers: serde_json::Value,
-    pub(super) stream: &'a str,
-    pub(super) stream_sequence: i64,
-    pub(super) reason: &'a str,
-    pub(super) attempts: i32,
-    pub(super) client_id: &'a ClientId,
+pub(crate) struct Dying<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) event_id: Uuid,
+    pub(crate) subject: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) headers: serde_json::Value,
+    pub(crate) stream: &'a str,
+    pub(crate) stream_sequence: i64,
+    pub(crate) reason: &'a str,
+    pub(crate) attempts: i32,
+    pub(crate) client_id: &'a ClientId,
 }
 
 /// Writes a dead letter, or the newest reason of one that died again.
-pub(super) async fn bury(tx: &mut PgConnection, event: &Dying<'_>) -> Result<(), sqlx::Error> {
+pub(crate) async fn bury(tx: &mut PgConnection, event: &Dying<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into bus.dead_letters (queue_group, event_id, subject, payload, headers, stream,
                                        stream_sequence, reason, attempts, client_id)
@@ -141,7 +141,7 @@ pub const INTERRUPTED: &str = "was redriven, and the process ended while it was 
 /// Takes a dead letter that was given back to the group and makes it an ordinary dead letter
 /// again, committed by the caller before the event is tried: should the handler kill the process
 /// once more, it is not tried a third time without a person's word.
-pub(super) async fn take_redriven(
+pub(crate) async fn take_redriven(
     tx: &mut PgConnection,
     group: &str,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
@@ -160,7 +160,7 @@ pub(super) async fn take_redriven(
 }
 
 /// Notes why a redriven dead letter failed again.
-pub(super) async fn failed_again(
+pub(crate) async fn failed_again(
     connection: &mut PgConnection,
     id: i64,
     reason: &str,
@@ -179,7 +179,7 @@ pub(super) async fn failed_again(
 }
 
 /// A redriven dead letter has taken effect, in this transaction.
-pub(super) async fn resolve(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+pub(crate) async fn resolve(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("delete from bus.dead_letters where id = $1").bind(id).execute(tx).await?;
     Ok(())
 }

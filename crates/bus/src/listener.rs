@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{BusError, database_is_away};
-use crate::events::EventSet;
+use crate::event::EventSet;
+use crate::{BusError, database_is_away};
 
 /// A service's part of a queue group: what to do with its events.
 ///
@@ -15,22 +15,36 @@ use crate::events::EventSet;
 /// gets the connection and no pool, so it cannot do so too early.
 ///
 /// ```
-/// use common::{bus::listener::{Failure, Listener, Received}, events::ticket::TicketCreated};
+/// use bus::{event::{Event, Stream}, listener::{Failure, Listener, Received}};
+/// use serde::{Deserialize, Serialize};
 /// use sqlx::PgConnection;
 ///
-/// /// Counts tickets.
+/// const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct ParcelSent(u64);
+///
+/// impl Event for ParcelSent {
+///     const SUBJECT: &'static str = "parcel:sent";
+///     const STREAM: &'static Stream = &PARCELS;
+///     const SCHEMA_VERSION: u32 = 1;
+///     const SOURCE: &'static str = "/parcels";
+///     fn about(&self) -> String { self.0.to_string() }
+/// }
+///
+/// /// Counts parcels.
 /// struct Counter;
 ///
 /// impl Listener for Counter {
-///     type Events = TicketCreated;
+///     type Events = ParcelSent;
 ///     const QUEUE_GROUP: &'static str = "counter-service";
 ///
 ///     async fn handle(
 ///         &self,
 ///         tx: &mut PgConnection,
-///         batch: &[&Received<TicketCreated>],
+///         batch: &[&Received<ParcelSent>],
 ///     ) -> Result<(), Failure> {
-///         sqlx::query("update counter set tickets = tickets + $1")
+///         sqlx::query("update counter set parcels = parcels + $1")
 ///             .bind(batch.len() as i64)
 ///             .execute(tx)
 ///             .await?;
@@ -101,7 +115,7 @@ const MAX_DELAY: Duration = Duration::from_secs(15);
 
 /// How long to wait after so many attempts: four times longer each time, less up to half, so that
 /// events which failed together do not come back together. Five attempts span about 20 s.
-pub(super) fn delay(attempts: i32) -> Duration {
+pub(crate) fn delay(attempts: i32) -> Duration {
     let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(10);
     let delay = FIRST_DELAY.saturating_mul(4_u32.pow(exponent)).min(MAX_DELAY);
     delay.mul_f64(rand::random_range(0.5..=1.0))

@@ -12,8 +12,8 @@ use async_nats::jetstream::{
 };
 use tracing::{info, warn};
 
-use super::connection::Bus;
-use crate::events::Stream;
+use crate::connection::Bus;
+use crate::event::Stream;
 
 /// How long a stream keeps an event: the time that a group may be away, or a new one look back.
 pub const STREAM_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 /// The name of one running process, taken from its pod. Two processes must not share one: see
-/// [`lease`](super::lease).
+/// [`lease`](crate::lease).
 ///
 /// 1–200 characters of `A–Z a–z 0–9 - _ .`, with no dot at an end or beside another: what a
 /// Kubernetes pod name may be, and what fits into a NATS subject and a key of a bucket.

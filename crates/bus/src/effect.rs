@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     attempts,
     connection::Bus,
     dead_letters,
@@ -20,38 +20,35 @@ use super::{
     inbox,
     listener::{Failure, HANDLER_TIMEOUT, Listener, Received},
 };
-use crate::{
-    events::EventSet,
-    pod::{client_id::ClientId, trace::TraceContext},
-};
+use crate::{client_id::ClientId, event::EventSet, trace::TraceContext};
 
 /// What a member needs to let events take effect.
-pub(super) struct Workshop<L> {
-    pub(super) listener: L,
-    pub(super) pool: PgPool,
-    pub(super) bus: Bus,
-    pub(super) client_id: ClientId,
+pub(crate) struct Workshop<L> {
+    pub(crate) listener: L,
+    pub(crate) pool: PgPool,
+    pub(crate) bus: Bus,
+    pub(crate) client_id: ClientId,
     /// The events whose latest attempt an outage of the database cut short, still counted.
-    pub(super) in_vain: Mutex<Vec<Uuid>>,
+    pub(crate) in_vain: Mutex<Vec<Uuid>>,
 }
 
 /// A message that was read.
-pub(super) struct Decoded<E> {
-    pub(super) received: Received<E>,
+pub(crate) struct Decoded<E> {
+    pub(crate) received: Received<E>,
     /// What it is about, such as a ticket's id.
-    pub(super) about: String,
-    pub(super) trace: Option<TraceContext>,
+    pub(crate) about: String,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// A message that cannot be read, now or later.
-pub(super) struct Undecodable {
+pub(crate) struct Undecodable {
     /// Its id, if it says one.
-    pub(super) id: Option<Uuid>,
-    pub(super) reason: String,
+    pub(crate) id: Option<Uuid>,
+    pub(crate) reason: String,
 }
 
 /// Reads a message.
-pub(super) fn decode<E: EventSet>(
+pub(crate) fn decode<E: EventSet>(
     subject: &str,
     payload: &[u8],
     client_id: &ClientId,
@@ -73,7 +70,7 @@ pub(super) fn decode<E: EventSet>(
 }
 
 /// What came of looking for a dead letter that was given back.
-pub(super) enum Redrive {
+pub(crate) enum Redrive {
     /// There was none.
     NoneWaits,
     /// It was tried, whatever came of that.
@@ -84,7 +81,7 @@ pub(super) enum Redrive {
 
 impl<L: Listener> Workshop<L> {
     /// Remembers that an outage cut short the latest attempt of these events: no fault of theirs.
-    pub(super) fn note_in_vain(&self, mut events: Vec<Uuid>) {
+    pub(crate) fn note_in_vain(&self, mut events: Vec<Uuid>) {
         // Several copies of an event are tried, and counted, as one.
         events.sort_unstable();
         events.dedup();
@@ -92,13 +89,13 @@ impl<L: Listener> Workshop<L> {
     }
 
     /// Whether such attempts are still counted.
-    pub(super) fn has_in_vain(&self) -> bool {
+    pub(crate) fn has_in_vain(&self) -> bool {
         !self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Takes back what was counted for them. Succeeds only where the database can write, even if
     /// there is nothing to take back.
-    pub(super) async fn take_back(&self) -> Result<(), sqlx::Error> {
+    pub(crate) async fn take_back(&self) -> Result<(), sqlx::Error> {
         let events = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).clone();
         attempts::take_back(&self.pool, L::QUEUE_GROUP, &events).await?;
         let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +108,7 @@ impl<L: Listener> Workshop<L> {
     ///
     /// `counted` says that attempts were counted for them, which are then forgotten; `redriven`
     /// that it is a dead letter, which then is none any more.
-    pub(super) async fn take_effect(
+    pub(crate) async fn take_effect(
         &self,
         events: &[&Received<L::Events>],
         counted: bool,
@@ -183,7 +180,7 @@ impl<L: Listener> Workshop<L> {
     }
 
     /// Tries one dead letter that was given back to the group.
-    pub(super) async fn redrive(&self) -> Result<Redrive, sqlx::Error> {
+    pub(crate) async fn redrive(&self) -> Result<Redrive, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         let letter = dead_letters::take_redriven(&mut connection, L::QUEUE_GROUP).await?;
         drop(connection);

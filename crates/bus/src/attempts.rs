@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::storable;
+use crate::storable;
 
 /// How often each of the events was tried before, and what came of it last.
-pub(super) async fn of(
+pub(crate) async fn of(
     pool: &PgPool,
     group: &str,
     events: &[Uuid],
@@ -27,7 +27,7 @@ pub(super) async fn of(
 
 /// Counts an attempt for each of the events, which is about to begin. An event of which there are
 /// several copies is tried once.
-pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
+pub(crate) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
     // Not worth waiting for the disk: should the machine lose it, one attempt goes uncounted.
     sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
@@ -48,7 +48,7 @@ pub(super) async fn begin(pool: &PgPool, group: &str, events: &[Uuid]) -> Result
 
 /// Takes back an attempt for each time that an event is named: an outage of the database cut it
 /// short. Succeeds only where the database can write, even if there are none.
-pub(super) async fn take_back(
+pub(crate) async fn take_back(
     pool: &PgPool,
     group: &str,
     events: &[Uuid],
@@ -67,7 +67,7 @@ pub(super) async fn take_back(
 }
 
 /// Notes why an attempt failed. Returns how many there were.
-pub(super) async fn failed(
+pub(crate) async fn failed(
     pool: &PgPool,
     group: &str,
     event: Uuid,
@@ -87,7 +87,7 @@ pub(super) async fn failed(
 }
 
 /// Forgets the attempts of events that have taken effect.
-pub(super) async fn forget(
+pub(crate) async fn forget(
     tx: &mut sqlx::PgConnection,
     group: &str,
     events: &[Uuid],

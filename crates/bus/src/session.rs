@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{
+use crate::{
     batch::{self, Outcome},
     connection::Link,
     delivery::MAX_BACKOFF,
@@ -21,7 +21,7 @@ use super::{
     pull::{Pull, Pulled},
     topology::ACK_WAIT,
 };
-use crate::{events::EventSet, pod::shutdown::Shutdown};
+use crate::{event::EventSet, shutdown::Shutdown};
 
 /// The most events in one transaction, and in one request to the server. A member holds at most
 /// twice as many: a batch at work and the next one.
@@ -42,7 +42,7 @@ enum Mode {
 }
 
 /// A member's hands while one pull subscription holds.
-pub(super) struct Session<L: Listener> {
+pub(crate) struct Session<L: Listener> {
     pull: Pull,
     link: watch::Receiver<Link>,
     epoch: u64,
@@ -58,7 +58,7 @@ pub(super) struct Session<L: Listener> {
 
 impl<L: Listener> Session<L> {
     /// Subscribes for what a pull brings. Asks for nothing yet.
-    pub(super) async fn open(shop: Arc<Workshop<L>>, epoch: u64) -> anyhow::Result<Self> {
+    pub(crate) async fn open(shop: Arc<Workshop<L>>, epoch: u64) -> anyhow::Result<Self> {
         let stream = <L::Events as EventSet>::STREAM.name;
         Ok(Self {
             pull: Pull::open(&shop.bus.client, stream, L::QUEUE_GROUP).await?,
@@ -74,7 +74,7 @@ impl<L: Listener> Session<L> {
     }
 
     /// Pulls and works until the process stops, the link fails, or the consumer is gone.
-    pub(super) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         let mut progress = interval(PROGRESS);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -192,7 +192,7 @@ impl<L: Listener> Session<L> {
     }
 
     /// Gives back what was not answered for, for others to take at once.
-    pub(super) async fn give_everything_back(&mut self) {
+    pub(crate) async fn give_everything_back(&mut self) {
         let replies: Vec<Subject> =
             self.in_work.drain(..).chain(self.waiting.drain(..).map(|held| held.reply)).collect();
         if !replies.is_empty() && self.link.borrow().up {

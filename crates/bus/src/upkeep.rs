@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error};
 
-use super::{
+use crate::{
     database_is_away,
     dead_letters::{self, Which},
     effect::{Redrive, Workshop},
     inbox,
     listener::Listener,
 };
-use crate::pod::{lease, shutdown::Shutdown};
+use crate::{lease, shutdown::Shutdown};
 
 /// How often dead letters are looked at for one that was given back.
 const REDRIVE_POLL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const PRUNE_LIMIT: i64 = 10_000;
 const COUNT_MEMBERS: Duration = Duration::from_secs(10);
 
 /// Tries redriven dead letters, deletes old inbox rows, counts dead letters and members.
-pub(super) async fn tend<L: Listener>(
+pub(crate) async fn tend<L: Listener>(
     shop: Arc<Workshop<L>>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {

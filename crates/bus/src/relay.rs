@@ -16,13 +16,13 @@ use tokio::{
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     connection::Bus,
     envelope, outbox,
     refill::{confirmed, record},
     topology::{self, StreamState, TopologyError},
 };
-use crate::{events::Stream, pod::shutdown::Shutdown};
+use crate::{event::Stream, shutdown::Shutdown};
 
 /// How many events go out before their confirmations are waited for.
 const BATCH: i64 = 512;
@@ -59,12 +59,12 @@ impl Wake {
 /// Publishes from one database's outbox to the streams that its service writes to.
 #[derive(Debug)]
 pub struct Relay {
-    pub(super) bus: Bus,
-    pub(super) pool: PgPool,
-    pub(super) streams: &'static [&'static Stream],
-    pub(super) wake: Wake,
+    pub(crate) bus: Bus,
+    pub(crate) pool: PgPool,
+    pub(crate) streams: &'static [&'static Stream],
+    pub(crate) wake: Wake,
     /// Which incarnation of each stream is being written to, as last verified.
-    pub(super) verified: HashMap<&'static str, StreamState>,
+    pub(crate) verified: HashMap<&'static str, StreamState>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -76,11 +76,11 @@ struct Row {
 }
 
 /// An event that the stream has confirmed.
-pub(super) struct Published {
-    pub(super) id: Uuid,
-    pub(super) stream: String,
-    pub(super) sequence: u64,
-    pub(super) duplicate: bool,
+pub(crate) struct Published {
+    pub(crate) id: Uuid,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+    pub(crate) duplicate: bool,
 }
 
 impl Relay {

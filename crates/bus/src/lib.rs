@@ -8,20 +8,25 @@
 
 mod attempts;
 mod batch;
+pub mod client_id;
 pub mod connection;
 pub mod dead_letters;
 pub mod delivery;
 mod effect;
 pub mod envelope;
+pub mod event;
 mod held;
 pub mod inbox;
+pub mod lease;
 pub mod listener;
 pub mod outbox;
 mod pull;
 mod refill;
 pub mod relay;
 mod session;
+pub mod shutdown;
 pub mod topology;
+pub mod trace;
 mod upkeep;
 
 use sqlx::{PgPool, migrate::Migrator};
@@ -66,6 +71,12 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
 /// Text as Postgres can hold it: neither `text` nor `jsonb` knows NUL.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// A time without what Postgres does not keep of it.
+#[must_use]
+pub fn to_microseconds(at: time::OffsetDateTime) -> time::OffsetDateTime {
+    at - std::time::Duration::from_nanos(u64::from(at.nanosecond() % 1000))
 }
 
 /// Makes or updates the schema `bus`. Idempotent, and safe from several processes at once.

@@ -9,8 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
-use super::{BusError, database_is_away, envelope, relay::RETENTION};
-use crate::{events::Event, pod::shutdown::Shutdown};
+use crate::{BusError, database_is_away, envelope, relay::RETENTION};
+use crate::{event::Event, shutdown::Shutdown};
 
 /// How often old rows are deleted and depths are measured.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub fn seal<E: Event>(event: &E) -> Result<Sealed, BusError> {
 }
 
 /// Puts an event into the outbox, within the transaction of what it tells of. After the commit,
-/// wake the relay ([`Relay::wake`](super::relay::Wake::wake)); without, it looks by itself within
+/// wake the relay ([`Relay::wake`](crate::relay::Wake::wake)); without, it looks by itself within
 /// a second.
 ///
 /// Returns the event's id.
@@ -128,7 +128,7 @@ pub async fn prune(
 
 /// Measures the outbox and deletes what is past its retention, until the process stops. It asks
 /// Postgres alone: an outbox that grows because NATS is away is what must be seen.
-pub(super) async fn tend(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
+pub(crate) async fn tend(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut round = interval(HOUSEKEEPING);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -7,24 +7,24 @@ use bytes::Bytes;
 use tracing::debug;
 use uuid::Uuid;
 
-use super::{connection::REQUEST_TIMEOUT, storable};
+use crate::{connection::REQUEST_TIMEOUT, storable};
 
 /// A message that the server has given to this member and wants to hear about.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) subject: Subject,
-    pub(super) reply: Subject,
-    pub(super) payload: Bytes,
+pub(crate) struct Held {
+    pub(crate) subject: Subject,
+    pub(crate) reply: Subject,
+    pub(crate) payload: Bytes,
     headers: Option<HeaderMap>,
-    pub(super) stream: String,
-    pub(super) sequence: u64,
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
     /// 1 the first time.
-    pub(super) delivery: i64,
+    pub(crate) delivery: i64,
 }
 
 impl Held {
     /// `None` for what JetStream did not send.
-    pub(super) fn new(message: Message, context: &jetstream::Context) -> Option<Self> {
+    pub(crate) fn new(message: Message, context: &jetstream::Context) -> Option<Self> {
         let message = jetstream::Message { message, context: context.clone() };
         let info = message.info().ok()?;
         let (stream, sequence, delivery) =
@@ -34,7 +34,7 @@ impl Held {
     }
 
     /// Each header with its values, as text that Postgres can hold.
-    pub(super) fn headers_json(&self) -> serde_json::Value {
+    pub(crate) fn headers_json(&self) -> serde_json::Value {
         let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
             let values = values.iter().map(|value| storable(value.as_str()).into()).collect();
             (storable(name.as_ref()), serde_json::Value::Array(values))
@@ -44,7 +44,7 @@ impl Held {
 
     /// An id for a message that has none of its own: the same for the same bytes, wherever in
     /// whatever stream they are.
-    pub(super) fn id_of_bytes(&self) -> Uuid {
+    pub(crate) fn id_of_bytes(&self) -> Uuid {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.payload)
     }
 }
@@ -54,7 +54,7 @@ impl Held {
 /// The server reads one connection's acks in the order in which they were sent, so its answer to
 /// the last one speaks for all of them. Had it ever missed an earlier one, that event would come
 /// again and find itself in the inbox.
-pub(super) async fn acknowledge(client: &Client, replies: &[Subject]) -> anyhow::Result<()> {
+pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> anyhow::Result<()> {
     let Some((last, others)) = replies.split_last() else { return Ok(()) };
     for reply in others {
         client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?;
@@ -65,7 +65,7 @@ pub(super) async fn acknowledge(client: &Client, replies: &[Subject]) -> anyhow:
 }
 
 /// Tells the server never to deliver a message again, and why.
-pub(super) async fn terminate(client: &Client, reply: &Subject, why: &str) -> anyhow::Result<()> {
+pub(crate) async fn terminate(client: &Client, reply: &Subject, why: &str) -> anyhow::Result<()> {
     // One line: the server takes the rest of the line as the reason.
     let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     client.request(reply.clone(), format!("+TERM {why}").into()).await?;
@@ -73,7 +73,7 @@ pub(super) async fn terminate(client: &Client, reply: &Subject, why: &str) -> an
 }
 
 /// Gives a message back, to be delivered again to whoever asks after `delay`.
-pub(super) async fn give_back(client: &Client, reply: &Subject, delay: Duration) {
+pub(crate) async fn give_back(client: &Client, reply: &Subject, delay: Duration) {
     let nak = if delay.is_zero() {
         Bytes::from_static(b"-NAK")
     } else {
@@ -87,7 +87,7 @@ pub(super) async fn give_back(client: &Client, reply: &Subject, delay: Duration)
 
 /// Tells the server that messages are still being worked on. Bounded, because it must never keep
 /// the work itself waiting.
-pub(super) async fn still_working(client: &Client, replies: impl Iterator<Item = &Subject>) {
+pub(crate) async fn still_working(client: &Client, replies: impl Iterator<Item = &Subject>) {
     let say = async {
         for reply in replies {
             let _ = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await;

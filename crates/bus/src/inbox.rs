@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::pod::client_id::ClientId;
+use crate::client_id::ClientId;
 
 /// How long an id is remembered after it was last seen. Above the longest way that an event can
 /// still take: published again at the end of the outbox's retention, and kept by the stream for

@@ -7,10 +7,10 @@ use std::{
 };
 
 use sqlx::PgPool;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::{debug, info};
 
-use super::{
+use crate::{
     connection::Bus,
     effect::Workshop,
     listener::Listener,
@@ -18,48 +18,35 @@ use super::{
     topology::{self, TopologyError},
     upkeep,
 };
-use crate::{
-    events::EventSet,
-    pod::{client_id::ClientId, health::Health, lease::Lease, process::Pod, shutdown::Shutdown},
-};
+use crate::{event::EventSet, lease::Lease, shutdown::Shutdown};
 
 /// The longest pause after failures of the server.
-pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// The gate of readiness that opens when the member has joined its group for the first time. It stays
-/// open: a NATS that is away keeps no API from answering (ADR 12).
-const GATE: &str = "queue group";
-
+pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
     shop: Arc<Workshop<L>>,
-    health: Option<Health>,
+    joined: watch::Sender<bool>,
     shutdown: Shutdown,
 }
 
 impl<L: Listener> Delivery<L> {
     /// A member with this process's client id. Spawns nothing.
-    pub fn new(listener: L, bus: Bus, pool: PgPool, pod: &Pod) -> Self {
-        let client_id: ClientId = pod.client_id.clone();
+    pub fn new(listener: L, bus: Bus, pool: PgPool, shutdown: Shutdown) -> Self {
+        let client_id = bus.client_id.clone();
         Self {
             shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),
-            health: Some(pod.health.clone()),
-            shutdown: pod.shutdown.clone(),
+            joined: watch::Sender::new(false),
+            shutdown,
         }
-    }
-
-    /// Has the process be ready before it is in its group, for a service whose requests need none of
-    /// the group's events.
-    #[must_use]
-    pub fn without_gate(self) -> Self {
-        Self { health: None, ..self }
     }
 
     /// Spawns the member's tasks: the delivery loop, which begins once the client id is held, and
     /// the one that looks after redriven dead letters and old inbox rows.
-    pub fn spawn(self, lease: Lease) {
-        if let Some(health) = &self.health {
-            health.not_ready(GATE, "not in the group yet");
-        }
+    ///
+    /// Returns whether the member has joined its group, to watch. Once `true` it stays so: a NATS
+    /// that is away later does not change what the process can answer.
+    pub fn spawn(self, lease: Lease) -> watch::Receiver<bool> {
+        let joined = self.joined.subscribe();
         let shutdown = self.shutdown.clone();
         shutdown.spawn("dead letters", upkeep::tend(self.shop.clone(), self.shutdown.clone()));
         shutdown.clone().spawn("delivery", async move {
@@ -68,6 +55,7 @@ impl<L: Listener> Delivery<L> {
                 () = lease.held() => self.run().await,
             }
         });
+        joined
     }
 
     /// Takes part in the group until the process stops.
@@ -106,7 +94,7 @@ impl<L: Listener> Delivery<L> {
         Ok(())
     }
 
-    async fn prepare(&self, stream: &crate::events::Stream) -> anyhow::Result<()> {
+    async fn prepare(&self, stream: &crate::event::Stream) -> anyhow::Result<()> {
         let bus = &self.shop.bus;
         topology::stream(bus, stream).await?;
         topology::queue_group(bus, L::QUEUE_GROUP, stream, <L::Events as EventSet>::SUBJECTS)
@@ -116,9 +104,7 @@ impl<L: Listener> Delivery<L> {
 
     async fn session(&self, epoch: u64) -> anyhow::Result<()> {
         let mut session = Session::open(self.shop.clone(), epoch).await?;
-        if let Some(health) = &self.health {
-            health.ready(GATE);
-        }
+        self.joined.send_replace(true);
         info!(queue.group = L::QUEUE_GROUP, client.id = %self.shop.client_id, "joined the queue group");
         let ended = session.run(&self.shutdown).await;
         session.give_everything_back().await;

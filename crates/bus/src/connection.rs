@@ -1,17 +1,18 @@
 //! The connection to NATS: short clocks, endless reconnection, and an end that loses nothing.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use anyhow::{Context, bail, ensure};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::{sync::watch, time::timeout};
 use tracing::{debug, info, warn};
 
-use crate::pod::{config::NatsSettings, process::Pod};
+use crate::{client_id::ClientId, shutdown::Shutdown};
 
 /// How often the client asks whether the server is there. Two missed answers end the connection,
 /// so a dead one is noticed within 15 s; the client's default takes minutes.
@@ -36,6 +37,37 @@ pub struct Link {
     pub epoch: u64,
 }
 
+/// Where NATS is, and as whom to speak to it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The URLs of one server or of several of one cluster, with commas between, such as
+    /// `nats://a:4222,nats://b:4222`. Each is tried in turn.
+    pub servers: String,
+    /// User and password, when the server asks for them. Answers come in under `_INBOX.<user>`.
+    pub user: Option<(String, String)>,
+    /// A PEM file with the authority that signed the server's certificate; turns TLS on.
+    pub certificate_authority: Option<PathBuf>,
+    /// How many copies of a new stream the cluster keeps: 1, 3 or 5.
+    pub stream_replicas: usize,
+    /// The name of this process.
+    pub client_id: ClientId,
+    /// The node that it runs on, to tell a duplicate where its twin is. Empty when unknown.
+    pub node: String,
+}
+
+impl Options {
+    fn addresses(&self) -> anyhow::Result<Vec<ServerAddr>> {
+        let urls = self.servers.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let addresses: Vec<ServerAddr> = urls
+            .map(|url| {
+                url.parse().with_context(|| format!("{url:?} is not the URL of a NATS server"))
+            })
+            .collect::<Result<_, _>>()?;
+        ensure!(!addresses.is_empty(), "no URL of a NATS server is given");
+        Ok(addresses)
+    }
+}
+
 /// A connection to NATS with JetStream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bus {
@@ -45,6 +77,10 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// How many copies of a new stream to keep.
     pub replicas: usize,
+    /// The name of this process.
+    pub client_id: ClientId,
+    /// The node that it runs on; empty when unknown.
+    pub node: String,
     link: watch::Receiver<Link>,
     closed: Arc<Closed>,
 }
@@ -61,30 +97,35 @@ impl Bus {
     ///
     /// # Errors
     /// When the settings make no sense: an unreadable certificate, a malformed URL.
-    pub async fn connect(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<Self> {
+    pub async fn connect(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let (link_sender, link) = watch::channel(Link::default());
         let (closed_sender, closed) = watch::channel(false);
-        let options = options(settings, pod)?.event_callback(move |event| {
+        let addresses = options.addresses()?;
+        let connect = connect_options(options)?.event_callback(move |event| {
             note(&event, &link_sender, &closed_sender);
             async {}
         });
         metrics::gauge!("bus_connected").set(0);
-        let client = options
-            .connect(&settings.nats_url)
-            .await
-            .with_context(|| format!("cannot use NATS at {}", settings.nats_url))?;
+        let client = connect.connect(addresses).await.context("cannot use NATS")?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
         let closed = Arc::new(Closed { expected: AtomicBool::new(false), event: closed });
-        let replicas = usize::from(settings.nats_replicas);
-        let bus = Self { client, jetstream, replicas, link, closed };
-        let (watched, shutdown) = (bus.closed.clone(), pod.shutdown.clone());
-        pod.shutdown.spawn("nats connection", async move {
+        let bus = Self {
+            client,
+            jetstream,
+            replicas: options.stream_replicas,
+            client_id: options.client_id.clone(),
+            node: options.node.clone(),
+            link,
+            closed,
+        };
+        let (watched, stopping) = (bus.closed.clone(), shutdown.clone());
+        shutdown.spawn("nats connection", async move {
             let mut event = watched.event.clone();
             tokio::select! {
-                () = shutdown.begun() => Ok(()),
+                () = stopping.begun() => Ok(()),
                 closed = event.wait_for(|closed| *closed) => {
                     if closed.is_err() || watched.expected.load(Ordering::Relaxed) {
                         return Ok(());
@@ -131,9 +172,9 @@ impl Bus {
     }
 }
 
-fn options(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<ConnectOptions> {
-    let mut options = ConnectOptions::new()
-        .name(pod.client_id.as_str())
+fn connect_options(options: &Options) -> anyhow::Result<ConnectOptions> {
+    let mut connect = ConnectOptions::new()
+        .name(options.client_id.as_str())
         .ping_interval(PING_INTERVAL)
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))
@@ -141,17 +182,17 @@ fn options(settings: &NatsSettings, pod: &Pod) -> anyhow::Result<ConnectOptions>
         .retry_on_initial_connect()
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
-    if let (Some(user), Some(password)) = (&settings.nats_user, &settings.nats_password) {
+    if let Some((user, password)) = &options.user {
         // Answers to a user come in where no other user can be given the right to listen.
-        options = options
+        connect = connect
             .custom_inbox_prefix(format!("_INBOX.{user}"))
             .user_and_password(user.clone(), password.clone());
     }
-    if let Some(file) = &settings.nats_ca {
-        anyhow::ensure!(file.is_file(), "NATS_CA: there is no file {}", file.display());
-        options = options.add_root_certificates(file.clone()).require_tls(true);
+    if let Some(file) = &options.certificate_authority {
+        ensure!(file.is_file(), "NATS_CA: there is no file {}", file.display());
+        connect = connect.add_root_certificates(file.clone()).require_tls(true);
     }
-    Ok(options)
+    Ok(connect)
 }
 
 /// Doubling from 50 ms to a second, less up to half, so that replicas do not come back in step.

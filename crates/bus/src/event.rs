@@ -1,0 +1,172 @@
+//! What an event is to the bus: a type with a subject, a stream that stores it, and a payload whose
+//! schema has a version. A service implements [`Event`] for its own types.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A JetStream stream: the road that a family of events travels.
+///
+/// Subjects are listed one by one: `ticket:created` is a single token for NATS, so `ticket:*`
+/// would match only itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// The stream's name on the server.
+    pub name: &'static str,
+    /// Every subject that the stream stores.
+    pub subjects: &'static [&'static str],
+}
+
+/// Something that happened, told to every service that wants to know.
+///
+/// An event carries the full state of what it is about and that state's version, so that no
+/// listener waits for a predecessor and order does not matter.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The NATS subject, which is also the CloudEvents `type`.
+    const SUBJECT: &'static str;
+    /// The stream that stores the subject.
+    const STREAM: &'static Stream;
+    /// The version of the payload's schema. A listener refuses a version that it does not know;
+    /// raise it only for a change that old listeners would misread.
+    const SCHEMA_VERSION: u32;
+    /// Who publishes it: the CloudEvents `source`, a URI reference such as `/tickets`.
+    const SOURCE: &'static str;
+
+    /// What the event is about: the CloudEvents `subject`, such as a ticket's id.
+    fn about(&self) -> String;
+}
+
+/// The events that one listener takes: a single [`Event`], or an enum over several of one stream.
+///
+/// Every `Event` is a set of one. For more, write an enum and use [`event_set!`](crate::event_set).
+pub trait EventSet: Sized + Send + Sync + 'static {
+    /// The stream that holds them all.
+    const STREAM: &'static Stream;
+    /// The subjects to consume.
+    const SUBJECTS: &'static [&'static str];
+
+    /// Reads one event's payload.
+    ///
+    /// # Errors
+    /// When the subject is not of this set, the schema version is unknown, or the payload does not
+    /// parse. Such an event can never succeed, so it becomes a dead letter.
+    fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError>;
+}
+
+/// Why a payload is not an event of the set.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The subject belongs to no event of the set.
+    #[error("no event of this listener has the type {0:?}")]
+    UnknownSubject(String),
+    /// The publisher speaks a newer (or a never published) schema.
+    #[error("{subject} has schema version {found}, this listener knows {known}")]
+    UnknownVersion {
+        /// The event's subject.
+        subject: &'static str,
+        /// The version that arrived.
+        found: u32,
+        /// The version that this build knows.
+        known: u32,
+    },
+    /// The payload is not what the type says.
+    #[error("{subject}: {error}")]
+    Payload {
+        /// The event's subject.
+        subject: &'static str,
+        /// Which field, and why.
+        error: serde_path_to_error::Error<serde_json::Error>,
+    },
+}
+
+impl<E: Event> EventSet for E {
+    const STREAM: &'static Stream = E::STREAM;
+    const SUBJECTS: &'static [&'static str] = &[E::SUBJECT];
+
+    fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError> {
+        if subject != E::SUBJECT {
+            return Err(DecodeError::UnknownSubject(subject.to_owned()));
+        }
+        if schema_version != E::SCHEMA_VERSION {
+            return Err(DecodeError::UnknownVersion {
+                subject: E::SUBJECT,
+                found: schema_version,
+                known: E::SCHEMA_VERSION,
+            });
+        }
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(data))
+            .map_err(|error| DecodeError::Payload { subject: E::SUBJECT, error })
+    }
+}
+
+/// Declares an enum over several events of one stream and implements [`EventSet`] for it.
+///
+/// ```
+/// use bus::event::{Event, EventSet, Stream};
+/// use serde::{Deserialize, Serialize};
+///
+/// const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent", "parcel:lost"] };
+///
+/// #[derive(Debug, Clone, Serialize, Deserialize)]
+/// struct ParcelSent(u64);
+/// #[derive(Debug, Clone, Serialize, Deserialize)]
+/// struct ParcelLost(u64);
+///
+/// impl Event for ParcelSent {
+///     const SUBJECT: &'static str = "parcel:sent";
+///     const STREAM: &'static Stream = &PARCELS;
+///     const SCHEMA_VERSION: u32 = 1;
+///     const SOURCE: &'static str = "/parcels";
+///     fn about(&self) -> String { self.0.to_string() }
+/// }
+/// impl Event for ParcelLost {
+///     const SUBJECT: &'static str = "parcel:lost";
+///     const STREAM: &'static Stream = &PARCELS;
+///     const SCHEMA_VERSION: u32 = 1;
+///     const SOURCE: &'static str = "/parcels";
+///     fn about(&self) -> String { self.0.to_string() }
+/// }
+///
+/// bus::event_set! {
+///     /// What a listener of parcels takes.
+///     enum ParcelEvent in PARCELS {
+///         /// It is on its way.
+///         Sent(ParcelSent),
+///         /// It will not arrive.
+///         Lost(ParcelLost),
+///     }
+/// }
+/// assert_eq!(ParcelEvent::SUBJECTS, ["parcel:sent", "parcel:lost"]);
+/// ```
+#[macro_export]
+macro_rules! event_set {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident in $stream:path {
+            $( $(#[$variant_meta:meta])* $variant:ident($event:ty) ),+ $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        $vis enum $name { $( $(#[$variant_meta])* $variant($event) ),+ }
+
+        impl $crate::event::EventSet for $name {
+            const STREAM: &'static $crate::event::Stream = &$stream;
+            const SUBJECTS: &'static [&'static str] =
+                &[$( <$event as $crate::event::Event>::SUBJECT ),+];
+
+            fn decode(
+                subject: &str,
+                schema_version: u32,
+                data: &str,
+            ) -> Result<Self, $crate::event::DecodeError> {
+                $(
+                    if subject == <$event as $crate::event::Event>::SUBJECT {
+                        return <$event as $crate::event::EventSet>::decode(
+                            subject, schema_version, data,
+                        ).map(Self::$variant);
+                    }
+                )+
+                Err($crate::event::DecodeError::UnknownSubject(subject.to_owned()))
+            }
+        }
+    };
+}
