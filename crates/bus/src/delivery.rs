@@ -15,7 +15,7 @@ use crate::{
     effect::Workshop,
     listener::Listener,
     session::Session,
-    topology::{self, TopologyError},
+    topology::{self, Refusal},
     upkeep,
 };
 use crate::{event::EventSet, lease::Lease, shutdown::Shutdown};
@@ -62,21 +62,27 @@ impl<L: Listener> Delivery<L> {
     async fn run(self) -> anyhow::Result<()> {
         let stream = <L::Events as EventSet>::STREAM;
         let bus = self.shop.bus.clone();
-        let mut backoff = Duration::ZERO;
+        let (mut backoff, mut refusal) = (Duration::ZERO, Refusal::of(L::QUEUE_GROUP));
         while !self.shutdown.has_begun() {
             let epoch = tokio::select! {
                 () = self.shutdown.begun() => break,
                 epoch = bus.connected() => epoch,
             };
             let ended = match self.prepare(stream).await {
-                Ok(()) => self.session(epoch).await,
+                Ok(()) => {
+                    refusal.end();
+                    self.session(epoch).await
+                }
                 Err(error) => Err(error),
             };
             match ended {
                 Ok(()) => backoff = Duration::ZERO,
                 Err(error) => {
-                    if let Some(TopologyError::Drift { .. }) = error.downcast_ref() {
-                        return Err(error);
+                    if let Some(pause) = refusal.note(&error) {
+                        tokio::select! {
+                            () = self.shutdown.begun() => break,
+                            () = sleep(pause) => continue,
+                        }
                     }
                     backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
                     debug!(

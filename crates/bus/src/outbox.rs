@@ -6,16 +6,23 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{debug, error, info};
+use tracing::debug;
 use uuid::Uuid;
 
-use crate::{BusError, database_is_away, envelope, relay::RETENTION};
-use crate::{event::Event, shutdown::Shutdown};
+use crate::{
+    BusError, envelope,
+    event::{Event, Stream},
+    log::{
+        Place,
+        cursor::NOTHING,
+        page,
+        session::{Session, bounded},
+    },
+    shutdown::Shutdown,
+};
 
-/// How often old rows are deleted and depths are measured.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// How many rows one round of housekeeping deletes.
-const PRUNE_LIMIT: i64 = 10_000;
+/// How often the depth is measured. Below the time after which the server ends an idle session.
+const MEASURE: Duration = Duration::from_secs(4);
 
 /// An event in its envelope, part of the trace in which it was sealed.
 #[derive(Debug, Clone)]
@@ -68,7 +75,7 @@ pub async fn put_sealed(
         envelopes.push(envelope.as_str());
     }
     sqlx::query(
-        "insert into bus.outbox (id, stream, subject, envelope)
+        "insert into bus.log (id, stream, subject, envelope)
          select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[])",
     )
     .bind(ids)
@@ -80,79 +87,94 @@ pub async fn put_sealed(
     Ok(())
 }
 
-/// What waits in the outbox.
-#[derive(Debug, Clone, Copy, Default, sqlx::FromRow)]
+/// What waits to be published.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Depth {
-    /// Events not yet confirmed by the stream.
+    /// Events not yet confirmed by their stream. Exact up to 10,000, an estimate above.
     pub unpublished: i64,
     /// How long the oldest of them has waited, in seconds; 0 when none waits.
     pub oldest_seconds: f64,
+    /// Events that their stream had confirmed and has lost, to be published again.
+    pub lost: i64,
 }
 
-/// Looks how much waits.
+/// Looks how much waits for a stream. Costs the same however much waits.
 ///
 /// # Errors
 /// When the database does.
-pub async fn depth(connection: &mut PgConnection) -> Result<Depth, sqlx::Error> {
-    sqlx::query_as(
-        "select count(*) as unpublished,
-                coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8
-                    as oldest_seconds
-         from bus.outbox where published_at is null",
+pub async fn depth(connection: &mut PgConnection, stream: &str) -> Result<Depth, sqlx::Error> {
+    let (done, at_transaction, at_position): (String, Option<i64>, Option<i64>) = sqlx::query_as(
+        "select done::text, at_transaction::text::bigint, at_position from bus.progress
+         where stream = $1",
     )
-    .fetch_one(connection)
-    .await
+    .bind(stream)
+    .fetch_optional(&mut *connection)
+    .await?
+    .unwrap_or_else(|| (NOTHING.to_owned(), None, None));
+    let after = match (at_transaction, at_position) {
+        (Some(transaction), Some(position)) => Place { transaction, position },
+        _ => Place::START,
+    };
+    let waiting = page::waiting(connection, stream, &done, after).await?;
+    let lost: Option<i64> =
+        sqlx::query_scalar("select sum(events)::bigint from bus.ranges where stream = $1 and lost")
+            .bind(stream)
+            .fetch_one(connection)
+            .await?;
+    Ok(Depth { lost: lost.unwrap_or_default(), ..waiting })
 }
 
-/// Deletes events that were published longer ago than `retention`, at most `limit` of them.
-/// Returns how many.
-///
-/// # Errors
-/// When the database does.
-pub async fn prune(
-    connection: &mut PgConnection,
-    retention: Duration,
-    limit: i64,
-) -> Result<u64, sqlx::Error> {
-    let pruned = sqlx::query(
-        "delete from bus.outbox where id in (
-             select id from bus.outbox where published_at < clock_timestamp() - $1
-             order by published_at limit $2 for update skip locked)",
-    )
-    .bind(retention)
-    .bind(limit)
-    .execute(connection)
-    .await?;
-    Ok(pruned.rows_affected())
-}
-
-/// Measures the outbox and deletes what is past its retention, until the process stops. It asks
-/// Postgres alone: an outbox that grows because NATS is away is what must be seen.
-pub(crate) async fn tend(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
-    let mut round = interval(HOUSEKEEPING);
+/// Measures the outbox until the process stops. It asks Postgres alone, on a session of its own: an
+/// outbox that grows because NATS is away, or the pool busy, is what must be seen. While Postgres does
+/// not answer the gauges are `NaN`, for nobody knows.
+pub(crate) async fn measure(
+    pool: PgPool,
+    streams: &'static [&'static Stream],
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let mut round = interval(MEASURE);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut session = None;
     loop {
-        let done = tokio::select! {
+        tokio::select! {
             () = shutdown.begun() => return Ok(()),
-            _ = round.tick() => keep_house(&pool).await,
-        };
-        match done {
-            Err(error) if database_is_away(&error) => debug!(%error, "the outbox must wait"),
-            Err(error) => error!(%error, "could not tend the outbox"),
-            Ok(()) => {}
+            _ = round.tick() => {}
         }
+        let depth = match measured(&pool, &mut session, streams).await {
+            Ok(depth) => depth,
+            Err(error) => {
+                session = None;
+                debug!(%error, "the outbox cannot be measured");
+                show(f64::NAN, f64::NAN, f64::NAN);
+                continue;
+            }
+        };
+        #[expect(clippy::cast_precision_loss, reason = "gauges")]
+        show(depth.unpublished as f64, depth.oldest_seconds, depth.lost as f64);
     }
 }
 
-async fn keep_house(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let depth = depth(&mut connection).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("bus_outbox_depth").set(depth.unpublished as f64);
-    metrics::gauge!("bus_outbox_oldest_seconds").set(depth.oldest_seconds);
-    let pruned = prune(&mut connection, RETENTION, PRUNE_LIMIT).await?;
-    if pruned > 0 {
-        info!(events = pruned, "deleted published events past their retention");
+fn show(unpublished: f64, oldest_seconds: f64, lost: f64) {
+    metrics::gauge!("bus_outbox_depth").set(unpublished);
+    metrics::gauge!("bus_outbox_oldest_seconds").set(oldest_seconds);
+    metrics::gauge!("bus_lost_events").set(lost);
+}
+
+async fn measured(
+    pool: &PgPool,
+    session: &mut Option<Session>,
+    streams: &[&Stream],
+) -> Result<Depth, sqlx::Error> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session::open(pool).await?),
+    };
+    let mut all = Depth::default();
+    for stream in streams {
+        let depth = bounded(depth(&mut session.connection, stream.name)).await?;
+        all.unpublished += depth.unpublished;
+        all.lost += depth.lost;
+        all.oldest_seconds = all.oldest_seconds.max(depth.oldest_seconds);
     }
-    Ok(())
+    Ok(all)
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use common::{
     bus::{connection::Bus, dead_letters, outbox},
+    events::{order::ORDERS, ticket::TICKETS},
     pod::lease,
 };
 use futures::TryStreamExt;
@@ -130,13 +131,15 @@ async fn gather(bus: &Bus, nats_url: String, stack: Option<Stack>) -> anyhow::Re
     let mut databases = BTreeMap::new();
     let stack = stack.map_or_else(Default::default, |stack| (stack.databases, stack.services));
     for (name, url) in stack.0 {
-        let status = database(&url).await.with_context(|| format!("the database {name}"))?;
+        let stream = if name == "tickets" { TICKETS.name } else { ORDERS.name };
+        let status =
+            database(&url, stream).await.with_context(|| format!("the database {name}"))?;
         databases.insert(name, status);
     }
     Ok(Status { nats_url, services: stack.1, streams, members: members.collect(), databases })
 }
 
-async fn database(url: &str) -> anyhow::Result<DatabaseStatus> {
+async fn database(url: &str, stream: &str) -> anyhow::Result<DatabaseStatus> {
     let mut connection = PgConnection::connect(url).await?;
     let (tickets, orders) =
         sqlx::query_as("select (select count(*) from tickets), (select count(*) from orders)")
@@ -145,7 +148,7 @@ async fn database(url: &str) -> anyhow::Result<DatabaseStatus> {
     let status = DatabaseStatus {
         tickets,
         orders,
-        outbox: outbox::depth(&mut connection).await?.unpublished,
+        outbox: outbox::depth(&mut connection, stream).await?.unpublished,
         dead_letters: dead_letters::list(&mut connection, None, COUNTED).await?.len(),
     };
     connection.close().await?;

@@ -56,7 +56,7 @@ async fn the_price_that_was_posted_is_exact_everywhere() {
         let id = answer.id();
         let kept = format!(r#""price":{kept},"#);
         let event: String = tickets
-            .one(&format!("select envelope from bus.outbox where envelope like '%/tickets%{id}%'"))
+            .one(&format!("select envelope from bus.log where envelope like '%/tickets%{id}%'"))
             .await;
         let read = tickets.get(&format!("/api/tickets/{id}")).await.body;
         for text in [&answer.body, &read, &event] {
@@ -154,7 +154,7 @@ async fn every_answer_has_its_request_id_its_trace_and_the_security_headers() {
     .await;
     assert_eq!(created.header("x-request-id"), "mine-1");
     assert!(created.header("traceparent").starts_with(&format!("00-{trace}-")));
-    let event: String = tickets.one("select envelope from bus.outbox").await;
+    let event: String = tickets.one("select envelope from bus.log").await;
     let event: Value = serde_json::from_str(&event).unwrap();
     assert!(event["traceparent"].as_str().unwrap().starts_with(&format!("00-{trace}-")));
 
@@ -178,7 +178,7 @@ async fn each_committed_ticket_has_exactly_one_event_with_the_same_state() {
     for answer in answers {
         let event: Value = tickets
             .one(&format!(
-                "select envelope::jsonb from bus.outbox
+                "select envelope::jsonb from bus.log
                  where subject = 'ticket:created' and envelope::jsonb ->> 'subject' = '{}'",
                 answer.id()
             ))
@@ -191,7 +191,7 @@ async fn each_committed_ticket_has_exactly_one_event_with_the_same_state() {
 #[tokio::test]
 async fn a_ticket_whose_event_cannot_be_stored_is_not_stored_and_the_answer_hides_why() {
     let tickets = Service::start().await;
-    tickets.execute("alter table bus.outbox rename to away").await;
+    tickets.execute("alter table bus.log rename to away").await;
     let keyed =
         Answer::of(tickets.posting(r#"{"title":"a","price":1}"#).header("idempotency-key", "k"))
             .await;
@@ -368,7 +368,7 @@ async fn a_put_makes_a_new_version_and_tells_of_it() {
     assert_eq!(tickets.get(&format!("/api/tickets/{id}")).await.body, any.body);
 
     let event: Value = tickets
-        .one("select envelope::jsonb from bus.outbox where subject = 'ticket:updated' order by position desc limit 1")
+        .one("select envelope::jsonb from bus.log where subject = 'ticket:updated' order by position desc limit 1")
         .await;
     assert_eq!((&event["type"], &event["data"]), (&json!("ticket:updated"), &any.json()));
     tickets.holds(1, 5).await;

@@ -127,7 +127,7 @@ async fn a_change_whose_event_cannot_be_stored_is_not_made() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let (paid, cancelled, overdue) = (anna.order().await, anna.order().await, anna.order().await);
-    orders.execute("alter table bus.outbox rename to away").await;
+    orders.execute("alter table bus.log rename to away").await;
     for answer in [anna.pay(&paid, "tok_visa").await, anna.cancel(&cancelled).await] {
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
     }

@@ -41,7 +41,7 @@ async fn what_came_due_while_no_replica_was_there_expires_once_each_on_two_repli
     let done = "select count(*) = 1200 from orders where status = 'expired'";
     tokio::join!(orders.expires_until(done), orders.expires_until(done));
     let once = "select count(*) = 1200 and count(distinct envelope::jsonb ->> 'subject') = 1200
-                from bus.outbox where subject = 'order:expired'";
+                from bus.log where subject = 'order:expired'";
     assert!(orders.one::<bool>(once).await);
     let all = "select bool_and(version = 2 and updated_at > expires_at) from orders";
     assert!(orders.one::<bool>(all).await);

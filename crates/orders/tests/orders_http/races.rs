@@ -105,6 +105,6 @@ async fn a_ticket_that_is_ordered_and_given_back_by_many_is_only_ever_one_buyers
     orders.holds(had, 2 * had).await;
     // By the events: each reservation begins after the one before has ended.
     let alternate = "select bool_and((subject = 'order:created') = (place % 2 = 1))
-         from (select subject, row_number() over (order by position) as place from bus.outbox)";
+         from (select subject, row_number() over (order by position) as place from bus.log)";
     assert!(orders.one::<bool>(alternate).await);
 }

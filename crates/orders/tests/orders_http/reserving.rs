@@ -57,9 +57,8 @@ async fn a_reservations_price_is_the_tickets_to_the_cent() {
     for (price, kept) in [("0", "0.00"), ("0.29", "0.29"), ("1000000", "1000000.00")] {
         let order = orders.buyer("anna").reserve(orders.ticket(price).await).await;
         let id = order.id();
-        let event: String = orders
-            .one(&format!("select envelope from bus.outbox where envelope like '%{id}%'"))
-            .await;
+        let event: String =
+            orders.one(&format!("select envelope from bus.log where envelope like '%{id}%'")).await;
         for text in [&order.body, &event] {
             assert!(text.contains(&format!(r#""price":{kept},"#)), "{text}");
         }
@@ -193,7 +192,7 @@ async fn of_fifty_buyers_at_once_one_gets_the_ticket() {
 async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
-    orders.execute("alter table bus.outbox rename to away").await;
+    orders.execute("alter table bus.log rename to away").await;
     for answer in [anna.reserve(ticket).await, anna.reserve_with_key("k", ticket).await] {
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.detail(), "The service failed; its log says why.");

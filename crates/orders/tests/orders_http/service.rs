@@ -182,7 +182,7 @@ impl Service {
     pub(crate) async fn events(&self, order: &str) -> Vec<Value> {
         let events: Value = self
             .one(&format!(
-                "select coalesce(jsonb_agg(envelope::jsonb order by position), '[]') from bus.outbox
+                "select coalesce(jsonb_agg(envelope::jsonb order by position), '[]') from bus.log
                  where envelope::jsonb ->> 'subject' = '{order}'"
             ))
             .await;

@@ -1,6 +1,7 @@
 //! How fast the system is, beside limits that are measured in the same run: machines differ and
 //! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`,
-//! `-- drain`, `-- delay` or `-- order`.
+//! `-- drain`, `-- delay` or `-- order`; on more and more history with `-- history`, of other sizes with
+//! `-- history 1000 1000000`.
 //!
 //! Everything is real: servers that sync to the disk, services as processes of a release build that
 //! log warnings only.
@@ -10,6 +11,7 @@
 mod client;
 mod delay;
 mod drain;
+mod history;
 mod order;
 mod post;
 mod system;
@@ -36,5 +38,10 @@ async fn main() {
     }
     if wanted("order") {
         order::run().await;
+    }
+    // Only when asked for: ten million rows take a while to make.
+    if arguments.iter().any(|a| a == "history") {
+        let sizes: Vec<i64> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
+        history::run(&sizes).await;
     }
 }

@@ -160,7 +160,7 @@ async fn expire() {
     println!("  from the first to the last {seconds:.2} s");
     let told = Instant::now();
     until(async || {
-        let waiting = "select count(*) from bus.outbox where published_at is null";
+        let waiting = "select count(*) from bus.unpublished";
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(&system.orders_db).await.unwrap() == 0
     })
     .await;

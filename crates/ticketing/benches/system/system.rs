@@ -88,7 +88,7 @@ impl Processors {
         ];
         watched.extend(services.iter().map(|s| (s.name.clone(), s.child.pid(), 0.0)));
         for (name, pid, before) in &mut watched {
-            *before = seconds(name, *pid);
+            *before = cpu_seconds(name, *pid);
         }
         Self { watched, machine: busy(), begun: Instant::now() }
     }
@@ -97,7 +97,7 @@ impl Processors {
     pub(crate) fn show(self) {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let used = self.watched.iter().map(|(name, pid, before)| {
-            let processors = (seconds(name, *pid) - before) / elapsed;
+            let processors = (cpu_seconds(name, *pid) - before) / elapsed;
             format!("{name} {processors:.2}")
         });
         println!(
@@ -109,7 +109,7 @@ impl Processors {
 }
 
 /// Seconds of processor time of a process; of Postgres with its backends.
-fn seconds(name: &str, pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(name: &str, pid: u32) -> f64 {
     let own = ticks(pid).unwrap_or_default();
     let backends: f64 = if name == "postgres" {
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -149,8 +149,13 @@ fn ticks(pid: u32) -> Option<f64> {
 }
 
 /// Waits until a condition holds.
-pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) async fn until(holds: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, holds).await;
+}
+
+/// Waits until a condition holds, for so long.
+pub(crate) async fn until_within(patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !holds().await {
         assert!(Instant::now() < deadline, "waited in vain");
         sleep(Duration::from_millis(5)).await;

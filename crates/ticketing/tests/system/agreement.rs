@@ -166,7 +166,7 @@ impl World {
                 let event = OrderEvent::Created(OrderCreated(order));
                 handle(&self.tickets_db, &Orders::new(Wake::default()), event).await;
                 let told: Vec<String> =
-                    sqlx::query_scalar("delete from bus.outbox returning envelope")
+                    sqlx::query_scalar("delete from bus.log returning envelope")
                         .fetch_all(&self.tickets_db)
                         .await
                         .unwrap();

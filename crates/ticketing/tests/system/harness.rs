@@ -247,10 +247,7 @@ impl System {
 }
 
 async fn unpublished(outbox: &PgPool) -> i64 {
-    sqlx::query_scalar("select count(*) from bus.outbox where published_at is null")
-        .fetch_one(outbox)
-        .await
-        .unwrap()
+    sqlx::query_scalar("select count(*) from bus.unpublished").fetch_one(outbox).await.unwrap()
 }
 
 /// `None` when there was no answer, `Some(None)` when it was not 201.

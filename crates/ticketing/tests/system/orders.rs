@@ -167,7 +167,7 @@ async fn a_database_that_vanished_without_a_word_holds_up_no_expiry_once_it_is_b
 /// How often each order that has expired was told to have.
 async fn expiries_of_each(system: &System) -> Vec<i64> {
     sqlx::query_scalar(
-        "select count(*) from bus.outbox where subject = 'order:expired'
+        "select count(*) from bus.log where subject = 'order:expired'
          group by envelope::jsonb->>'subject'",
     )
     .fetch_all(&system.orders_db)

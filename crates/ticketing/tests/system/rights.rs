@@ -178,6 +178,8 @@ fn allowed(user: &str) -> Vec<&'static str> {
         "tickets" => &[
             "ticket:created",
             "ticket:updated",
+            "$JS.API.CONSUMER.LIST.TICKETS",
+            "$JS.API.DIRECT.GET.TICKETS",
             "$JS.API.CONSUMER.CREATE.ORDERS.tickets-service",
             "$JS.API.CONSUMER.INFO.ORDERS.tickets-service",
             "$JS.API.CONSUMER.MSG.NEXT.ORDERS.tickets-service",
@@ -189,6 +191,8 @@ fn allowed(user: &str) -> Vec<&'static str> {
             "order:completed",
             "order:cancelled",
             "order:expired",
+            "$JS.API.CONSUMER.LIST.ORDERS",
+            "$JS.API.DIRECT.GET.ORDERS",
             "$JS.API.CONSUMER.CREATE.TICKETS.orders-service",
             "$JS.API.CONSUMER.INFO.TICKETS.orders-service",
             "$JS.API.CONSUMER.MSG.NEXT.TICKETS.orders-service",

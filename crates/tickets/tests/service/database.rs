@@ -89,7 +89,7 @@ impl Database {
     pub(crate) async fn counts(&self, table: &str, rows: i64, events: i64) {
         let counted = [
             self.one::<i64>(&format!("select count(*) from {table}")).await,
-            self.one("select count(*) from bus.outbox").await,
+            self.one("select count(*) from bus.log").await,
         ];
         assert_eq!(counted, [rows, events], "{table} and events");
     }

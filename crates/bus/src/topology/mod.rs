@@ -1,19 +1,23 @@
 //! What must exist on the server: streams, queue groups, buckets. Made if missing, checked if
 //! there, in this one place.
 
+mod refusal;
+mod streams;
+
 use std::time::Duration;
 
 use async_nats::jetstream::{
     Context, ErrorCode,
     consumer::{AckPolicy, DeliverPolicy, FromConsumer, IntoConsumerConfig, pull},
-    context::GetStreamErrorKind,
     kv,
-    stream::{Config, ConsumerErrorKind, DiscardPolicy, Info, RetentionPolicy, StorageType},
+    stream::{ConsumerErrorKind, StorageType},
 };
 use tracing::{info, warn};
 
-use crate::connection::Bus;
-use crate::event::Stream;
+pub(crate) use refusal::Refusal;
+pub use streams::{GroupState, StreamState, groups, message_id, stream};
+
+use crate::{connection::Bus, event::Stream};
 
 /// How long a stream keeps an event: the time that a group may be away, or a new one look back.
 pub const STREAM_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -40,98 +44,6 @@ pub enum TopologyError {
         /// What differs, and how to mend it.
         why: String,
     },
-}
-
-/// What a stream says of itself. Its creation time is its identity: a stream that was wiped and
-/// made again counts from one under the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamState {
-    /// When this incarnation was made.
-    pub created: time::OffsetDateTime,
-    /// The sequence of its newest message.
-    pub last_sequence: u64,
-}
-
-impl From<Info> for StreamState {
-    fn from(info: Info) -> Self {
-        Self { created: info.created, last_sequence: info.state.last_sequence }
-    }
-}
-
-/// Makes sure of a stream.
-///
-/// # Errors
-/// [`TopologyError`].
-pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError> {
-    let found = bus.jetstream.get_stream(wanted.name).await;
-    let info = match found {
-        Ok(stream) => stream.cached_info().clone(),
-        Err(error) if is_missing(&error.kind()) => return create_stream(bus, wanted).await,
-        Err(error) => return Err(TopologyError::Away(error.to_string())),
-    };
-    check_stream(&info.config)?;
-    let missing: Vec<String> = wanted
-        .subjects
-        .iter()
-        .filter(|subject| !info.config.subjects.iter().any(|found| found == *subject))
-        .map(ToString::to_string)
-        .collect();
-    if missing.is_empty() {
-        return Ok(info.into());
-    }
-    // Only ever added: an older release beside this one must keep its subjects.
-    info!(stream = wanted.name, subjects = ?missing, "adding subjects to the stream");
-    let mut config = info.config;
-    config.subjects.extend(missing);
-    let updated = bus.jetstream.update_stream(config).await.map_err(away)?;
-    Ok(updated.into())
-}
-
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-async fn create_stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError> {
-    let config = Config {
-        name: wanted.name.to_owned(),
-        subjects: wanted.subjects.iter().map(ToString::to_string).collect(),
-        retention: RetentionPolicy::Limits,
-        storage: StorageType::File,
-        // A full stream refuses what is new, which the outbox keeps, rather than drop what a
-        // group has not read yet.
-        discard: DiscardPolicy::New,
-        max_age: STREAM_MAX_AGE,
-        duplicate_window: DUPLICATE_WINDOW,
-        num_replicas: bus.replicas,
-        allow_direct: true,
-        ..Config::default()
-    };
-    // Several processes may get here at once: the same configuration twice is no error.
-    let created = bus.jetstream.create_stream(config).await.map_err(away)?;
-    info!(stream = wanted.name, "made the stream");
-    Ok(created.cached_info().clone().into())
-}
-
-fn check_stream(found: &Config) -> Result<(), TopologyError> {
-    let drift = |why: &str| {
-        Err(TopologyError::Drift { what: format!("stream {}", found.name), why: why.to_owned() })
-    };
-    if found.retention != RetentionPolicy::Limits {
-        return drift("its retention must be limits, so that every group gets every event");
-    }
-    if found.no_ack {
-        return drift("it must confirm what it stores (no_ack is set)");
-    }
-    if found.sealed {
-        return drift("it is sealed");
-    }
-    if found.storage == StorageType::Memory {
-        warn!(
-            stream = found.name,
-            "the stream is kept in memory: a restart of NATS empties it, and the outbox fills it again"
-        );
-    }
-    Ok(())
 }
 
 /// Makes sure of a queue group's consumer: one durable that all members share.

@@ -1,0 +1,107 @@
+//! What a stream may lose, and which ranges of the log that touches.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::topology::STREAM_MAX_AGE;
+
+/// A stream forgets a message at its age, some seconds early or late. What is that old is no loss.
+const AGE_SLACK: Duration = Duration::from_secs(600);
+
+/// How many ranges one statement marks.
+pub(crate) const PIECE: u64 = 2_000;
+/// What a stream has lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Everything: it is another stream of the same name.
+    All,
+    /// Its end, from this sequence on.
+    From(i64),
+    /// What one range had stored. Others have written there since.
+    Range(i64),
+    /// What is below this sequence: purged, or dropped by a limit.
+    Below(i64),
+    /// Single messages.
+    Holes(Vec<i64>),
+}
+
+impl Loss {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::All => "the stream was made anew",
+            Self::From(_) => "the end of the stream",
+            Self::Range(_) => "a part of the stream, written over by others",
+            Self::Below(_) => "the beginning of the stream",
+            Self::Holes(_) => "single messages",
+        }
+    }
+}
+
+/// Marks a piece of what a loss touches. Returns how many ranges and events.
+pub(crate) async fn mark(
+    connection: &mut PgConnection,
+    stream: &str,
+    created: OffsetDateTime,
+    acknowledged: i64,
+    loss: &Loss,
+) -> Result<(u64, i64), sqlx::Error> {
+    // What a stream forgets by age, or what every group had, is no loss.
+    let had = "last_sequence > $3 and begun_at > clock_timestamp() - $5";
+    let (which, from, holes): (String, i64, &[i64]) = match loss {
+        Loss::All => ("created <> $2".to_owned(), 0, &[]),
+        Loss::From(sequence) => ("created = $2 and last_sequence >= $4".to_owned(), *sequence, &[]),
+        Loss::Range(number) => ("number = $4".to_owned(), *number, &[]),
+        Loss::Below(first) => {
+            (format!("created = $2 and first_sequence < $4 and {had}"), *first, &[])
+        }
+        Loss::Holes(holes) => (
+            format!(
+                "created = $2 and {had} and exists (select from unnest($6) as hole
+                 where hole > $3 and hole between first_sequence and last_sequence)"
+            ),
+            0,
+            holes,
+        ),
+    };
+    let marked: (i64, Option<i64>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "with marked as (
+             update bus.ranges set lost = true
+             where number in (select number from bus.ranges
+                              where stream = $1 and not lost and {which} limit {PIECE})
+             returning events)
+         select count(*), sum(events)::bigint from marked
+         where $2::timestamptz is not null and $3::bigint is not null and $4::bigint is not null
+           and $5::interval is not null and $6::bigint[] is not null"
+    )))
+    .bind(stream)
+    .bind(created)
+    .bind(acknowledged)
+    .bind(from)
+    .bind(STREAM_MAX_AGE - AGE_SLACK)
+    .bind(holes)
+    .fetch_one(connection)
+    .await?;
+    Ok((marked.0.unsigned_abs(), marked.1.unwrap_or_default()))
+}
+
+/// The newest ranges of an incarnation below a sequence: number, last sequence, and the event there.
+pub(crate) async fn newest(
+    connection: &mut PgConnection,
+    stream: &str,
+    created: OffsetDateTime,
+    below: i64,
+) -> Result<Vec<(i64, i64, Uuid)>, sqlx::Error> {
+    sqlx::query_as(
+        "select number, last_sequence, last_id from bus.ranges
+         where stream = $1 and created = $2 and not lost and last_sequence < $3
+         order by last_sequence desc limit 200",
+    )
+    .bind(stream)
+    .bind(created)
+    .bind(below)
+    .fetch_all(connection)
+    .await
+}

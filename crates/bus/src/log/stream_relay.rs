@@ -1,0 +1,290 @@
+//! The relay of one stream: waits for its turn, then publishes pages, compares the stream, and looks after
+//! what is past its time.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Place,
+    cursor::{Cursor, Loaded},
+    import,
+    page::{self, Part},
+    publish::Publisher,
+    ranges::{Ranges, Span},
+    retention,
+    session::{Session, bounded},
+};
+use crate::{
+    connection::{Bus, Link},
+    event::Stream,
+    relay::RETENTION,
+    shutdown::Shutdown,
+    topology::Refusal,
+};
+
+/// How often the log is looked at when nobody wakes the relay: what another process wrote. It is also how
+/// often a relay that waits asks for its turn, and below the time after which an idle session ends.
+const POLL: Duration = Duration::from_secs(1);
+/// How often the stream is compared with what it had confirmed.
+const VERIFY: Duration = Duration::from_secs(5);
+/// How often partitions and ranges past their time are looked for.
+const RETAIN: Duration = Duration::from_secs(60);
+/// The longest pause after failures.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a stopping relay tries to send off what is there.
+const LAST_ROUND: Duration = Duration::from_secs(2);
+
+/// The relay of one stream.
+#[derive(Debug)]
+pub(crate) struct StreamRelay {
+    pub(crate) bus: Bus,
+    pool: PgPool,
+    pub(crate) stream: &'static Stream,
+    pub(crate) wake: watch::Receiver<()>,
+    /// While it is this relay's turn.
+    session: Option<Session>,
+    pub(crate) cursor: Cursor,
+    pub(crate) ranges: Ranges,
+    /// Since the stream was verified.
+    pub(crate) publisher: Option<Publisher>,
+    /// The groups that the stream has had.
+    pub(crate) groups: Vec<String>,
+    refusal: Refusal,
+    /// Whether ranges may have to be published again.
+    pub(crate) lost: bool,
+    /// How many events were, since it was last said.
+    pub(crate) refilled: u64,
+}
+
+impl StreamRelay {
+    /// A relay that has not had its turn.
+    pub(crate) fn new(
+        bus: Bus,
+        pool: PgPool,
+        stream: &'static Stream,
+        wake: watch::Receiver<()>,
+    ) -> Self {
+        Self {
+            bus,
+            pool,
+            stream,
+            wake,
+            session: None,
+            cursor: Cursor::default(),
+            ranges: Ranges::default(),
+            publisher: None,
+            groups: Vec::new(),
+            refusal: Refusal::of(stream.name),
+            lost: true,
+            refilled: 0,
+        }
+    }
+
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let (mut backoff, mut failures) = (Duration::ZERO, 0_u32);
+        while !shutdown.has_begun() {
+            let ended = tokio::select! {
+                // Cut off at any point, the cursor is where it was and the events go out again.
+                () = shutdown.begun() => break,
+                ended = self.turn() => ended,
+            };
+            if let Err(error) = ended {
+                // Whatever was under way on the session ends with it.
+                self.session = None;
+                if let Some(pause) = self.refusal.note(&error) {
+                    tokio::select! {
+                        () = shutdown.begun() => break,
+                        () = sleep(pause) => continue,
+                    }
+                }
+                backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
+                // Said once for a row of failures: an outage is not news every second.
+                if failures == 0 {
+                    warn!(
+                        stream = self.stream.name,
+                        error = format!("{error:#}"),
+                        "the relay pauses"
+                    );
+                } else {
+                    debug!(
+                        stream = self.stream.name,
+                        error = format!("{error:#}"),
+                        failures,
+                        "the relay still pauses"
+                    );
+                }
+                failures += 1;
+                tokio::select! {
+                    () = shutdown.begun() => break,
+                    () = sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))) => {}
+                }
+            } else {
+                (backoff, failures) = (Duration::ZERO, 0);
+            }
+        }
+        if self.publisher.is_some() && self.session.is_some() && self.bus.link().borrow().up {
+            // Whatever is left is published by the next process; this only spares it the wait.
+            let _ = tokio::time::timeout(LAST_ROUND, self.last_round()).await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn session(&mut self) -> anyhow::Result<&mut Session> {
+        self.session.as_mut().context("it is not this relay's turn")
+    }
+
+    /// Waits for this relay's turn, and relays for as long as one connection to NATS holds and nothing
+    /// fails. A process that has lost NATS gives the turn to one that may not have.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        self.session = None;
+        self.bus.connected().await;
+        let mut session = Session::open(&self.pool).await?;
+        let mut link = self.bus.link();
+        while !session.lock(self.stream.name).await? {
+            sleep(POLL).await;
+            if !link.borrow_and_update().up {
+                return Ok(());
+            }
+        }
+        let cursor = Cursor::load(&mut session.connection, self.stream.name);
+        let (cursor, loaded) = bounded(cursor).await?;
+        if loaded == Loaded::Restored {
+            warn!(
+                stream = self.stream.name,
+                "the database has been restored into another cluster: what it may not have published before is published again"
+            );
+        }
+        (self.cursor, self.session) = (cursor, Some(session));
+        (self.publisher, self.lost) = (None, true);
+        self.ranges.forget();
+        debug!(stream = self.stream.name, "this process relays");
+        let epoch = link.borrow_and_update().epoch;
+        let ended = self.relay(&mut link, epoch).await;
+        self.session = None;
+        ended
+    }
+
+    async fn relay(&mut self, link: &mut watch::Receiver<Link>, epoch: u64) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let (mut verify_at, mut retain_at, mut import_at) = (now, now, now);
+        loop {
+            if link.borrow().epoch != epoch || !link.borrow().up {
+                return Ok(());
+            }
+            if Instant::now() >= verify_at {
+                self.verify().await?;
+                self.refusal.end();
+                verify_at = Instant::now() + VERIFY;
+                self.say_refilled();
+            }
+            self.wake.borrow_and_update();
+            let mut more = self.publish_page().await?;
+            if self.lost {
+                self.lost = self.refill(verify_at).await?;
+                more |= self.lost;
+            }
+            if Instant::now() >= import_at {
+                let imported = self.import().await?;
+                more |= imported;
+                import_at = Instant::now() + if imported { Duration::ZERO } else { POLL };
+            }
+            if Instant::now() >= retain_at {
+                self.retain().await?;
+                retain_at = Instant::now() + RETAIN;
+            }
+            if !more {
+                tokio::select! {
+                    _ = self.wake.changed() => {}
+                    () = sleep(POLL) => {}
+                    _ = link.changed() => {}
+                }
+            }
+        }
+    }
+
+    async fn last_round(&mut self) -> anyhow::Result<()> {
+        while self.publish_page().await? {}
+        Ok(())
+    }
+
+    /// Publishes the next page of new events. `false` when there was no more than that.
+    async fn publish_page(&mut self) -> anyhow::Result<bool> {
+        let cursor = self.cursor.clone();
+        let part = Part {
+            stream: self.stream.name,
+            done: &cursor.done,
+            target: cursor.target.as_deref(),
+            after: cursor.at(),
+            up_to: Place::END,
+        };
+        let page = bounded(page::read(&mut self.session()?.connection, part)).await?;
+        if page.events.is_empty() && cursor.target.is_none() {
+            // Nothing to take note of, but for a step that later pages will not have to look at.
+            return Ok(false);
+        }
+        let mut stored = None;
+        if !page.events.is_empty() {
+            stored = Some(self.publish(&page.events, None).await?.stored);
+        }
+        let end = if page.full { page.end } else { None };
+        let span = Span {
+            done: cursor.done.clone(),
+            target: page.target.clone(),
+            from: part.after,
+            to: end.unwrap_or(Place::END),
+        };
+        let (stream, ranges) = (self.stream.name, &mut self.ranges);
+        let connection =
+            &mut self.session.as_mut().context("it is not this relay's turn")?.connection;
+        bounded(ranges.record(connection, stream, span, stored, end.is_none())).await?;
+        self.cursor.advanced(&page.target, end);
+        self.store_cursor().await?;
+        let published = page.events.len() as u64;
+        metrics::counter!("bus_published_total").increment(published);
+        debug!(stream, events = published, last_sequence = self.cursor.last_sequence, "published");
+        Ok(page.full)
+    }
+
+    pub(crate) async fn store_cursor(&mut self) -> anyhow::Result<()> {
+        let connection =
+            &mut self.session.as_mut().context("it is not this relay's turn")?.connection;
+        let stored = bounded(self.cursor.store(connection, self.stream.name)).await?;
+        anyhow::ensure!(stored, "the stream's progress was written by somebody else");
+        Ok(())
+    }
+
+    /// Takes over a piece of what the release before left. `true` when there may be more.
+    async fn import(&mut self) -> anyhow::Result<bool> {
+        let connection = &mut self.session()?.connection;
+        let waiting = bounded(import::unpublished(connection)).await?;
+        let published = bounded(import::published(connection)).await?;
+        Ok(waiting + published > 0)
+    }
+
+    async fn retain(&mut self) -> anyhow::Result<()> {
+        let connection = &mut self.session()?.connection;
+        match bounded(retention::empty(connection, RETENTION, OffsetDateTime::now_utc())).await {
+            Ok(slots) if slots.is_empty() => {}
+            Ok(slots) => info!(?slots, "emptied partitions of the log past their retention"),
+            // 55P03: somebody reads it. It has days.
+            Err(error)
+                if error
+                    .as_database_error()
+                    .is_some_and(|e| e.code().as_deref() == Some("55P03")) =>
+            {
+                debug!(%error, "a partition of the log is in use, emptying it later");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        bounded(retention::forget_ranges(connection, RETENTION)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! Compares a stream with what it had confirmed. A server may lose its disk or the end of it, be given
+//! back an older store, be purged, or have messages deleted. Whatever a group may not have had is marked
+//! as lost, for the [`refill`](super::refill) to publish again.
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use super::{
+    losses::{Loss, PIECE, mark, newest},
+    publish::{Published, Publisher},
+    session::bounded,
+    stream_relay::StreamRelay,
+};
+use crate::{
+    connection::Bus,
+    to_microseconds,
+    topology::{self, GroupState, StreamState},
+};
+
+/// How many holes are asked for by their sequences. With more, everything that a group may not have had
+/// counts as lost.
+const HOLES: i64 = 100_000;
+
+impl StreamRelay {
+    /// Makes sure of the stream, compares it, and marks what it has lost.
+    pub(crate) async fn verify(&mut self) -> anyhow::Result<()> {
+        // Before the stream itself: a purge moves what groups have acknowledged as well.
+        let groups = topology::groups(&self.bus, self.stream).await;
+        let state = topology::stream(&self.bus, self.stream).await?;
+        let created = to_microseconds(state.created);
+        let losses = self.compare(&state, created).await?;
+        let removed = losses.iter().any(|loss| matches!(loss, Loss::Below(_) | Loss::Holes(_)));
+        for loss in &losses {
+            self.mark(created, loss).await?;
+        }
+        let before = self.cursor.clone();
+        let cursor = &mut self.cursor;
+        let replaced = cursor.created.is_some_and(|known| known != created);
+        let last = i64::try_from(state.last_sequence)?;
+        let tail_lost =
+            losses.iter().any(|loss| matches!(loss, Loss::All | Loss::From(_) | Loss::Range(_)));
+        if tail_lost || cursor.created.is_none() {
+            (cursor.last_sequence, cursor.last_id) = (last, None);
+        }
+        cursor.created = Some(created);
+        cursor.first_sequence = i64::try_from(state.first_sequence)?;
+        cursor.deleted = i64::try_from(state.deleted)?;
+        cursor.acknowledged = if replaced { 0 } else { cursor.acknowledged.min(last) };
+        if let Ok(groups) = groups
+            && !removed
+            && !replaced
+        {
+            self.note_groups(groups)?;
+        }
+        if self.cursor != before {
+            self.store_cursor().await?;
+        }
+        self.publisher = Some(Publisher {
+            bus: self.bus.clone(),
+            stream: self.stream.name,
+            created,
+            atomic: state.atomic,
+        });
+        Ok(())
+    }
+
+    /// Keeps what every group has acknowledged. While one is missing, its place is not known.
+    fn note_groups(&mut self, groups: Vec<GroupState>) -> anyhow::Result<()> {
+        let complete = self.groups.iter().all(|name| groups.iter().any(|g| g.name == *name));
+        if let (Some(lowest), true) = (groups.iter().map(|g| g.acknowledged).min(), complete) {
+            self.cursor.acknowledged = self.cursor.acknowledged.max(i64::try_from(lowest)?);
+        }
+        for group in groups {
+            if !self.groups.contains(&group.name) {
+                self.groups.push(group.name);
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare(
+        &mut self,
+        state: &StreamState,
+        created: OffsetDateTime,
+    ) -> anyhow::Result<Vec<Loss>> {
+        let (first, last) =
+            (i64::try_from(state.first_sequence)?, i64::try_from(state.last_sequence)?);
+        let deleted = i64::try_from(state.deleted)?;
+        let cursor = &self.cursor;
+        let mut losses = Vec::new();
+        match cursor.created {
+            None => return Ok(losses),
+            Some(known) if known != created => return Ok(vec![Loss::All]),
+            Some(_) if last < cursor.last_sequence => losses.push(Loss::From(last + 1)),
+            Some(_) => losses.extend(self.overwritten().await?),
+        }
+        // A stream that never held anything has none, or 1.
+        if first > self.cursor.first_sequence.max(1) {
+            losses.push(Loss::Below(first));
+        }
+        if deleted > self.cursor.deleted {
+            losses.push(match holes(&self.bus, self.stream.name, deleted).await? {
+                Some(holes) => Loss::Holes(holes),
+                None => Loss::Below(last + 1),
+            });
+        }
+        Ok(losses)
+    }
+
+    /// What the stream was given back without, and others have written over: each range whose last
+    /// message is not there any more, from the newest back to one that is.
+    pub(crate) async fn overwritten(&mut self) -> anyhow::Result<Vec<Loss>> {
+        let (Some(created), Some(last_id)) = (self.cursor.created, self.cursor.last_id) else {
+            return Ok(Vec::new());
+        };
+        let last = self.cursor.last_sequence;
+        if self.holds(last, last_id).await? != Some(false) {
+            return Ok(Vec::new());
+        }
+        let (mut losses, mut below) = (Vec::new(), i64::MAX);
+        loop {
+            let stream = self.stream.name;
+            let ranges = newest(&mut self.session()?.connection, stream, created, below);
+            let ranges = bounded(ranges).await?;
+            if ranges.is_empty() {
+                return Ok(losses);
+            }
+            for (number, last_sequence, last_id) in ranges {
+                if self.holds(last_sequence, last_id).await? == Some(true) {
+                    return Ok(losses);
+                }
+                losses.push(Loss::Range(number));
+                below = last_sequence;
+            }
+        }
+    }
+
+    /// Whether the stream holds an event at a sequence. `None` when it holds nothing there.
+    async fn holds(&self, sequence: i64, event: Uuid) -> anyhow::Result<Option<bool>> {
+        let sequence = u64::try_from(sequence)?;
+        let found = topology::message_id(&self.bus, self.stream, sequence).await?;
+        Ok(found.map(|id| id.starts_with(&event.to_string())))
+    }
+
+    /// What a confirmation tells of the stream. Marked before the cursor moves, so that a relay which
+    /// dies in between leaves nothing to be found out.
+    pub(crate) async fn note(&mut self, published: &Published) -> anyhow::Result<()> {
+        let Some(created) = self.cursor.created else { return Ok(()) };
+        let (first, last) = (published.stored.first_sequence, self.cursor.last_sequence);
+        if first <= last {
+            // It was confirmed before: the stream has lost its end and counts it anew.
+            self.mark(created, &Loss::From(first)).await?;
+            (self.cursor.last_sequence, self.cursor.last_id) = (0, None);
+        } else if first > last + 1 {
+            // Others have written here. Over what was confirmed?
+            for loss in self.overwritten().await? {
+                self.mark(created, &loss).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the ranges that a loss touches, piece by piece.
+    pub(crate) async fn mark(
+        &mut self,
+        created: OffsetDateTime,
+        loss: &Loss,
+    ) -> anyhow::Result<()> {
+        self.ranges.forget();
+        let acknowledged = self.cursor.acknowledged;
+        let mut events = 0;
+        loop {
+            let (stream, connection) = (self.stream.name, &mut self.session()?.connection);
+            let (ranges, lost) =
+                bounded(mark(connection, stream, created, acknowledged, loss)).await?;
+            events += lost;
+            if ranges < PIECE {
+                break;
+            }
+        }
+        if events > 0 {
+            self.lost = true;
+            error!(
+                stream = self.stream.name,
+                events,
+                loss = loss.name(),
+                "the stream has lost events, publishing them again"
+            );
+        } else {
+            // By age, say. What every group had is no loss.
+            debug!(stream = self.stream.name, loss = loss.name(), "the stream holds fewer events");
+        }
+        Ok(())
+    }
+}
+
+/// The sequences that a stream misses. `None` when there are too many to ask for.
+async fn holes(bus: &Bus, stream: &str, deleted: i64) -> anyhow::Result<Option<Vec<i64>>> {
+    #[derive(Deserialize)]
+    struct Info {
+        state: State,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        #[serde(default)]
+        deleted: Vec<i64>,
+    }
+    if deleted > HOLES {
+        return Ok(None);
+    }
+    let asked = serde_json::json!({ "deleted_details": true });
+    let info: Info = bus.jetstream.request(format!("STREAM.INFO.{stream}"), &asked).await?;
+    Ok(Some(info.state.deleted))
+}

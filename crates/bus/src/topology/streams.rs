@@ -1,0 +1,276 @@
+//! A stream as it must be: made if missing, set right where it could lose events, refused with the reason
+//! where that cannot be done.
+//!
+//! | Setting | An edit is |
+//! |---|---|
+//! | subjects | completed; never taken away from, as another release may need them |
+//! | max_msgs, max_bytes, max_msgs_per_subject, max_msg_size, discard | set right: a limit drops or refuses events |
+//! | max_age, duplicate_window | set right if shorter; longer ones are the operator's choice |
+//! | no_ack, subject_transform, sources, republish | set right |
+//! | allow_direct, allow_atomic | set right |
+//! | retention, sealed, mirror | refused: the server cannot change them |
+//! | storage, replicas, placement, compression, metadata, description, consumer limits, deny_delete, deny_purge, rollup, TTLs | the operator's choice |
+
+use std::{future::Future, time::Duration};
+
+use async_nats::jetstream::{
+    ErrorCode,
+    context::GetStreamErrorKind,
+    stream::{
+        Config, DirectGetErrorKind, DiscardPolicy, Info, PersistenceMode, RetentionPolicy,
+        StorageType,
+    },
+};
+use futures::TryStreamExt;
+use serde::Deserialize;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away};
+use crate::{
+    connection::{Bus, REQUEST_TIMEOUT},
+    event::Stream,
+};
+
+/// How many groups of a stream are looked at. A server lists 256 at a time.
+const GROUPS: usize = 1_024;
+
+/// What a stream says of itself. Its creation time is its identity: a stream that was wiped and
+/// made again counts from one under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamState {
+    /// When this incarnation was made.
+    pub created: time::OffsetDateTime,
+    /// The sequence of its oldest message; one above the newest when it holds none.
+    pub first_sequence: u64,
+    /// The sequence of its newest message.
+    pub last_sequence: u64,
+    /// How many messages between the two are missing.
+    pub deleted: u64,
+    /// Whether it takes atomic batches.
+    pub atomic: bool,
+}
+
+impl From<&Info> for StreamState {
+    fn from(info: &Info) -> Self {
+        Self {
+            created: info.created,
+            first_sequence: info.state.first_sequence,
+            last_sequence: info.state.last_sequence,
+            deleted: info.state.deleted_count.unwrap_or_default(),
+            atomic: info.config.allow_atomic_publish,
+        }
+    }
+}
+
+/// Makes sure of a stream.
+///
+/// # Errors
+/// [`TopologyError`].
+pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError> {
+    let info = match bounded(bus.jetstream.get_stream(wanted.name)).await? {
+        Ok(stream) => stream.cached_info().clone(),
+        Err(error) if is_missing(&error.kind()) => return create(bus, wanted).await,
+        Err(error) => return Err(away(error)),
+    };
+    refuse(&info.config)?;
+    let (config, changes) = set_right(&info.config, wanted, takes_batches(bus, &info.config));
+    if changes.is_empty() {
+        return Ok((&info).into());
+    }
+    warn!(stream = wanted.name, ?changes, "setting the stream right");
+    let updated = bounded(bus.jetstream.update_stream(config)).await?;
+    Ok((&updated.map_err(away)?).into())
+}
+
+fn is_missing(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Atomic batches came with nats-server 2.12. They need a stream that is written to the disk before it
+/// confirms.
+fn takes_batches(bus: &Bus, config: &Config) -> bool {
+    bus.client.is_server_compatible(2, 12, 0)
+        && !matches!(config.persist_mode, Some(PersistenceMode::Async))
+}
+
+async fn create(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError> {
+    let config = Config {
+        name: wanted.name.to_owned(),
+        subjects: wanted.subjects.iter().map(ToString::to_string).collect(),
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        // A full stream refuses what is new, which the outbox keeps, rather than drop what a
+        // group has not read yet.
+        discard: DiscardPolicy::New,
+        max_age: STREAM_MAX_AGE,
+        duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: bus.replicas,
+        allow_direct: true,
+        allow_atomic_publish: bus.client.is_server_compatible(2, 12, 0),
+        ..Config::default()
+    };
+    // Several processes may get here at once: the same configuration twice is no error.
+    let created = bounded(bus.jetstream.create_stream(config)).await?.map_err(away)?;
+    info!(stream = wanted.name, "made the stream");
+    Ok(created.cached_info().into())
+}
+
+/// What the server cannot change.
+fn refuse(found: &Config) -> Result<(), TopologyError> {
+    let drift = |why: &str| {
+        Err(TopologyError::Drift { what: format!("stream {}", found.name), why: why.to_owned() })
+    };
+    if found.retention != RetentionPolicy::Limits {
+        return drift(
+            "its retention must be limits, so that every group gets every event; \
+                      delete it, and it is made and filled again",
+        );
+    }
+    if found.sealed {
+        return drift("it is sealed; delete it, and it is made and filled again");
+    }
+    if found.mirror.is_some() {
+        return drift("it mirrors another; delete it, and it is made and filled again");
+    }
+    Ok(())
+}
+
+/// The configuration as it must be, and what that changes.
+fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<String>) {
+    let (mut config, mut changes) = (found.clone(), Vec::new());
+    for subject in wanted.subjects {
+        if !config.subjects.iter().any(|found| found == subject) {
+            changes.push(format!("subjects: {subject} added"));
+            config.subjects.push((*subject).to_owned());
+        }
+    }
+    let mut set = |name: &str, differs: bool, from: String, to: &str| {
+        if differs {
+            changes.push(format!("{name}: {from} → {to}"));
+        }
+        differs
+    };
+    let limited = |limit: i64| limit > 0;
+    let limits = [
+        ("max_msgs", &mut config.max_messages),
+        ("max_bytes", &mut config.max_bytes),
+        ("max_msgs_per_subject", &mut config.max_messages_per_subject),
+    ];
+    for (name, limit) in limits {
+        if set(name, limited(*limit), limit.to_string(), "no limit") {
+            *limit = -1;
+        }
+    }
+    let size = config.max_message_size;
+    if set("max_msg_size", size > 0, size.to_string(), "no limit") {
+        config.max_message_size = -1;
+    }
+    if set("discard", config.discard != DiscardPolicy::New, format!("{:?}", config.discard), "new")
+    {
+        config.discard = DiscardPolicy::New;
+    }
+    config.discard_new_per_subject = false;
+    let shorter = |age: Duration, wanted: Duration| !age.is_zero() && age < wanted;
+    let age = config.max_age;
+    if set("max_age", shorter(age, STREAM_MAX_AGE), format!("{age:?}"), "14 days") {
+        config.max_age = STREAM_MAX_AGE;
+    }
+    let window = config.duplicate_window;
+    if set("duplicate_window", window < DUPLICATE_WINDOW, format!("{window:?}"), "2 minutes") {
+        config.duplicate_window = DUPLICATE_WINDOW;
+    }
+    let flags = [
+        ("no_ack", &mut config.no_ack, false),
+        ("allow_direct", &mut config.allow_direct, true),
+        ("allow_atomic", &mut config.allow_atomic_publish, batches || found.allow_atomic_publish),
+    ];
+    for (name, flag, wanted) in flags {
+        if set(name, *flag != wanted, flag.to_string(), &wanted.to_string()) {
+            *flag = wanted;
+        }
+    }
+    let set_up = "set".to_owned();
+    if set("subject_transform", config.subject_transform.is_some(), set_up.clone(), "none") {
+        config.subject_transform = None;
+    }
+    let sourced = config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+    if set("sources", sourced, set_up.clone(), "none") {
+        config.sources = None;
+    }
+    if set("republish", config.republish.is_some(), set_up, "none") {
+        config.republish = None;
+    }
+    (config, changes)
+}
+
+/// How far a queue group is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group's name.
+    pub name: String,
+    /// Everything up to this sequence has been acknowledged.
+    pub acknowledged: u64,
+    /// How many events it has not acknowledged.
+    pub pending: u64,
+}
+
+/// Every queue group of a stream.
+///
+/// # Errors
+/// [`TopologyError::Away`].
+pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, TopologyError> {
+    let listed = async {
+        let stream = bus.jetstream.get_stream_no_info(stream.name).await.map_err(away)?;
+        let (mut consumers, mut groups) = (stream.consumers(), Vec::new());
+        while let Some(consumer) = consumers.try_next().await.map_err(away)?
+            && groups.len() < GROUPS
+        {
+            // What has no durable name is somebody's look at the stream.
+            if consumer.config.durable_name.is_some() {
+                groups.push(GroupState {
+                    acknowledged: consumer.ack_floor.stream_sequence,
+                    pending: consumer.num_pending + consumer.num_ack_pending as u64,
+                    name: consumer.name,
+                });
+            }
+        }
+        Ok(groups)
+    };
+    bounded(listed).await?
+}
+
+/// The `Nats-Msg-Id` of the message at a sequence; without one, the `id` of the CloudEvent that it is;
+/// empty when it is neither. `None` when the stream holds nothing there.
+///
+/// # Errors
+/// [`TopologyError::Away`].
+pub async fn message_id(
+    bus: &Bus,
+    stream: &Stream,
+    sequence: u64,
+) -> Result<Option<String>, TopologyError> {
+    #[derive(Default, Deserialize)]
+    struct Id {
+        #[serde(default)]
+        id: String,
+    }
+    let found = async {
+        let stream = bus.jetstream.get_stream_no_info(stream.name).await.map_err(away)?;
+        match stream.direct_get(sequence).await {
+            Ok(message) => {
+                Ok(Some(match message.headers.get(async_nats::header::NATS_MESSAGE_ID) {
+                    Some(id) => id.to_string(),
+                    None => serde_json::from_slice::<Id>(&message.payload).unwrap_or_default().id,
+                }))
+            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(away(error)),
+        }
+    };
+    bounded(found).await?
+}
+
+async fn bounded<T>(asked: impl Future<Output = T>) -> Result<T, TopologyError> {
+    timeout(REQUEST_TIMEOUT, asked).await.map_err(|_| away("no answer in time"))
+}

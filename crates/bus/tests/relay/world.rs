@@ -1,0 +1,174 @@
+//! A nats-server, a Postgres, and relays that can be killed.
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use async_nats::jetstream::{self, consumer::pull, stream};
+use bus::{
+    connection::{Bus, Options},
+    envelope::Envelope,
+    event::{Event, Stream},
+    outbox,
+    relay::Relay,
+    shutdown::Shutdown,
+};
+use embedded::{NatsServer, Postgres};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep},
+};
+
+/// Nothing takes this long unless it is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Waits until a condition holds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+pub(crate) const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ParcelSent {
+    pub(crate) number: i64,
+}
+
+impl Event for ParcelSent {
+    const SUBJECT: &'static str = "parcel:sent";
+    const STREAM: &'static Stream = &PARCELS;
+    const SCHEMA_VERSION: u32 = 1;
+    const SOURCE: &'static str = "/parcels";
+
+    fn about(&self) -> String {
+        self.number.to_string()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) nats: NatsServer,
+    pub(crate) postgres: Postgres,
+    pub(crate) pool: PgPool,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let (nats, postgres) =
+            tokio::join!(NatsServer::builder().start(), Postgres::builder().fsync(false).start());
+        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        let database = postgres.create_database("parcels").await.unwrap();
+        let pool = PgPool::connect(&database).await.unwrap();
+        bus::migrate(&pool).await.unwrap();
+        Self { nats, postgres, pool }
+    }
+
+    /// A process with a relay.
+    pub(crate) fn relay(&self, name: &str) -> Process {
+        Process::start(name, self.nats.url(), self.postgres.url("parcels"))
+    }
+
+    /// Commits these parcels' events in one transaction.
+    pub(crate) async fn send(&self, numbers: impl IntoIterator<Item = i64>) {
+        let mut tx = self.pool.begin().await.unwrap();
+        put(&mut tx, numbers).await;
+        tx.commit().await.unwrap();
+    }
+
+    pub(crate) async fn stream(&self) -> stream::Stream {
+        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        jetstream::new(client).get_stream(PARCELS.name).await.unwrap()
+    }
+
+    /// How often the stream holds each parcel's event.
+    pub(crate) async fn stored(&self) -> BTreeMap<i64, usize> {
+        let Ok(client) = async_nats::connect(self.nats.url()).await else { return BTreeMap::new() };
+        let Ok(mut stream) = jetstream::new(client).get_stream(PARCELS.name).await else {
+            return BTreeMap::new();
+        };
+        let mut missing = stream.info().await.unwrap().state.messages;
+        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.unwrap();
+        let mut messages = consumer.messages().await.unwrap();
+        let mut stored = BTreeMap::new();
+        while missing > 0 {
+            let message = messages.next().await.unwrap().unwrap();
+            missing -= 1;
+            let Ok(envelope) = Envelope::parse(&message.payload) else { continue };
+            let ParcelSent { number } = serde_json::from_str(envelope.data.get()).unwrap();
+            *stored.entry(number).or_default() += 1;
+        }
+        stored
+    }
+
+    pub(crate) async fn until_stored(&self, numbers: impl IntoIterator<Item = i64>) {
+        let numbers: Vec<i64> = numbers.into_iter().collect();
+        until(&format!("{} events are stored", numbers.len()), || async {
+            let stored = self.stored().await;
+            numbers.iter().all(|number| stored.contains_key(number))
+        })
+        .await;
+    }
+
+    /// Waits until everything is published, and nothing waits to be published again.
+    pub(crate) async fn until_quiet(&self) {
+        until("nothing waits", || async {
+            let mut connection = self.pool.acquire().await.unwrap();
+            let depth = outbox::depth(&mut connection, PARCELS.name).await.unwrap();
+            let lost: bool =
+                sqlx::query_scalar("select exists (select from bus.ranges where lost)")
+                    .fetch_one(&mut *connection)
+                    .await
+                    .unwrap();
+            depth.unpublished == 0 && !lost
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn put(tx: &mut PgConnection, numbers: impl IntoIterator<Item = i64>) {
+    let sealed: Vec<_> =
+        numbers.into_iter().map(|number| outbox::seal(&ParcelSent { number }).unwrap()).collect();
+    outbox::put_sealed(tx, &sealed).await.unwrap();
+}
+
+/// A relay in a runtime of its own. Dropped, it is gone in the middle of whatever it did.
+pub(crate) struct Process {
+    runtime: Option<Runtime>,
+}
+
+impl Process {
+    pub(crate) fn start(name: &str, nats_url: String, database_url: String) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let options = Options {
+            servers: nats_url,
+            user: None,
+            certificate_authority: None,
+            stream_replicas: 1,
+            client_id: name.parse().unwrap(),
+            node: String::new(),
+        };
+        runtime.spawn(async move {
+            let (shutdown, mut reason) = Shutdown::new();
+            let bus = Bus::connect(&options, &shutdown).await.unwrap();
+            let pool = PgPool::connect_lazy(&database_url).unwrap();
+            let (relay, _wake) = Relay::new(bus, pool, &[&PARCELS]);
+            shutdown.spawn("relay", relay.run(shutdown.clone()));
+            let _ = reason.wait().await;
+        });
+        Self { runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

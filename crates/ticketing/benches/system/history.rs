@@ -1,0 +1,306 @@
+//! The same load on more and more history, which is made by SQL: what an event costs must not depend on
+//! how many there were. At last, the most history with its stream wiped: how soon new events are through,
+//! and how fast the old ones are published again.
+
+use std::{sync::LazyLock, time::Duration};
+
+use common::events::ticket::{Ticket, TicketCreated};
+use sqlx::{AssertSqlSafe, PgPool};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{
+    client::{BODY, Connection, post_all},
+    post::CONNECTIONS,
+    system::{PATIENCE, Service, System, cpu_seconds, until, until_within},
+};
+
+/// How many events of history, one run after the other.
+const SIZES: [i64; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
+const LOAD: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(20);
+/// How long a refill is watched at most.
+const REFILL: Duration = Duration::from_secs(1_800);
+
+/// An envelope with `ID` for the event's and the ticket's id, and `AT` for their time.
+static ENVELOPE: LazyLock<String> = LazyLock::new(|| {
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let ticket = Ticket {
+        id: Uuid::nil(),
+        title: "Concert".to_owned(),
+        price: "20.50".parse().unwrap(),
+        version: 1,
+        created_at: now,
+        updated_at: now,
+        hold: None,
+    };
+    common::bus::envelope::seal(Uuid::nil(), now, &TicketCreated(ticket))
+        .unwrap()
+        .replace(&Uuid::nil().to_string(), "ID")
+        .replace("1970-01-01T00:00:00Z", "AT")
+});
+
+/// Event number `n` of `$1`: its UUIDv7, and the time in it. The newest is an hour old, the oldest not
+/// quite two weeks.
+const EVENTS: &str = "
+    select n, at, (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0')
+                   || '7' || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid as id
+    from (select n, date_trunc('day', now()) - interval '1 hour'
+                    - ($1 - n) * interval '13 days' / $1 as at
+          from generate_series(1, $1::bigint) as n) as times";
+
+/// What a run measured.
+struct Measured {
+    history: i64,
+    posts: f64,
+    through: f64,
+    /// Microseconds of processor time an event, by process.
+    cost: Vec<(&'static str, f64)>,
+    /// Of one processor, in percent, by process.
+    idle: Vec<(&'static str, f64)>,
+    bytes: f64,
+}
+
+pub(crate) async fn run(sizes: &[i64]) {
+    let sizes = if sizes.is_empty() { &SIZES[..] } else { sizes };
+    println!("\nThe same load of {} s on more and more history", LOAD.as_secs());
+    let mut all: Vec<Measured> = Vec::new();
+    for (at, history) in sizes.iter().enumerate() {
+        let system = System::start().await;
+        let (tickets, orders) = tokio::join!(
+            system.service("tickets", "tickets-1"),
+            system.service("orders", "orders-1")
+        );
+        fill(&system, *history).await;
+        let measured = measure(&system, &tickets, &orders, *history).await;
+        show(&measured, all.first());
+        all.push(measured);
+        if at + 1 == sizes.len() {
+            refill(system, &tickets).await;
+        }
+    }
+}
+
+/// Makes the history: tickets, their events in the log with where they went, the copies of orders, and
+/// its inbox.
+async fn fill(system: &System, history: i64) {
+    let begun = Instant::now();
+    until(async || created(system).await.is_some()).await;
+    let created = created(system).await;
+    let sql = async |pool: &PgPool, statement: &str| {
+        let statement = statement.replace("EVENTS", EVENTS).replace("ENVELOPE", &ENVELOPE);
+        sqlx::query(AssertSqlSafe(statement)).bind(history).execute(pool).await.unwrap();
+    };
+    sql(
+        &system.tickets_db,
+        "insert into bus.log (slot, transaction, written_at, id, stream, subject, envelope)
+         select bus.log_slot(at), '2', at, id, 'TICKETS', 'ticket:created',
+                replace(replace('ENVELOPE', 'ID', id::text), 'AT',
+                        to_char(at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))
+         from (EVENTS) as events order by n",
+    )
+    .await;
+    sqlx::query(
+        "insert into bus.ranges (stream, created, first_sequence, last_sequence, last_id, done, target,
+                                 from_transaction, from_position, to_transaction, to_position, events)
+         select 'TICKETS', $1, 0, 0, gen_random_uuid(), '1:2:', '3:3:', '2', first - 1, '2',
+                least(first + 99999, last), least(100000, last - first + 1)
+         from (select min(position) as begin, max(position) as last from bus.log
+               where transaction = '2') as log,
+              lateral generate_series(begin, last, 100000) as first",
+    )
+    .bind(created)
+    .execute(&system.tickets_db)
+    .await
+    .unwrap();
+    sql(
+        &system.tickets_db,
+        "insert into tickets (id, title, price, version, created_at, updated_at)
+         select id, 'Concert', 20.50, 1, at, at from (EVENTS) as events",
+    )
+    .await;
+    sql(
+        &system.orders_db,
+        "insert into tickets (id, title, price, version, created_at, updated_at, event_id, processed_by)
+         select id, 'Concert', 20.50, 1, at, at, id, 'orders-1' from (EVENTS) as events",
+    )
+    .await;
+    sql(
+        &system.orders_db,
+        "insert into bus.inbox (queue_group, event_id, client_id, processed_at)
+         select 'orders-service', id, 'orders-1', at from (EVENTS) as events",
+    )
+    .await;
+    for pool in [&system.tickets_db, &system.orders_db] {
+        sqlx::raw_sql("vacuum analyze").execute(pool).await.unwrap();
+        sqlx::raw_sql("checkpoint").execute(pool).await.unwrap();
+    }
+    println!("  {history} events of history made in {:.0} s", begun.elapsed().as_secs_f64());
+}
+
+async fn created(system: &System) -> Option<OffsetDateTime> {
+    let created = "select created from bus.progress where stream = 'TICKETS'";
+    sqlx::query_scalar(created).fetch_optional(&system.tickets_db).await.ok().flatten().flatten()
+}
+
+async fn measure(system: &System, tickets: &Service, orders: &Service, history: i64) -> Measured {
+    let processes = [
+        ("nats-server", system.nats.process().unwrap().pid()),
+        ("postgres", system.postgres.process().unwrap().pid()),
+        ("tickets", tickets.child.pid()),
+        ("orders", orders.child.pid()),
+    ];
+    let used = || processes.map(|(name, pid)| (name, cpu_seconds(name, pid)));
+    let begun = Instant::now();
+    let (rows, size) = (copies(system).await, size(system).await);
+    let before = used();
+    let posted =
+        post_all(&tickets.address, "/api/tickets", || BODY.to_owned(), CONNECTIONS, LOAD).await;
+    until(async || waiting(system).await == 0).await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let events = count(copies(system).await - rows);
+    let cost = difference(before, used()).map(|(name, used)| (name, used * 1e6 / events)).collect();
+    let bytes = count(self::size(system).await - size) / events;
+    // What is measured is that nothing happens.
+    let before = used();
+    sleep(IDLE).await;
+    let idle = difference(before, used())
+        .map(|(name, used)| (name, used / IDLE.as_secs_f64() * 100.0))
+        .collect();
+    let through = events / elapsed;
+    Measured { history, posts: posted.per_second, through, cost, idle, bytes }
+}
+
+fn difference<const N: usize>(
+    before: [(&'static str, f64); N],
+    after: [(&'static str, f64); N],
+) -> impl Iterator<Item = (&'static str, f64)> {
+    before.into_iter().zip(after).map(|((name, before), (_, after))| (name, after - before))
+}
+
+/// Tickets that orders knows.
+async fn copies(system: &System) -> i64 {
+    // Of a table this large, the statistics of its insertions are what can be asked often.
+    sqlx::query_scalar(
+        "select n_tup_ins from pg_stat_user_tables where schemaname = 'public' and relname = 'tickets'",
+    )
+    .fetch_one(&system.orders_db)
+    .await
+    .unwrap()
+}
+
+/// Events that are not through yet.
+async fn waiting(system: &System) -> i64 {
+    let client = async_nats::connect(system.nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let group: async_nats::jetstream::consumer::PullConsumer =
+        jetstream.get_consumer_from_stream("orders-service", "TICKETS").await.unwrap();
+    let info = group.get_info().await.unwrap();
+    let unread = info.num_pending + info.num_ack_pending as u64;
+    unpublished(system).await + i64::try_from(unread).unwrap()
+}
+
+pub(crate) async fn unpublished(system: &System) -> i64 {
+    let mut connection = system.tickets_db.acquire().await.unwrap();
+    common::bus::outbox::depth(&mut connection, "TICKETS").await.unwrap().unpublished
+}
+
+/// Bytes of what the bus keeps, in both databases.
+async fn size(system: &System) -> i64 {
+    let mut bytes = 0;
+    for pool in [&system.tickets_db, &system.orders_db] {
+        let one: i64 = sqlx::query_scalar(
+            "select sum(pg_total_relation_size(c.oid))::bigint
+             from pg_class c join pg_namespace n on n.oid = relnamespace
+             where nspname = 'bus' and relkind = 'r'",
+        )
+        .fetch_one(pool)
+        .await
+        .unwrap();
+        bytes += one;
+    }
+    bytes
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn count(events: i64) -> f64 {
+    events as f64
+}
+
+fn show(measured: &Measured, first: Option<&Measured>) {
+    let ratio = |now: f64, first: Option<f64>| {
+        first.map_or_else(String::new, |first| format!(" ({:.2}×)", now / first))
+    };
+    let sum = |parts: &[(&str, f64)]| parts.iter().map(|(_, part)| part).sum::<f64>();
+    let each = |parts: &[(&str, f64)], digits: usize| {
+        let parts: Vec<_> =
+            parts.iter().map(|(name, part)| format!("{name} {part:.digits$}")).collect();
+        parts.join(", ")
+    };
+    println!(
+        "  {:>8}: {:.0} POST/s{}, {:.0}/s through to the rows{}",
+        measured.history,
+        measured.posts,
+        ratio(measured.posts, first.map(|first| first.posts)),
+        measured.through,
+        ratio(measured.through, first.map(|first| first.through)),
+    );
+    println!(
+        "            {:.0} µs of processor time an event{}: {}",
+        sum(&measured.cost),
+        ratio(sum(&measured.cost), first.map(|first| sum(&first.cost))),
+        each(&measured.cost, 0)
+    );
+    println!(
+        "            idle {:.2} % of a processor{}: {}",
+        sum(&measured.idle),
+        ratio(sum(&measured.idle), first.map(|first| sum(&first.idle))),
+        each(&measured.idle, 2)
+    );
+    println!(
+        "            {:.0} bytes an event in log and inbox{}",
+        measured.bytes,
+        ratio(measured.bytes, first.map(|first| first.bytes))
+    );
+}
+
+/// Wipes the stream under its history.
+async fn refill(mut system: System, tickets: &Service) {
+    system.nats.wipe_and_restart().await.unwrap();
+    let back = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let mut connection = Connection::open(&tickets.address).await.unwrap();
+    let mut again = None;
+    until_within(REFILL, async || {
+        let posted = Instant::now();
+        let (status, body) = connection.send(hyper::Method::POST, "/api/tickets", BODY).await;
+        assert_eq!(status, 201);
+        let ticket: Ticket = serde_json::from_slice(&body).unwrap();
+        until_within(PATIENCE, async || {
+            let arrived = sqlx::query_scalar("select exists (select from tickets where id = $1)");
+            arrived.bind(ticket.id).fetch_one(&system.orders_db).await.unwrap()
+        })
+        .await;
+        if again.is_none() {
+            println!("  a new event is through {:.1} s after NATS is back, its stream wiped", back.elapsed().as_secs_f64());
+        } else {
+            slowest = slowest.max(posted.elapsed());
+        }
+        let lost: i64 = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from bus.ranges where lost")
+            .fetch_one(&system.tickets_db)
+            .await
+            .unwrap();
+        let (begun, first) = *again.get_or_insert((Instant::now(), lost));
+        if lost == 0 {
+            println!(
+                "  {first} events published again in {:.0} s: {:.0}/s; a new one took {:.1} s at most meanwhile",
+                begun.elapsed().as_secs_f64(),
+                count(first) / begun.elapsed().as_secs_f64(),
+                slowest.as_secs_f64()
+            );
+        }
+        lost == 0
+    })
+    .await;
+}
