@@ -6,4 +6,5 @@ mod losses;
 mod moved;
 mod order;
 mod plans;
+mod rollout;
 mod world;
