@@ -40,6 +40,9 @@ pub enum BusError {
     /// An event did not serialize: a bug of its type.
     #[error("an event does not serialize: {0}")]
     Serialize(#[from] serde_json::Error),
+    /// An event is larger than [`outbox::MAX_BYTES`]: a bug of its type, which should have bounds.
+    #[error("an event of {0} bytes is larger than {max}", max = outbox::MAX_BYTES)]
+    TooLarge(usize),
 }
 
 /// Whether the database cannot be reached or cannot serve now, so that the same statement may

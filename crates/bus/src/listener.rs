@@ -141,7 +141,9 @@ impl From<BusError> for Failure {
     fn from(error: BusError) -> Self {
         match error {
             BusError::Database(error) => error.into(),
-            BusError::Serialize(error) => Self::Retry(error.into()),
+            error @ (BusError::Serialize(_) | BusError::TooLarge(_)) => {
+                Self::Reject(error.to_string())
+            }
         }
     }
 }

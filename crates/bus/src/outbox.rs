@@ -21,6 +21,9 @@ use crate::{
     shutdown::Shutdown,
 };
 
+/// The largest event, in bytes of its envelope: a quarter of what a NATS server takes by default. A larger
+/// one, which the server refuses, would hold up all that come after it.
+pub const MAX_BYTES: usize = 256 * 1024;
 /// How often the depth is measured. Below the time after which the server ends an idle session.
 const MEASURE: Duration = Duration::from_secs(4);
 
@@ -37,10 +40,13 @@ pub struct Sealed {
 /// Gives an event its id, its time and its envelope, as part of the current trace.
 ///
 /// # Errors
-/// When the event does not serialize.
+/// When the event does not serialize, or is larger than [`MAX_BYTES`].
 pub fn seal<E: Event>(event: &E) -> Result<Sealed, BusError> {
     let id = Uuid::now_v7();
     let envelope = envelope::seal(id, OffsetDateTime::now_utc(), event)?;
+    if envelope.len() > MAX_BYTES {
+        return Err(BusError::TooLarge(envelope.len()));
+    }
     Ok(Sealed { id, stream: E::STREAM.name, subject: E::SUBJECT, envelope })
 }
 
@@ -177,4 +183,34 @@ async fn measured(
         all.oldest_seconds = all.oldest_seconds.max(depth.oldest_seconds);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    const NOTES: Stream = Stream { name: "NOTES", subjects: &["note:written"] };
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct NoteWritten(String);
+
+    impl Event for NoteWritten {
+        const SUBJECT: &'static str = "note:written";
+        const STREAM: &'static Stream = &NOTES;
+        const SCHEMA_VERSION: u32 = 1;
+        const SOURCE: &'static str = "/notes";
+
+        fn about(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn an_event_that_a_server_would_refuse_is_refused_before_it_is_written() {
+        assert!(seal(&NoteWritten("x".repeat(MAX_BYTES / 2))).is_ok());
+        let refused = seal(&NoteWritten("x".repeat(MAX_BYTES))).unwrap_err();
+        assert!(matches!(refused, BusError::TooLarge(_)), "{refused}");
+    }
 }

@@ -14,8 +14,10 @@ pub(crate) mod ranges;
 pub(crate) mod refill;
 pub(crate) mod retention;
 pub(crate) mod session;
+pub(crate) mod step;
 pub(crate) mod stream_relay;
 pub(crate) mod verify;
+pub(crate) mod wake;
 
 /// A place in the log's order: the transaction that wrote a row, and the row's position.
 ///

@@ -58,7 +58,7 @@ impl StreamRelay {
             if !self.refill_page().await? {
                 return Ok(false);
             }
-            if self.wake.has_changed().unwrap_or(false) || Instant::now() >= until {
+            if self.wake.is_woken() || Instant::now() >= until {
                 return Ok(true);
             }
         }
@@ -76,7 +76,7 @@ impl StreamRelay {
                 (before, since) = (pending, Instant::now());
             }
             let patient = since.elapsed() < GROUP_PATIENCE;
-            if pending < AHEAD || !patient || self.wake.has_changed().unwrap_or(true) {
+            if pending < AHEAD || !patient || self.wake.is_woken() {
                 return;
             }
             sleep(Duration::from_millis(50)).await;

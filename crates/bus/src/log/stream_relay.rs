@@ -8,19 +8,18 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::{debug, info, warn};
 
 use super::{
-    Place,
     cursor::{Cursor, Loaded},
     import,
-    page::{self, Part},
     publish::Publisher,
-    ranges::{Ranges, Span},
+    ranges::Ranges,
     retention,
     session::{Session, bounded},
+    wake::{self, NOTIFY_GAP, Woken},
 };
 use crate::{
     connection::{Bus, Link},
@@ -48,9 +47,9 @@ pub(crate) struct StreamRelay {
     pub(crate) bus: Bus,
     pool: PgPool,
     pub(crate) stream: &'static Stream,
-    pub(crate) wake: watch::Receiver<()>,
+    pub(crate) wake: Woken,
     /// While it is this relay's turn.
-    session: Option<Session>,
+    pub(crate) session: Option<Session>,
     pub(crate) cursor: Cursor,
     pub(crate) ranges: Ranges,
     /// Since the stream was verified.
@@ -76,7 +75,7 @@ impl StreamRelay {
             bus,
             pool,
             stream,
-            wake,
+            wake: Woken::by(wake),
             session: None,
             cursor: Cursor::default(),
             ranges: Ranges::default(),
@@ -91,11 +90,7 @@ impl StreamRelay {
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (mut backoff, mut failures) = (Duration::ZERO, 0_u32);
         while !shutdown.has_begun() {
-            let ended = tokio::select! {
-                // Cut off at any point, the cursor is where it was and the events go out again.
-                () = shutdown.begun() => break,
-                ended = self.turn() => ended,
-            };
+            let ended = self.turn(&shutdown).await;
             if let Err(error) = ended {
                 // Whatever was under way on the session ends with it.
                 self.session = None;
@@ -130,10 +125,6 @@ impl StreamRelay {
                 (backoff, failures) = (Duration::ZERO, 0);
             }
         }
-        if self.publisher.is_some() && self.session.is_some() && self.bus.link().borrow().up {
-            // Whatever is left is published by the next process; this only spares it the wait.
-            let _ = tokio::time::timeout(LAST_ROUND, self.last_round()).await;
-        }
         Ok(())
     }
 
@@ -143,17 +134,15 @@ impl StreamRelay {
 
     /// Waits for this relay's turn, and relays for as long as one connection to NATS holds and nothing
     /// fails. A process that has lost NATS gives the turn to one that may not have.
-    async fn turn(&mut self) -> anyhow::Result<()> {
+    async fn turn(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
         self.session = None;
-        self.bus.connected().await;
-        let mut session = Session::open(&self.pool).await?;
         let mut link = self.bus.link();
-        while !session.lock(self.stream.name).await? {
-            sleep(POLL).await;
-            if !link.borrow_and_update().up {
-                return Ok(());
-            }
-        }
+        let session = tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            session = self.wait_for_turn(&mut link) => session?,
+        };
+        let Some(mut session) = session else { return Ok(()) };
+        let _listening = self.wake.listen(&self.pool, self.stream.name);
         let cursor = Cursor::load(&mut session.connection, self.stream.name);
         let (cursor, loaded) = bounded(cursor).await?;
         if loaded == Loaded::Restored {
@@ -167,16 +156,48 @@ impl StreamRelay {
         self.ranges.forget();
         debug!(stream = self.stream.name, "this process relays");
         let epoch = link.borrow_and_update().epoch;
-        let ended = self.relay(&mut link, epoch).await;
+        let ended = self.relay(&mut link, epoch, shutdown).await;
         self.session = None;
         ended
     }
 
-    async fn relay(&mut self, link: &mut watch::Receiver<Link>, epoch: u64) -> anyhow::Result<()> {
+    /// `None` when NATS was lost meanwhile. While it waits, it tells the relay at work of what this
+    /// process commits.
+    async fn wait_for_turn(
+        &mut self,
+        link: &mut watch::Receiver<Link>,
+    ) -> anyhow::Result<Option<Session>> {
+        self.bus.connected().await;
+        let mut session = Session::open(&self.pool).await?;
+        while !session.lock(self.stream.name).await? {
+            let asks_at = Instant::now() + POLL;
+            while timeout_at(asks_at, self.wake.woken_here()).await.is_ok() {
+                wake::notify(&mut session, self.stream.name).await?;
+                sleep(NOTIFY_GAP).await;
+            }
+            if !link.borrow_and_update().up {
+                return Ok(None);
+            }
+        }
+        Ok(Some(session))
+    }
+
+    /// Relays until the process stops or the connection to NATS has changed.
+    async fn relay(
+        &mut self,
+        link: &mut watch::Receiver<Link>,
+        epoch: u64,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
         let now = Instant::now();
         let (mut verify_at, mut retain_at, mut import_at) = (now, now, now);
         loop {
             if link.borrow().epoch != epoch || !link.borrow().up {
+                return Ok(());
+            }
+            if shutdown.has_begun() {
+                // Whatever is left is published by the next process; this only spares it the wait.
+                let _ = timeout(LAST_ROUND, self.last_round()).await;
                 return Ok(());
             }
             if Instant::now() >= verify_at {
@@ -185,7 +206,7 @@ impl StreamRelay {
                 verify_at = Instant::now() + VERIFY;
                 self.say_refilled();
             }
-            self.wake.borrow_and_update();
+            self.wake.reset();
             let mut more = self.publish_page().await?;
             if self.lost {
                 self.lost = self.refill(verify_at).await?;
@@ -202,63 +223,13 @@ impl StreamRelay {
             }
             if !more {
                 tokio::select! {
-                    _ = self.wake.changed() => {}
+                    () = shutdown.begun() => {}
+                    () = self.wake.woken() => {}
                     () = sleep(POLL) => {}
                     _ = link.changed() => {}
                 }
             }
         }
-    }
-
-    async fn last_round(&mut self) -> anyhow::Result<()> {
-        while self.publish_page().await? {}
-        Ok(())
-    }
-
-    /// Publishes the next page of new events. `false` when there was no more than that.
-    async fn publish_page(&mut self) -> anyhow::Result<bool> {
-        let cursor = self.cursor.clone();
-        let part = Part {
-            stream: self.stream.name,
-            done: &cursor.done,
-            target: cursor.target.as_deref(),
-            after: cursor.at(),
-            up_to: Place::END,
-        };
-        let page = bounded(page::read(&mut self.session()?.connection, part)).await?;
-        if page.events.is_empty() && cursor.target.is_none() {
-            // Nothing to take note of, but for a step that later pages will not have to look at.
-            return Ok(false);
-        }
-        let mut stored = None;
-        if !page.events.is_empty() {
-            stored = Some(self.publish(&page.events, None).await?.stored);
-        }
-        let end = if page.full { page.end } else { None };
-        let span = Span {
-            done: cursor.done.clone(),
-            target: page.target.clone(),
-            from: part.after,
-            to: end.unwrap_or(Place::END),
-        };
-        let (stream, ranges) = (self.stream.name, &mut self.ranges);
-        let connection =
-            &mut self.session.as_mut().context("it is not this relay's turn")?.connection;
-        bounded(ranges.record(connection, stream, span, stored, end.is_none())).await?;
-        self.cursor.advanced(&page.target, end);
-        self.store_cursor().await?;
-        let published = page.events.len() as u64;
-        metrics::counter!("bus_published_total").increment(published);
-        debug!(stream, events = published, last_sequence = self.cursor.last_sequence, "published");
-        Ok(page.full)
-    }
-
-    pub(crate) async fn store_cursor(&mut self) -> anyhow::Result<()> {
-        let connection =
-            &mut self.session.as_mut().context("it is not this relay's turn")?.connection;
-        let stored = bounded(self.cursor.store(connection, self.stream.name)).await?;
-        anyhow::ensure!(stored, "the stream's progress was written by somebody else");
-        Ok(())
     }
 
     /// Takes over a piece of what the release before left. `true` when there may be more.

@@ -93,7 +93,10 @@ impl StreamRelay {
         match cursor.created {
             None => return Ok(losses),
             Some(known) if known != created => return Ok(vec![Loss::All]),
-            Some(_) if last < cursor.last_sequence => losses.push(Loss::From(last + 1)),
+            Some(_) if last < cursor.last_sequence => {
+                losses.push(Loss::From(last + 1));
+                losses.extend(self.overwritten_below(last + 1).await?);
+            }
             Some(_) => losses.extend(self.overwritten().await?),
         }
         // A stream that never held anything has none, or 1.
@@ -109,17 +112,20 @@ impl StreamRelay {
         Ok(losses)
     }
 
-    /// What the stream was given back without, and others have written over: each range whose last
-    /// message is not there any more, from the newest back to one that is.
-    pub(crate) async fn overwritten(&mut self) -> anyhow::Result<Vec<Loss>> {
-        let (Some(created), Some(last_id)) = (self.cursor.created, self.cursor.last_id) else {
-            return Ok(Vec::new());
-        };
-        let last = self.cursor.last_sequence;
-        if self.holds(last, last_id).await? != Some(false) {
-            return Ok(Vec::new());
+    /// What the stream was given back without, and others have written over.
+    async fn overwritten(&mut self) -> anyhow::Result<Vec<Loss>> {
+        let Some(last_id) = self.cursor.last_id else { return Ok(Vec::new()) };
+        if self.holds(self.cursor.last_sequence, last_id).await? == Some(false) {
+            return self.overwritten_below(i64::MAX).await;
         }
-        let (mut losses, mut below) = (Vec::new(), i64::MAX);
+        Ok(Vec::new())
+    }
+
+    /// Each range below a sequence whose last message is not there any more, from the newest back to one
+    /// whose is.
+    async fn overwritten_below(&mut self, mut below: i64) -> anyhow::Result<Vec<Loss>> {
+        let Some(created) = self.cursor.created else { return Ok(Vec::new()) };
+        let mut losses = Vec::new();
         loop {
             let stream = self.stream.name;
             let ranges = newest(&mut self.session()?.connection, stream, created, below);
@@ -128,7 +134,9 @@ impl StreamRelay {
                 return Ok(losses);
             }
             for (number, last_sequence, last_id) in ranges {
-                if self.holds(last_sequence, last_id).await? == Some(true) {
+                // What is below the first sequence was purged or is past its age: another matter.
+                let gone = last_sequence < self.cursor.first_sequence;
+                if gone || self.holds(last_sequence, last_id).await? == Some(true) {
                     return Ok(losses);
                 }
                 losses.push(Loss::Range(number));
@@ -152,6 +160,9 @@ impl StreamRelay {
         if first <= last {
             // It was confirmed before: the stream has lost its end and counts it anew.
             self.mark(created, &Loss::From(first)).await?;
+            for loss in self.overwritten_below(first).await? {
+                self.mark(created, &loss).await?;
+            }
             (self.cursor.last_sequence, self.cursor.last_id) = (0, None);
         } else if first > last + 1 {
             // Others have written here. Over what was confirmed?

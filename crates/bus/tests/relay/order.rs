@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
-use crate::world::{PARCELS, World, put};
+use crate::world::{PARCELS, World, put, until};
 
 #[tokio::test]
 async fn an_event_that_commits_late_is_published_and_holds_nobody_back() {
@@ -103,4 +103,35 @@ async fn two_relays_and_many_writers_lose_nothing_while_both_are_killed_in_turn(
     let stored = world.stored().await;
     // What was under way when a relay was killed went out again, and the server knew it.
     assert!(stored.values().all(|times| *times == 1), "some are stored more than once");
+}
+
+#[tokio::test]
+async fn what_a_process_commits_while_another_relays_does_not_wait_for_its_next_look() {
+    let world = World::start().await;
+    let at_work = world.relay("a");
+    world.send([0]).await;
+    at_work.wake.wake();
+    world.until_stored([0]).await;
+    let other = world.relay("b");
+    // Once it waits for its turn, too.
+    until("both ask for the lock", || async {
+        sqlx::query_scalar::<_, i64>(
+            "select count(*) from pg_stat_activity where query like 'select pg_try_advisory_lock%'",
+        )
+        .fetch_one(&world.pool)
+        .await
+        .unwrap()
+            >= 1
+    })
+    .await;
+    let mut soon = 0;
+    for number in 1..=20 {
+        world.send([number]).await;
+        let sent = Instant::now();
+        other.wake.wake();
+        world.until_stored([number]).await;
+        soon += usize::from(sent.elapsed() < Duration::from_millis(400));
+    }
+    // A look every second would find few so soon, and none of a row of them.
+    assert!(soon >= 15, "{soon} of 20 within 0.4 s");
 }

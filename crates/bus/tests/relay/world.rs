@@ -8,7 +8,7 @@ use bus::{
     envelope::Envelope,
     event::{Event, Stream},
     outbox,
-    relay::Relay,
+    relay::{Relay, Wake},
     shutdown::Shutdown,
 };
 use embedded::{NatsServer, Postgres};
@@ -140,6 +140,8 @@ pub(crate) async fn put(tx: &mut PgConnection, numbers: impl IntoIterator<Item =
 /// A relay in a runtime of its own. Dropped, it is gone in the middle of whatever it did.
 pub(crate) struct Process {
     runtime: Option<Runtime>,
+    /// To be called after a commit of this process.
+    pub(crate) wake: Wake,
 }
 
 impl Process {
@@ -153,15 +155,17 @@ impl Process {
             client_id: name.parse().unwrap(),
             node: String::new(),
         };
+        let (sender, wake) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let (shutdown, mut reason) = Shutdown::new();
             let bus = Bus::connect(&options, &shutdown).await.unwrap();
             let pool = PgPool::connect_lazy(&database_url).unwrap();
-            let (relay, _wake) = Relay::new(bus, pool, &[&PARCELS]);
+            let (relay, wake) = Relay::new(bus, pool, &[&PARCELS]);
             shutdown.spawn("relay", relay.run(shutdown.clone()));
+            sender.send(wake).unwrap();
             let _ = reason.wait().await;
         });
-        Self { runtime: Some(runtime) }
+        Self { runtime: Some(runtime), wake: wake.recv().unwrap() }
     }
 }
 

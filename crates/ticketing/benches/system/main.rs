@@ -1,6 +1,6 @@
 //! How fast the system is, beside limits that are measured in the same run: machines differ and
 //! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`,
-//! `-- drain`, `-- delay` or `-- order`; on more and more history with `-- history`, of other sizes with
+//! `-- drain`, `-- delay` or `-- order`; with a snapshot held by `-- snapshot`; on more and more history with `-- history`, of other sizes with
 //! `-- history 1000 1000000`.
 //!
 //! Everything is real: servers that sync to the disk, services as processes of a release build that
@@ -14,6 +14,7 @@ mod drain;
 mod history;
 mod order;
 mod post;
+mod snapshot;
 mod system;
 
 use std::env;
@@ -39,7 +40,10 @@ async fn main() {
     if wanted("order") {
         order::run().await;
     }
-    // Only when asked for: ten million rows take a while to make.
+    // Only when asked for, because they take long: two minutes, and ten million rows to be made.
+    if arguments.iter().any(|a| a == "snapshot") {
+        snapshot::run().await;
+    }
     if arguments.iter().any(|a| a == "history") {
         let sizes: Vec<i64> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
         history::run(&sizes).await;
