@@ -1,7 +1,7 @@
 //! A batch of messages in a member's hands, from their delivery to an answer for each: together if
 //! they can, one by one if they must, so that a bad one never holds back its neighbours.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::Subject;
 use tracing::{debug, error, info, warn};
@@ -101,6 +101,10 @@ impl<L: Listener> Batch<L> {
             let before = tried.remove(&self.slots[at].event_id);
             self.alone(at, before).await?;
         }
+        if self.shop.has_in_vain() {
+            // A lock cut them short. Now, because they may come again before anybody else looks.
+            self.shop.take_back().await?;
+        }
         Ok(())
     }
 
@@ -110,9 +114,10 @@ impl<L: Listener> Batch<L> {
 
     /// Acknowledges what took effect before. Returns the rest.
     async fn acknowledge_known(&mut self, slots: Vec<usize>) -> Result<Vec<usize>, sqlx::Error> {
-        let mut connection = self.shop.pool.acquire().await?;
-        let seen = inbox::seen(&mut connection, L::QUEUE_GROUP, &self.ids(&slots)).await?;
-        drop(connection);
+        let (pool, ids) = (&self.shop.pool, self.ids(&slots));
+        let seen = pool
+            .run(async |connection| inbox::seen(connection, L::QUEUE_GROUP, &ids).await)
+            .await?;
         let (known, rest): (Vec<_>, Vec<_>) =
             slots.into_iter().partition(|at| seen.contains(&self.slots[*at].event_id));
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP)
@@ -162,7 +167,7 @@ impl<L: Listener> Batch<L> {
 
     async fn effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
         let outcome = self.try_effect(slots, counted).await;
-        if counted && matches!(outcome, Err(Failure::Away(_))) {
+        if counted && matches!(outcome, Err(Failure::Away(_) | Failure::Busy(_))) {
             self.shop.note_in_vain(self.ids(slots));
         }
         outcome
@@ -185,6 +190,11 @@ impl<L: Listener> Batch<L> {
             Ok(()) => self.acknowledge(&[at]).await,
             Err(Failure::Away(error)) => return Err(error),
             Err(Failure::Reject(reason)) => self.bury(at, &reason, 1).await?,
+            Err(Failure::Busy(error)) => {
+                let held = &self.slots[at].held;
+                let delay = delay(i32::try_from(held.delivery).unwrap_or(i32::MAX));
+                self.give_back(at, 0, &error.to_string(), delay).await;
+            }
             Err(Failure::Retry(error)) => {
                 let (reason, event) = (format!("{error:#}"), self.slots[at].event_id);
                 let attempts =
@@ -192,18 +202,22 @@ impl<L: Listener> Batch<L> {
                 if attempts >= MAX_ATTEMPTS {
                     return self.bury(at, &reason, attempts).await;
                 }
-                let delay = delay(attempts);
-                warn!(
-                    event.id = %event, attempts, error = reason, retry.ms = delay.as_millis(),
-                    queue.group = L::QUEUE_GROUP, "an event failed and will be tried again",
-                );
-                metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
-                let slot = &mut self.slots[at];
-                held::give_back(&self.shop.bus.client, &slot.held.reply, delay).await;
-                slot.answered = true;
+                self.give_back(at, attempts, &reason, delay(attempts)).await;
             }
         }
         Ok(())
+    }
+
+    /// Gives back one event, to be tried again after a delay.
+    async fn give_back(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
+        let slot = &mut self.slots[at];
+        warn!(
+            event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
+            queue.group = L::QUEUE_GROUP, "an event failed and will be tried again",
+        );
+        metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
+        held::give_back(&self.shop.bus.client, &slot.held.reply, delay).await;
+        slot.answered = true;
     }
 
     /// Acknowledges events whose effect is committed.
@@ -250,9 +264,7 @@ impl<L: Listener> Batch<L> {
             attempts,
             client_id: &self.shop.client_id,
         };
-        let mut tx = self.shop.pool.begin().await?;
-        dead_letters::bury(&mut tx, &dying).await?;
-        tx.commit().await?;
+        self.shop.pool.transaction(async |tx| dead_letters::bury(tx, &dying).await).await?;
         error!(
             event.id = %slot.event_id, event.r#type = %slot.held.subject,
             event.sequence = slot.held.sequence, queue.group = L::QUEUE_GROUP, reason, attempts,

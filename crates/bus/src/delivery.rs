@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::PgPool;
 use tokio::{sync::watch, time::sleep};
 use tracing::{debug, info};
 
@@ -14,6 +13,7 @@ use crate::{
     connection::Bus,
     effect::Workshop,
     listener::Listener,
+    pool::Pool,
     session::Session,
     topology::{self, Refusal},
     upkeep,
@@ -31,7 +31,7 @@ pub struct Delivery<L: Listener> {
 
 impl<L: Listener> Delivery<L> {
     /// A member with this process's client id. Spawns nothing.
-    pub fn new(listener: L, bus: Bus, pool: PgPool, shutdown: Shutdown) -> Self {
+    pub fn new(listener: L, bus: Bus, pool: Pool, shutdown: Shutdown) -> Self {
         let client_id = bus.client_id.clone();
         Self {
             shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),

@@ -4,10 +4,11 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::FutureExt;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -19,13 +20,24 @@ use crate::{
     envelope::Envelope,
     inbox,
     listener::{Failure, HANDLER_TIMEOUT, Listener, Received},
+    pool::{self, Pool},
 };
 use crate::{client_id::ClientId, event::EventSet, trace::TraceContext};
+
+/// How long one transaction of effects may take, from its begin to its commit. With the wait for a
+/// connection and the life of an open pull, what it held goes to others within 15 s.
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// It waits for no lock longer than the first: a batch whose events are locked, every one, is at its
+/// end within a minute or two, and what is not locked among them has taken effect. And whoever gets
+/// the events after this member has fallen silent meets no lock of it after the second, which is a
+/// second more than the listener has.
+const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
+                     set local idle_in_transaction_session_timeout = '7s'";
 
 /// What a member needs to let events take effect.
 pub(crate) struct Workshop<L> {
     pub(crate) listener: L,
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     pub(crate) bus: Bus,
     pub(crate) client_id: ClientId,
     /// The events whose latest attempt an outage of the database cut short, still counted.
@@ -75,7 +87,7 @@ pub(crate) enum Redrive {
     NoneWaits,
     /// It was tried, whatever came of that.
     Tried,
-    /// An outage of the database cut it short. A person's word still stands for this one.
+    /// An outage of the database, or a lock, cut it short. A person's word still stands for this one.
     CutShort(i64),
 }
 
@@ -117,32 +129,34 @@ impl<L: Listener> Workshop<L> {
         let group = L::QUEUE_GROUP;
         let begun = Instant::now();
         let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
-        let mut tx = self.pool.begin().await?;
-        let mut new = inbox::claim(&mut tx, group, &self.client_id, &ids).await?;
-        // An event that is there twice is new once.
-        let fresh: Vec<_> = events
-            .iter()
-            .copied()
-            .filter(|received| {
-                let at = new.iter().position(|id| *id == received.id);
-                at.map(|at| new.swap_remove(at)).is_some()
-            })
-            .collect();
-        if !fresh.is_empty() {
-            self.call(&mut tx, &fresh).await?;
-        }
-        if fresh.len() < events.len() {
-            let repeats = (events.len() - fresh.len()) as u64;
-            metrics::counter!("bus_duplicates_total", "group" => group).increment(repeats);
-            inbox::seen(&mut tx, group, &ids).await?;
-        }
-        if counted {
-            attempts::forget(&mut tx, group, &ids).await?;
-        }
-        if let Some(id) = redriven {
-            dead_letters::resolve(&mut tx, id).await?;
-        }
-        tx.commit().await?;
+        let effect = async |tx: &mut PgConnection| {
+            let mut new = inbox::claim(tx, group, &self.client_id, &ids).await?;
+            // An event that is there twice is new once.
+            let fresh: Vec<_> = events
+                .iter()
+                .copied()
+                .filter(|received| {
+                    let at = new.iter().position(|id| *id == received.id);
+                    at.map(|at| new.swap_remove(at)).is_some()
+                })
+                .collect();
+            if !fresh.is_empty() {
+                self.call(tx, &fresh).await?;
+            }
+            if fresh.len() < events.len() {
+                let repeats = (events.len() - fresh.len()) as u64;
+                metrics::counter!("bus_duplicates_total", "group" => group).increment(repeats);
+                inbox::seen(tx, group, &ids).await?;
+            }
+            if counted {
+                attempts::forget(tx, group, &ids).await?;
+            }
+            if let Some(id) = redriven {
+                dead_letters::resolve(tx, id).await?;
+            }
+            Ok::<_, Failure>(fresh)
+        };
+        let fresh = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
         if !fresh.is_empty() {
             self.listener.committed();
         }
@@ -173,17 +187,23 @@ impl<L: Listener> Workshop<L> {
                 Err(Failure::Retry(anyhow::anyhow!("the listener panicked: {text}")))
             }
             Err(_) => {
-                let limit = HANDLER_TIMEOUT.as_secs();
-                Err(Failure::Retry(anyhow::anyhow!("the listener took longer than {limit} s")))
+                let late = format!("the listener took longer than {} s", HANDLER_TIMEOUT.as_secs());
+                // Where the connection answers, the listener is to blame; where it does not, nobody is.
+                if pool::is_alive(tx).await {
+                    Err(Failure::Retry(anyhow::anyhow!(late)))
+                } else {
+                    Err(Failure::Busy(sqlx::Error::Protocol(late)))
+                }
             }
         }
     }
 
     /// Tries one dead letter that was given back to the group.
     pub(crate) async fn redrive(&self) -> Result<Redrive, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        let letter = dead_letters::take_redriven(&mut connection, L::QUEUE_GROUP).await?;
-        drop(connection);
+        let take = async |connection: &mut PgConnection| {
+            dead_letters::take_redriven(connection, L::QUEUE_GROUP).await
+        };
+        let letter = self.pool.run(take).await?;
         let Some(letter) = letter else { return Ok(Redrive::NoneWaits) };
         let decoded = decode::<L::Events>(&letter.subject, &letter.payload, &self.client_id);
         let outcome = match decoded {
@@ -194,13 +214,15 @@ impl<L: Listener> Workshop<L> {
             Ok(()) => {
                 info!(event.id = %letter.event_id, dead_letter = letter.id, client.id = %self.client_id, "a redriven dead letter took effect");
             }
-            Err(Failure::Away(_)) => return Ok(Redrive::CutShort(letter.id)),
+            Err(Failure::Away(_) | Failure::Busy(_)) => return Ok(Redrive::CutShort(letter.id)),
             Err(failure) => {
                 let reason = failure.to_string();
                 warn!(event.id = %letter.event_id, dead_letter = letter.id, reason, "a redriven dead letter failed again");
-                let mut connection = self.pool.acquire().await?;
-                dead_letters::failed_again(&mut connection, letter.id, &reason, &self.client_id)
-                    .await?;
+                let note = async |connection: &mut PgConnection| {
+                    dead_letters::failed_again(connection, letter.id, &reason, &self.client_id)
+                        .await
+                };
+                self.pool.run(note).await?;
             }
         }
         Ok(Redrive::Tried)

@@ -21,6 +21,7 @@ pub mod lease;
 pub mod listener;
 mod log;
 pub mod outbox;
+pub mod pool;
 mod pull;
 pub mod relay;
 mod session;
@@ -56,19 +57,32 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::Protocol(_) => true,
-        // Class 08: connection exceptions. 57P: the server is stopping, starting or was
-        // terminated. 53: out of connections, memory or disk. 25006: a standby was promoted
-        // elsewhere. 25P03: idle in transaction for too long, as after a pause.
+        // Class 08: connection exceptions. 57P: the server is stopping, starting, or has ended the
+        // connection. 53100, 53300: no room on its disk, no connection left. 25006: a standby was
+        // promoted elsewhere. 25P03: idle in transaction for too long, as after a pause.
         // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             code.starts_with("08")
                 || code.starts_with("57P")
-                || code.starts_with("53")
-                || code == "25006"
-                || code == "25P03"
+                || matches!(&*code, "53100" | "53300" | "25006" | "25P03")
         }),
         _ => false,
     }
+}
+
+/// Whether the database serves, but not this statement now: what it needs is locked or exhausted. The
+/// same statement may well succeed later, and others now.
+#[must_use]
+pub fn database_is_busy(error: &sqlx::Error) -> bool {
+    // 55P03: a lock was not to be had in time. 57014: the statement took too long, or a person has
+    // cancelled it. 25P04: the transaction took too long. 40: deadlock, or a conflict of serializable
+    // transactions. 53: out of memory, or above a limit such as that of temporary files. 58: its disk
+    // or operating system failed it.
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
+        matches!(&*code, "55P03" | "57014" | "25P04" | "53000" | "53200" | "53400")
+            || code.starts_with("40")
+            || code.starts_with("58")
+    })
 }
 
 /// Text as Postgres can hold it: neither `text` nor `jsonb` knows NUL.

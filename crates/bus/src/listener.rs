@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::event::EventSet;
-use crate::{BusError, database_is_away};
+use crate::{BusError, database_is_away, database_is_busy};
 
 /// A service's part of a queue group: what to do with its events.
 ///
@@ -98,6 +98,10 @@ pub enum Failure {
     /// letter after [`MAX_ATTEMPTS`].
     #[error("{0:#}")]
     Retry(anyhow::Error),
+    /// The database serves, but not this event now, as when its row is locked: not the event's fault.
+    /// It is tried again after a growing delay, however often that takes, and nothing is counted.
+    #[error("the database is busy: {0}")]
+    Busy(sqlx::Error),
     /// The database is away: not the event's fault. Nothing is counted; pulling pauses until the
     /// database answers.
     #[error("the database is away: {0}")]
@@ -106,8 +110,9 @@ pub enum Failure {
 
 /// How often an event is tried by itself before it becomes a dead letter.
 pub const MAX_ATTEMPTS: i32 = 5;
-/// How long one call of a listener may take.
-pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one call of a listener may take: the longest statement (5 s), and a little for the others.
+/// What it held is with another member 15 s after it fell silent, at the latest.
+pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(6);
 /// The delay before the second attempt.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// The longest delay between attempts.
@@ -125,6 +130,9 @@ impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
         if database_is_away(&error) {
             return Self::Away(error);
+        }
+        if database_is_busy(&error) {
+            return Self::Busy(error);
         }
         // Class 22, data exceptions: the value itself will not do, now or later.
         // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
@@ -150,6 +158,10 @@ impl From<BusError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Retry(error)
+        // A listener may have added what it was doing.
+        match error.downcast::<sqlx::Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Retry(error),
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
@@ -18,6 +18,7 @@ use crate::{
         page,
         session::{Session, bounded},
     },
+    pool::Pool,
     shutdown::Shutdown,
 };
 
@@ -134,7 +135,7 @@ pub async fn depth(connection: &mut PgConnection, stream: &str) -> Result<Depth,
 /// outbox that grows because NATS is away, or the pool busy, is what must be seen. While Postgres does
 /// not answer the gauges are `NaN`, for nobody knows.
 pub(crate) async fn measure(
-    pool: PgPool,
+    pool: Pool,
     streams: &'static [&'static Stream],
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
@@ -167,7 +168,7 @@ fn show(unpublished: f64, oldest_seconds: f64, lost: f64) {
 }
 
 async fn measured(
-    pool: &PgPool,
+    pool: &Pool,
     session: &mut Option<Session>,
     streams: &[&Stream],
 ) -> Result<Depth, sqlx::Error> {

@@ -7,12 +7,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::PgPool;
 use tokio::sync::watch;
 
 use crate::{
-    connection::Bus, event::Stream, log::stream_relay::StreamRelay, outbox, shutdown::Shutdown,
-    topology,
+    connection::Bus, event::Stream, log::stream_relay::StreamRelay, outbox, pool::Pool,
+    shutdown::Shutdown, topology,
 };
 
 /// How long an event stays in the log, to be published again should its stream lose it: as long as the
@@ -40,7 +39,7 @@ impl Wake {
 #[derive(Debug)]
 pub struct Relay {
     bus: Bus,
-    pool: PgPool,
+    pool: Pool,
     streams: &'static [&'static Stream],
     wake: Wake,
 }
@@ -48,9 +47,13 @@ pub struct Relay {
 impl Relay {
     /// A relay, and what wakes it.
     #[must_use]
-    pub fn new(bus: Bus, pool: PgPool, streams: &'static [&'static Stream]) -> (Self, Wake) {
+    pub fn new(
+        bus: Bus,
+        pool: impl Into<Pool>,
+        streams: &'static [&'static Stream],
+    ) -> (Self, Wake) {
         let wake = Wake::default();
-        (Self { bus, pool, streams, wake: wake.clone() }, wake)
+        (Self { bus, pool: pool.into(), streams, wake: wake.clone() }, wake)
     }
 
     /// Relays until the process stops. A stream that is away, or refused, holds up no other.

@@ -186,6 +186,8 @@ impl<L: Listener> Session<L> {
         }
     }
 
+    /// Whatever is at work has an end that does not depend on anybody's answer, the pool sees to that: so
+    /// this does not speak for long for what will never be done.
     async fn speak_for_what_is_in_hand(&mut self) {
         let waiting = self.waiting.iter().map(|held| &held.reply);
         held::still_working(&self.shop.bus.client, self.in_work.iter().chain(waiting)).await;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error};
 
@@ -65,7 +66,10 @@ async fn redrive_all<L: Listener>(
         shop.take_back().await?;
     }
     if let Some(id) = *cut_short {
-        dead_letters::redrive(&mut *shop.pool.acquire().await?, Which::One(id)).await?;
+        let redrive = async |connection: &mut PgConnection| {
+            dead_letters::redrive(connection, Which::One(id)).await
+        };
+        shop.pool.run(redrive).await?;
         *cut_short = None;
     }
     loop {
@@ -78,16 +82,17 @@ async fn redrive_all<L: Listener>(
             }
         }
     }
-    let mut connection = shop.pool.acquire().await?;
-    let count = dead_letters::count(&mut connection, L::QUEUE_GROUP).await?;
+    let count =
+        async |connection: &mut PgConnection| dead_letters::count(connection, L::QUEUE_GROUP).await;
+    let count = shop.pool.run(count).await?;
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(count as f64);
     Ok(())
 }
 
 async fn forget_old<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
-    let mut connection = shop.pool.acquire().await?;
-    while inbox::prune(&mut connection, PRUNE_LIMIT).await? == PRUNE_LIMIT.unsigned_abs() {}
+    let prune = async |connection: &mut PgConnection| inbox::prune(connection, PRUNE_LIMIT).await;
+    while shop.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
     Ok(())
 }
 

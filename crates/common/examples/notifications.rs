@@ -104,11 +104,13 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         let bus = pod.connect(&settings.nats).await?;
         let lease = Lease::take(&bus, &pod.shutdown, "notifications", &[Tell::QUEUE_GROUP]).await?;
         let pool = database::connect(&settings.database, &pod.client_id).await?;
-        bus::migrate(&pool).await?;
+        let unhurried = database::unhurried(&pool);
+        bus::migrate(&unhurried).await?;
         // A service of more than one table keeps migrations, as `orders` does.
         sqlx::raw_sql("create table if not exists notifications (ticket_id uuid, text text)")
-            .execute(&pool)
+            .execute(&unhurried)
             .await?;
+        unhurried.close().await;
 
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("database watch", watch);

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    bus::BusError,
+    bus::{BusError, pool::Pool},
     events::order::Payment,
     pod::{
         chore::{self, Round},
@@ -12,7 +12,7 @@ use common::{
     },
 };
 use futures::{FutureExt, future::join_all};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(30);
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn run(
-    pool: PgPool,
+    pool: Pool,
     provider: Arc<dyn Provider>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {

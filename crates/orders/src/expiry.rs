@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use common::{
-    bus::{BusError, outbox, relay::Wake},
+    bus::{BusError, outbox, pool::Pool, relay::Wake},
     pod::{
         chore::{self, Round},
         shutdown::Shutdown,
     },
 };
 use futures::FutureExt;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tracing::info;
 
 use crate::{
@@ -29,7 +29,7 @@ const BATCH: i64 = 500;
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub async fn run(pool: PgPool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(pool: Pool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
     chore::repeat("expiry", EVERY, &pool, shutdown, |connection| {
         expire(connection, wake.clone()).boxed()
     })

@@ -5,21 +5,18 @@
 //! A ticket is answered after the commit that holds it, as if it had been alone. What fails, fails
 //! for all tickets of the transaction; as each was valid, that is the database and none of them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use common::{
     bus::{
         outbox::{self, Sealed},
+        pool::Pool,
         relay::Wake,
     },
     events::ticket::{Ticket, TicketCreated},
     pod::{problem::Problem, shutdown::Shutdown},
 };
-use sqlx::PgPool;
-use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::store;
@@ -31,9 +28,6 @@ const BATCH: usize = 256;
 const WAITING: usize = 1_024;
 /// How many transactions may be under way: one collects rows while another waits for the disk.
 const COMMITTERS: usize = 2;
-/// How long one transaction may take, so that a connection whose peer has vanished does not hold
-/// up those that follow. Below the HTTP stack's time for a whole request.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Where new tickets are handed in. Clones are the same place.
 #[derive(Debug, Clone)]
@@ -53,7 +47,7 @@ impl GroupCommit {
     /// Starts the tasks that commit. They end after the last handle is dropped, so that every
     /// request under way at a stop is answered.
     #[must_use]
-    pub fn start(pool: &PgPool, wake: &Wake, shutdown: &Shutdown) -> Self {
+    pub fn start(pool: &Pool, wake: &Wake, shutdown: &Shutdown) -> Self {
         let (waiting, receiver) = mpsc::channel(WAITING);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..COMMITTERS {
@@ -82,7 +76,7 @@ impl GroupCommit {
 
 async fn run(
     receiver: Arc<Mutex<mpsc::Receiver<Waiting>>>,
-    pool: PgPool,
+    pool: Pool,
     wake: Wake,
 ) -> anyhow::Result<()> {
     loop {
@@ -90,13 +84,9 @@ async fn run(
         if receiver.lock().await.recv_many(&mut batch, BATCH).await == 0 {
             return Ok(());
         }
-        let committed = match timeout(COMMIT_TIMEOUT, commit(&pool, &batch)).await {
-            Ok(committed) => committed,
-            Err(_) => Err(Problem::from(sqlx::Error::Protocol(format!(
-                "a commit did not end within {} s",
-                COMMIT_TIMEOUT.as_secs()
-            )))),
-        };
+        // In time: the pool sees to that, so that a connection whose peer has vanished does not hold
+        // up those that follow.
+        let committed = commit(&pool, &batch).await;
         wake.wake();
         for waiting in batch {
             // Nobody there: the client has gone, its ticket stays.
@@ -106,12 +96,13 @@ async fn run(
 }
 
 /// Stores all tickets and their events, or none.
-async fn commit(pool: &PgPool, batch: &[Waiting]) -> Result<(), Problem> {
-    let mut tx = pool.begin().await?;
-    store::insert(&mut tx, batch.iter().map(|waiting| &waiting.ticket)).await?;
-    outbox::put_sealed(&mut tx, batch.iter().map(|waiting| &waiting.event)).await?;
-    tx.commit().await?;
-    Ok(())
+async fn commit(pool: &Pool, batch: &[Waiting]) -> Result<(), Problem> {
+    pool.transaction(async |tx| {
+        store::insert(tx, batch.iter().map(|waiting| &waiting.ticket)).await?;
+        outbox::put_sealed(tx, batch.iter().map(|waiting| &waiting.event)).await?;
+        Ok(())
+    })
+    .await
 }
 
 fn lost() -> Problem {

@@ -339,7 +339,7 @@ async fn a_key_is_forgotten_after_its_time_and_not_before() {
     }
     tickets.execute("update bus.idempotency_keys set created_at = created_at - interval '25 h' where key <> 'c'").await;
     let (shutdown, _reason) = Shutdown::new();
-    tokio::spawn(idempotency::prune(tickets.pool.clone(), shutdown.clone()));
+    tokio::spawn(idempotency::prune(tickets.pool.clone().into(), shutdown.clone()));
     tickets.until("select count(*) < 3 from bus.idempotency_keys").await;
     shutdown.begin();
     assert_eq!(
@@ -587,7 +587,7 @@ async fn a_request_that_takes_too_long_is_given_up_and_leaves_nothing() {
     let answer = tickets.post_with_key("k", r#"{"title":"a","price":1}"#).await;
     answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.header("retry-after"), "1");
-    assert!(answer.detail().starts_with("The request took too long"), "{}", answer.body);
+    assert!(answer.detail().contains("Whether the request took effect is not known"));
     lock.close().await.unwrap();
     tickets.until("select count(*) = 0 from pg_locks where relation = 'tickets'::regclass").await;
     tickets.holds(0, 0).await;

@@ -4,8 +4,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
+
+use crate::pool::Pool;
 
 /// How long one statement, or connecting, may take. The server's limit is the same; this one is for a
 /// server that has vanished without a word.
@@ -43,7 +45,7 @@ pub(crate) struct Session {
 impl Session {
     /// Opens a session to the pool's database, beside the pool: requests that wait for one of its
     /// connections do not hold the relay up.
-    pub(crate) async fn open(pool: &PgPool) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn open(pool: &Pool) -> Result<Self, sqlx::Error> {
         let options: Arc<PgConnectOptions> = pool.connect_options();
         let options = PgConnectOptions::clone(&options).options(SETTINGS);
         Ok(Self { connection: bounded(options.connect()).await? })

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
@@ -24,6 +23,7 @@ use super::{
 use crate::{
     connection::{Bus, Link},
     event::Stream,
+    pool::Pool,
     relay::RETENTION,
     shutdown::Shutdown,
     topology::Refusal,
@@ -45,7 +45,7 @@ const LAST_ROUND: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct StreamRelay {
     pub(crate) bus: Bus,
-    pool: PgPool,
+    pool: Pool,
     pub(crate) stream: &'static Stream,
     pub(crate) wake: Woken,
     /// While it is this relay's turn.
@@ -67,7 +67,7 @@ impl StreamRelay {
     /// A relay that has not had its turn.
     pub(crate) fn new(
         bus: Bus,
-        pool: PgPool,
+        pool: Pool,
         stream: &'static Stream,
         wake: watch::Receiver<()>,
     ) -> Self {

@@ -15,6 +15,7 @@ use tokio::{
 use tracing::debug;
 
 use super::session::{Session, bounded};
+use crate::pool::Pool;
 
 /// The least time between two notifications of one process. Each is a transaction for Postgres.
 pub(crate) const NOTIFY_GAP: Duration = Duration::from_millis(2);
@@ -65,7 +66,7 @@ impl Woken {
     }
 
     /// Listens to other processes for as long as what is returned lives.
-    pub(crate) fn listen(&self, pool: &PgPool, stream: &str) -> Listening {
+    pub(crate) fn listen(&self, pool: &Pool, stream: &str) -> Listening {
         let options = (*pool.connect_options()).clone();
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         let (channel, others) = (channel(stream), self.others.clone());

@@ -4,12 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use sqlx::{ConnectOptions, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use super::shutdown::Shutdown;
-use bus::{BusError, database_is_away};
+use bus::{BusError, database_is_away, pool::Pool};
 
 /// The pause between full batches, so that a backlog does not take the database from everybody
 /// else.
@@ -17,7 +17,7 @@ const BREATH: Duration = Duration::from_millis(10);
 /// How long one batch may take, connecting included. The database's own limits are below; this one is
 /// for a database whose machine has vanished without a word, of which the kernel tells only after a
 /// quarter of an hour.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What came of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Round {
 pub async fn repeat(
     what: &'static str,
     every: Duration,
-    pool: &PgPool,
+    pool: &Pool,
     shutdown: Shutdown,
     mut batch: impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<Round, BusError>>,
 ) -> anyhow::Result<()> {

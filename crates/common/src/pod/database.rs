@@ -1,7 +1,7 @@
 //! The service's Postgres: connections that give up before a request does, and a gate of
-//! readiness that knows whether the database answers.
+//! readiness that knows whether requests are served.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
@@ -10,9 +10,9 @@ use sqlx::{
 };
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use bus::database_is_away;
+use bus::{database_is_away, pool::Pool};
 
 use super::{client_id::ClientId, config::DatabaseSettings, health::Health, shutdown::Shutdown};
 
@@ -20,23 +20,23 @@ use super::{client_id::ClientId, config::DatabaseSettings, health::Health, shutd
 const START_WAIT: Duration = Duration::from_secs(30);
 /// The pause between two tries of a start.
 const START_RETRY: Duration = Duration::from_secs(1);
-/// How long a request waits for a connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one statement may take, waiting for locks included. With [`ACQUIRE_TIMEOUT`] below the
-/// HTTP stack's time for a whole request.
+/// How long one attempt to connect may take at a start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one statement may take, waiting for locks included. Below what [`Pool`] gives to a piece of
+/// work, so that the database speaks first.
 const STATEMENT_TIMEOUT: &str = "5s";
 /// How long a transaction may hold its locks while its process says nothing, as when it was
 /// suspended or its node was cut off.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "10s";
-/// How long a connection may idle before it is asked whether it is alive. Below that the question
-/// would cost more than it finds.
-const FRESH: Duration = Duration::from_secs(1);
-/// How long a connection may take to say that it is alive, when it is given out. One whose
-/// peer has vanished gives way to a new one.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often to look whether the database answers, and how long it may take.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// How often to look whether the database answers, and how long it may take. Connections that have
+/// fallen silent are replaced within three seconds.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// A pool that had no connection to spare for a question serves, if it has served within this time:
+/// three looks.
+const SERVED: Duration = Duration::from_secs(3);
+/// The gate of readiness.
+const GATE: &str = "database";
 /// How long closing waits for connections that are in use.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,55 +45,42 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the URL is malformed, the server refuses, or the time has passed.
-pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyhow::Result<PgPool> {
+pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyhow::Result<Pool> {
     let options = options(&settings.database_url, client_id)?;
     wait_for(&options).await?;
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.database_max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for >= FRESH { ping(connection).await } else { Ok(true) }
-            })
-        });
-    Ok(pool.connect_lazy_with(options))
+    Ok(Pool::new(options, settings.database_max_connections as usize))
 }
 
 /// A pool of one connection without a limit on its statements, for migrations: they may take long,
 /// and wait for another replica that runs them.
 #[must_use]
-pub fn unhurried(pool: &PgPool) -> PgPool {
+pub fn unhurried(pool: &Pool) -> PgPool {
     let options = PgConnectOptions::clone(&pool.connect_options())
         .options([("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")]);
     PgPoolOptions::new().max_connections(1).connect_lazy_with(options)
 }
 
-/// Keeps the gate `database` open while the database answers. It asks on a connection of its own,
-/// because a pool that is busy says nothing of the database.
+/// Keeps the gate `database` open while the database answers and the pool serves, and renews the pool
+/// when its connections have fallen silent.
+///
+/// It has a connection of its own to tell by. One that was answered a moment ago and is not now, while
+/// a new one is, tells that what was open is lost: another server has taken the address, or something
+/// between has forgotten its connections. Those of the pool would each be found out by whoever gets
+/// it; this is faster.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub async fn watch(pool: PgPool, health: Health, shutdown: Shutdown) -> anyhow::Result<()> {
-    const GATE: &str = "database";
+pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Result<()> {
     health.not_ready(GATE, "not asked yet");
-    let options = pool.connect_options();
-    let mut connection = None;
-    let mut answers = None;
+    let mut witness = Witness { options: pool.connect_options(), connection: None, silent: false };
+    let mut served = None;
     while !shutdown.has_begun() {
-        let asked = match timeout(WATCH_TIMEOUT, ask(connection.take(), &options)).await {
-            Ok(Ok(alive)) => {
-                connection = Some(alive);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("does not answer".to_owned()),
-        };
+        let asked = serves(&pool, &mut witness).await;
         match &asked {
             Ok(()) => health.ready(GATE),
             Err(_) => health.not_ready(GATE, "does not answer; the log says why"),
         }
-        if answers.replace(asked.is_ok()) != Some(asked.is_ok()) {
+        if served.replace(asked.is_ok()) != Some(asked.is_ok()) {
             match asked {
                 Ok(()) => info!("the database answers"),
                 Err(reason) => warn!(reason, "the database is away"),
@@ -107,6 +94,54 @@ pub async fn watch(pool: PgPool, health: Health, shutdown: Shutdown) -> anyhow::
     Ok(())
 }
 
+/// Whether requests are served now: the database may answer, and the pool have no connection on which
+/// it does.
+async fn serves(pool: &Pool, witness: &mut Witness) -> Result<(), String> {
+    witness.ask().await?;
+    if witness.silent && pool.renew() {
+        warn!("connections to the database fell silent, opening new ones");
+        witness.silent = false;
+    }
+    let asked = pool.run(async |connection| sqlx::query("select 1").execute(connection).await);
+    match timeout(WATCH_TIMEOUT, asked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) if pool.served_within(SERVED) => Ok(()),
+        Err(_) => Err("no connection of the pool serves".to_owned()),
+    }
+}
+
+/// A connection that shows what becomes of those that are open.
+struct Witness {
+    options: Arc<PgConnectOptions>,
+    connection: Option<PgConnection>,
+    /// One was not answered, and the pool may have others of its kind.
+    silent: bool,
+}
+
+impl Witness {
+    /// Asks on the connection of last time, and on a new one if it does not answer.
+    async fn ask(&mut self) -> Result<(), String> {
+        if let Some(mut connection) = self.connection.take() {
+            match timeout(WATCH_TIMEOUT, connection.ping()).await {
+                Ok(Ok(())) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                // The server has ended it, and others are told the same when they ask.
+                Ok(Err(error)) => debug!(%error, "a connection to the database has ended"),
+                Err(_) => self.silent = true,
+            }
+        }
+        let connected = timeout(WATCH_TIMEOUT, self.options.connect()).await;
+        let connection = connected
+            .map_err(|_| "does not answer".to_owned())?
+            .map_err(|error| error.to_string())?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+}
+
 /// Now, to the microsecond, which is what Postgres keeps: the row, the event and the answer say
 /// the same.
 #[must_use]
@@ -115,7 +150,7 @@ pub fn now() -> OffsetDateTime {
 }
 
 /// Closes the pool, after the tasks that used it have ended.
-pub async fn close(pool: PgPool) {
+pub async fn close(pool: Pool) {
     if timeout(CLOSE_TIMEOUT, pool.close()).await.is_err() {
         warn!("connections to the database were still in use, dropped");
     }
@@ -134,6 +169,8 @@ fn options(url: &str, client_id: &ClientId) -> anyhow::Result<PgConnectOptions> 
             ("tcp_keepalives_interval", "2"),
             ("tcp_keepalives_count", "3"),
             ("tcp_user_timeout", "10000"),
+            // Also while a statement runs or waits for a lock: a process that was killed holds nothing.
+            ("client_connection_check_interval", "500ms"),
         ])
         .disable_statement_logging())
 }
@@ -141,7 +178,7 @@ fn options(url: &str, client_id: &ClientId) -> anyhow::Result<PgConnectOptions> 
 async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_WAIT;
     loop {
-        let error = match timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(options)).await {
+        let error = match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
             Ok(Ok(connection)) => {
                 let _ = connection.close().await;
                 return Ok(());
@@ -162,26 +199,5 @@ async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
             "waiting for the database",
         );
         sleep(START_RETRY).await;
-    }
-}
-
-/// Asks on the connection of last time, or a new one.
-async fn ask(
-    connection: Option<PgConnection>,
-    options: &PgConnectOptions,
-) -> Result<PgConnection, sqlx::Error> {
-    let mut connection = match connection {
-        Some(connection) => connection,
-        None => PgConnection::connect_with(options).await?,
-    };
-    sqlx::query("select 1").execute(&mut connection).await?;
-    Ok(connection)
-}
-
-/// Whether a connection answers. An error makes the pool drop it without a farewell.
-async fn ping(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    match timeout(PING_TIMEOUT, connection.ping()).await {
-        Ok(alive) => alive.map(|()| true),
-        Err(_) => Err(sqlx::Error::Protocol("the connection does not answer".to_owned())),
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 };
 use futures::FutureExt;
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
     shutdown::Shutdown,
 };
-use bus::BusError;
+use bus::{BusError, pool::Pool};
 
 /// The header's name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -30,6 +30,10 @@ const MAX_LENGTH: usize = 255;
 /// How long a key is kept at least: the day within which a client is expected to have repeated a
 /// request whose answer it never saw.
 const RETENTION: Duration = Duration::from_hours(24);
+/// How long whoever holds a key may say nothing to the database: milliseconds, if it lives. After that
+/// the server ends its transaction, which frees the key within two seconds of its holder's death; a
+/// holder that was only frozen cannot commit any more.
+const HOLDER_SILENCE: &str = "1500ms";
 /// How often to look for old keys. They may live this much longer than [`RETENTION`].
 const EVERY: Duration = Duration::from_mins(1);
 /// How many keys one statement deletes: short locks, and a transaction log in small pieces.
@@ -95,9 +99,7 @@ impl Answer {
 pub enum Claim {
     /// It is new, and its key this transaction's until its end.
     New,
-    /// It was answered before. Roll back before this is answered again, and before a refusal:
-    /// dropped, the transaction would hold the key for a moment longer, and a client that is quick
-    /// would meet itself.
+    /// It was answered before.
     Answered(Answer),
     /// 409 while another transaction has the key, 422 when it came with another request.
     Refused(Problem),
@@ -116,10 +118,15 @@ impl Keyed {
     /// # Errors
     /// When the database does.
     pub async fn claim(&self, tx: &mut PgConnection) -> Result<Claim, sqlx::Error> {
-        let free: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock($1)")
-            .bind(self.lock())
-            .fetch_one(&mut *tx)
-            .await?;
+        // First the limit, then the lock, in one round trip.
+        let (_, free): (String, bool) = sqlx::query_as(
+            "select set_config('idle_in_transaction_session_timeout', $1, true),
+                    pg_try_advisory_xact_lock($2)",
+        )
+        .bind(HOLDER_SILENCE)
+        .bind(self.lock())
+        .fetch_one(&mut *tx)
+        .await?;
         if !free {
             return Ok(Claim::Refused(Problem::new(
                 StatusCode::CONFLICT,
@@ -178,7 +185,7 @@ impl Keyed {
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
-pub async fn prune(pool: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
     chore::repeat("idempotency keys", EVERY, &pool, shutdown, |connection| {
         prune_batch(connection).boxed()
     })

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use bus::{BusError, database_is_away};
+use bus::{BusError, database_is_away, database_is_busy};
 
 /// An `application/problem+json` answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -78,7 +78,8 @@ impl Problem {
     }
 }
 
-/// Whether the error means that the database cannot be reached now.
+/// Whether the database cannot be reached, or is overloaded, or something holds a lock for long. Each
+/// passes.
 fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         // BusError passes its source through, so that the chain does not stop at it.
@@ -89,15 +90,8 @@ fn is_unavailable(error: &anyhow::Error) -> bool {
         cause
             .downcast_ref::<sqlx::Error>()
             .or(from_bus)
-            .is_some_and(|error| database_is_away(error) || gave_up(error))
+            .is_some_and(|error| database_is_away(error) || database_is_busy(error))
     })
-}
-
-/// Whether a statement was given up after its time, or that for a lock: the database is overloaded
-/// or something holds a lock for long. Both pass.
-fn gave_up(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("57014" | "55P03"))
 }
 
 impl IntoResponse for Problem {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod dead_letters;
+mod links;
+mod locks;
 mod member;
 mod third_service;
 mod topology;

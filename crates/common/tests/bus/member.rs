@@ -221,7 +221,7 @@ pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, clien
     let (bus, shutdown) = connect(nats_url, client_id).await;
     let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
     let lease = Lease::take(&bus, &shutdown, "listener", &[group]).await.unwrap();
-    Delivery::new(Obedient::<GROUP>, bus, pool, shutdown).spawn(lease);
+    Delivery::new(Obedient::<GROUP>, bus, pool.into(), shutdown).spawn(lease);
 }
 
 /// A connection under this client id.

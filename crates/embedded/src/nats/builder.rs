@@ -142,8 +142,8 @@ impl Builder {
             r#"listen: "127.0.0.1:{client}"
 http: "127.0.0.1:{monitor}"
 server_name: "embedded"
-# A dead client is noticed within 15 s, not within minutes.
-ping_interval: "5s"
+# A dead client is noticed within 12 s, not within minutes.
+ping_interval: "3s"
 ping_max: 2
 jetstream {{
   store_dir: "{}"

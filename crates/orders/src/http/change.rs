@@ -5,6 +5,7 @@ use common::{
     events::order::Order,
     pod::{problem::Problem, trace::TraceContext},
 };
+use sqlx::PgConnection;
 use tracing::info;
 use uuid::Uuid;
 
@@ -26,27 +27,33 @@ pub(super) async fn change(
     buyer: &Buyer,
     command: Command,
 ) -> Result<Result<Order, Refused>, Problem> {
-    let mut tx = api.pool.begin().await?;
-    let Some(order) = orders::lock(&mut tx, id, buyer.as_str()).await? else {
-        return Err(no_order());
+    let change = async |tx: &mut PgConnection| {
+        let Some(order) = orders::lock(tx, id, buyer.as_str()).await? else {
+            return Err(no_order());
+        };
+        // After the lock, for which it may have waited.
+        let now = orders::now(tx).await?;
+        let next = match order::decide(&order, command, now) {
+            Ok(Some(next)) => next,
+            Ok(None) => return Ok(Ok((order, None))),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        orders::save(tx, std::slice::from_ref(&next)).await?;
+        let event = order::seal(next.clone())?;
+        outbox::put_sealed(tx, [&event]).await?;
+        Ok(Ok((next, Some(event.id))))
     };
-    // After the lock, for which it may have waited.
-    let now = orders::now(&mut tx).await?;
-    let next = match order::decide(&order, command, now) {
-        Ok(Some(next)) => next,
-        Ok(None) => return Ok(Ok(order)),
+    let (next, event_id) = match api.pool.transaction(change).await? {
+        Ok((next, Some(event_id))) => (next, event_id),
+        Ok((order, None)) => return Ok(Ok(order)),
         Err(refused) => return Ok(Err(refused)),
     };
-    orders::save(&mut tx, std::slice::from_ref(&next)).await?;
-    let event = order::seal(next.clone())?;
-    outbox::put_sealed(&mut tx, [&event]).await?;
-    tx.commit().await?;
     api.wake.wake();
     info!(
         order.id = %id,
         ticket.id = %next.ticket_id,
         order.status = next.status.as_str(),
-        event.id = %event.id,
+        event.id = %event_id,
         trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "order changed",
     );

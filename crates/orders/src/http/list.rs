@@ -6,6 +6,7 @@ use common::{
     pod::{page::PageQuery, problem::Problem},
 };
 use serde::Serialize;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -51,9 +52,10 @@ pub(super) async fn list(
     buyer: Buyer,
     query: PageQuery,
 ) -> Result<Json<OrderPage>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    let mut orders =
-        orders::page(&mut connection, buyer.as_str(), query.after, query.rows()).await?;
+    let page = async |connection: &mut PgConnection| {
+        orders::page(connection, buyer.as_str(), query.after, query.rows()).await
+    };
+    let mut orders = api.pool.run(page).await?;
     let next = query.cut(&mut orders, |order| order.id);
     Ok(Json(OrderPage { orders, next }))
 }

@@ -13,11 +13,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode};
 use common::{
-    bus::relay::Wake,
+    bus::{pool::Pool, relay::Wake},
     events::asyncapi,
     pod::{http::stack, openapi, problem::Problem},
 };
-use sqlx::PgPool;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -27,7 +26,7 @@ use crate::{auth::Auth, payment::Provider};
 #[derive(Clone)]
 pub struct Api {
     /// The service's database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Wakes the relay after a commit.
     pub wake: Wake,
     /// Who a request's buyer is.

@@ -9,6 +9,7 @@ use common::{
     pod::{body::Fields, page::PathId, problem::Problem},
 };
 use serde::Serialize;
+use sqlx::PgConnection;
 use tokio::time::timeout;
 use tracing::warn;
 use utoipa::ToSchema;
@@ -126,11 +127,11 @@ pub(super) async fn pay(
 /// The order, if it can be paid or is; so that the provider is not asked in vain. `None` when there is
 /// none.
 async fn payable(api: &Api, id: Uuid, buyer: &Buyer) -> Result<Option<Order>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    let Some(order) = orders::find(&mut connection, id, buyer.as_str()).await? else {
-        return Ok(None);
+    let find = async |connection: &mut PgConnection| {
+        let order = orders::find(connection, id, buyer.as_str()).await?;
+        Ok::<_, sqlx::Error>(order.zip(Some(orders::now(connection).await?)))
     };
-    let now = orders::now(&mut connection).await?;
+    let Some((order, now)) = api.pool.run(find).await? else { return Ok(None) };
     let nothing = Payment { amount: order.price, reference: String::new() };
     match order::decide(&order, Command::Pay(nothing), now) {
         Ok(_) => Ok(Some(order)),

@@ -5,6 +5,7 @@ use common::{
     events::order::Order,
     pod::{page::PathId, problem::Problem},
 };
+use sqlx::PgConnection;
 
 use super::{Api, no_order};
 use crate::{auth::Buyer, store::orders};
@@ -34,7 +35,8 @@ pub(super) async fn read(
     buyer: Buyer,
     PathId(id): PathId,
 ) -> Result<Json<Order>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    let order = orders::find(&mut connection, id, buyer.as_str()).await?;
+    let find =
+        async |connection: &mut PgConnection| orders::find(connection, id, buyer.as_str()).await;
+    let order = api.pool.run(find).await?;
     order.map(Json).ok_or_else(no_order)
 }

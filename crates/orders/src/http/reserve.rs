@@ -95,15 +95,12 @@ pub(super) async fn reserve(
     // Each buyer's keys are their own. A key holds no blank, so the pair is read in one way only.
     let keyed = key.map(|key| Keyed::new(format!("{buyer} {key}"), &ticket_id.to_string()));
 
-    let mut tx = api.pool.begin().await?;
-    let made = make(&mut tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
-    let Ok(Made::Now(answer, event_id)) = made else {
-        // Before the answer: dropped, the transaction would hold the key for a moment longer. That it
-        // fails is no news: the connection is gone, and the key with it.
-        let _ = tx.rollback().await;
-        return made.map(|made| made.answer().replayed(PATH));
+    let make =
+        async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
+    let (answer, event_id) = match api.pool.transaction(make).await? {
+        Made::Now(answer, event_id) => (answer, event_id),
+        Made::Before(answer) => return Ok(answer.replayed(PATH)),
     };
-    tx.commit().await?;
     api.wake.wake();
     info!(
         order.id = %answer.resource_id,
@@ -121,14 +118,6 @@ enum Made {
     Now(Answer, Uuid),
     /// What it was answered before.
     Before(Answer),
-}
-
-impl Made {
-    fn answer(self) -> Answer {
-        match self {
-            Self::Now(answer, _) | Self::Before(answer) => answer,
-        }
-    }
 }
 
 async fn make(

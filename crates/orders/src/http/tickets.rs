@@ -6,6 +6,7 @@ use common::pod::{
     problem::Problem,
 };
 use serde::Serialize;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -45,8 +46,10 @@ pub(super) async fn list(
     State(api): State<Api>,
     query: PageQuery,
 ) -> Result<Json<TicketPage>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    let mut tickets = tickets::page(&mut connection, query.after, query.rows()).await?;
+    let page = async |connection: &mut PgConnection| {
+        tickets::page(connection, query.after, query.rows()).await
+    };
+    let mut tickets = api.pool.run(page).await?;
     let next = query.cut(&mut tickets, |ticket| ticket.id);
     Ok(Json(TicketPage { tickets, next }))
 }
@@ -72,8 +75,8 @@ pub(super) async fn read(
     State(api): State<Api>,
     PathId(id): PathId,
 ) -> Result<Json<KnownTicket>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    tickets::find(&mut connection, id).await?.map(Json).ok_or_else(no_ticket)
+    let find = async |connection: &mut PgConnection| tickets::find(connection, id).await;
+    api.pool.run(find).await?.map(Json).ok_or_else(no_ticket)
 }
 
 /// 404.

@@ -74,7 +74,10 @@ impl Service {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (pool, wake) = (database.pool.clone(), Wake::default());
         let provider = Arc::new(Recorder::new(pool.clone()));
-        let router = router(Api { pool, wake, auth, provider: provider.clone(), reservation }, 512);
+        let router = router(
+            Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation },
+            512,
+        );
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { database, base, client: Client::new(), provider }
     }
@@ -144,14 +147,15 @@ impl Service {
     /// Has orders expire, as each replica does, until a query says so.
     pub(crate) async fn expires_until(&self, condition: &str) {
         let (shutdown, _) = Shutdown::new();
-        let expiry = expiry::run(self.pool.clone(), Wake::default(), shutdown.clone());
+        let expiry = expiry::run(self.pool.clone().into(), Wake::default(), shutdown.clone());
         self.runs_until(expiry, shutdown, self.until(condition)).await;
     }
 
     /// Captures payments, as each replica does, until a query says so.
     pub(crate) async fn captures_until(&self, condition: &str) {
         let (shutdown, _) = Shutdown::new();
-        let captures = capture::run(self.pool.clone(), self.provider.clone(), shutdown.clone());
+        let captures =
+            capture::run(self.pool.clone().into(), self.provider.clone(), shutdown.clone());
         self.runs_until(captures, shutdown, self.until(condition)).await;
     }
 

@@ -189,6 +189,14 @@ impl System {
         assert_eq!(twice, [], "events that took effect more than once");
     }
 
+    pub(crate) async fn no_dead_letters(&self) {
+        let dead: i64 = sqlx::query_scalar("select count(*) from bus.dead_letters")
+            .fetch_one(&self.orders_db)
+            .await
+            .unwrap();
+        assert_eq!(dead, 0, "an outage is no event's fault");
+    }
+
     /// The queue group's consumer, as the server sees it.
     pub(crate) async fn group(&self) -> jetstream::consumer::Info {
         self.group_of("TICKETS", "orders-service").await

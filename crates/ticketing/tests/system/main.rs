@@ -9,6 +9,7 @@ mod command;
 mod crashes;
 mod dead_letters;
 mod harness;
+mod links;
 mod manifests;
 mod members;
 mod newest;

@@ -11,6 +11,7 @@ use common::{
     events::ticket::{Hold, HoldStatus, Ticket, TicketUpdated},
     pod::{body::Fields, page::PathId, problem::Problem, trace::TraceContext},
 };
+use sqlx::PgConnection;
 use tracing::info;
 
 use super::{
@@ -72,16 +73,18 @@ pub(super) async fn change(
     let to = ChangedTicket::parse(fields)?;
     let expected = expected(if_match, to.version)?;
 
-    let mut tx = api.pool.begin().await?;
-    let ticket = match store::change(&mut tx, id, &to, expected.as_deref()).await? {
-        Change::Made(ticket) => ticket,
-        Change::Stale(version) => return Err(stale(version)),
-        Change::Held(hold) => return Err(held(hold)),
-        Change::NoTicket => return Err(no_ticket()),
+    let change = async |tx: &mut PgConnection| {
+        let ticket = match store::change(tx, id, &to, expected.as_deref()).await? {
+            Change::Made(ticket) => ticket,
+            Change::Stale(version) => return Err(stale(version)),
+            Change::Held(hold) => return Err(held(hold)),
+            Change::NoTicket => return Err(no_ticket()),
+        };
+        let event = TicketUpdated(ticket);
+        let event_id = outbox::put(tx, &event).await?;
+        Ok((event, event_id))
     };
-    let event = TicketUpdated(ticket);
-    let event_id = outbox::put(&mut tx, &event).await?;
-    tx.commit().await?;
+    let (event, event_id) = api.pool.transaction(change).await?;
     api.wake.wake();
 
     info!(

@@ -103,26 +103,26 @@ enum Made {
 
 /// With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
 async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Problem> {
-    let mut tx = api.pool.begin().await?;
-    match keyed.claim(&mut tx).await? {
-        Claim::New => {}
-        Claim::Answered(answer) => {
-            let _ = tx.rollback().await;
-            return Ok(Made::Before(answer));
-        }
-        Claim::Refused(problem) => {
-            let _ = tx.rollback().await;
-            return Err(problem);
-        }
+    let made = api
+        .pool
+        .transaction(async |tx| {
+            match keyed.claim(tx).await? {
+                Claim::New => {}
+                Claim::Answered(answer) => return Ok(Made::Before(answer)),
+                Claim::Refused(problem) => return Err(problem),
+            }
+            let ticket = new.into_ticket();
+            let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
+            store::insert(tx, [&ticket]).await?;
+            let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;
+            keyed.keep(tx, &created).await?;
+            Ok(Made::Now(created, event_id))
+        })
+        .await?;
+    if let Made::Now(..) = made {
+        api.wake.wake();
     }
-    let ticket = new.into_ticket();
-    let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
-    store::insert(&mut tx, [&ticket]).await?;
-    let event_id = outbox::put(&mut tx, &TicketCreated(ticket)).await?;
-    keyed.keep(&mut tx, &created).await?;
-    tx.commit().await?;
-    api.wake.wake();
-    Ok(Made::Now(created, event_id))
+    Ok(made)
 }
 
 /// With the ETag of what was created.

@@ -7,6 +7,7 @@ use common::{
     pod::{page::PageQuery, problem::Problem},
 };
 use serde::Serialize;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -43,8 +44,10 @@ pub(super) struct Page {
     )
 )]
 pub(super) async fn list(State(api): State<Api>, query: PageQuery) -> Result<Json<Page>, Problem> {
-    let mut connection = api.pool.acquire().await?;
-    let mut tickets = store::page(&mut connection, query.after, query.rows()).await?;
+    let page = async |connection: &mut PgConnection| {
+        store::page(connection, query.after, query.rows()).await
+    };
+    let mut tickets = api.pool.run(page).await?;
     let next = query.cut(&mut tickets, |ticket| ticket.id);
     Ok(Json(Page { tickets, next }))
 }

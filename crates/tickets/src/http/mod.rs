@@ -13,11 +13,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    bus::relay::Wake,
+    bus::{pool::Pool, relay::Wake},
     events::{asyncapi, ticket::Ticket},
     pod::{http::stack, openapi, problem::Problem, shutdown::Shutdown},
 };
-use sqlx::PgPool;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::group_commit::GroupCommit;
@@ -26,7 +25,7 @@ use crate::group_commit::GroupCommit;
 #[derive(Debug, Clone)]
 pub struct Api {
     /// The service's database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Wakes the relay after a commit.
     pub wake: Wake,
     /// Stores new tickets.
@@ -36,7 +35,7 @@ pub struct Api {
 impl Api {
     /// Starts what the handlers need.
     #[must_use]
-    pub fn start(pool: PgPool, wake: Wake, shutdown: &Shutdown) -> Self {
+    pub fn start(pool: Pool, wake: Wake, shutdown: &Shutdown) -> Self {
         let group_commit = GroupCommit::start(&pool, &wake, shutdown);
         Self { pool, wake, group_commit }
     }

@@ -9,6 +9,7 @@ use common::{
     events::ticket::Ticket,
     pod::{page::PathId, problem::Problem},
 };
+use sqlx::PgConnection;
 
 use super::{Api, conditional, etag, ticket_body};
 use crate::store;
@@ -44,7 +45,8 @@ pub(super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let known = conditional::if_none_match(&headers)?;
-    let ticket = store::find(&mut *api.pool.acquire().await?, id).await?.ok_or_else(no_ticket)?;
+    let find = async |connection: &mut PgConnection| store::find(connection, id).await;
+    let ticket = api.pool.run(find).await?.ok_or_else(no_ticket)?;
     let mut response = match known {
         Some(tags) if tags.contain(ticket.version) => {
             (StatusCode::NOT_MODIFIED, [(header::ETAG, etag(ticket.version))]).into_response()

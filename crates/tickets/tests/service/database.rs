@@ -9,8 +9,10 @@ use common::{
 };
 use embedded::Postgres;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection, PgPool, decode::Decode,
-    postgres::PgPoolOptions, types::Type,
+    AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
+    decode::Decode,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    types::Type,
 };
 use tokio::{
     net::TcpListener,
@@ -36,7 +38,8 @@ impl Database {
             database_max_connections: 16,
         };
         let client_id: ClientId = format!("{service}-under-test").parse().unwrap();
-        let pool = database::connect(&settings, &client_id).await.unwrap();
+        let service = database::connect(&settings, &client_id).await.unwrap();
+        let pool = PgPool::connect_lazy_with(PgConnectOptions::clone(&service.connect_options()));
         bus::migrate(&pool).await.unwrap();
         Self { pool, _server: Some(server) }
     }

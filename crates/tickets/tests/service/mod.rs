@@ -36,7 +36,7 @@ impl Service {
     /// Its statements have no time limit, so that the request's own is what ends it.
     pub(crate) async fn patient() -> Self {
         let database = migrated().await;
-        let pool = unhurried(&database.pool);
+        let pool = unhurried(&database.pool.clone().into());
         Self::serve(database, pool, 64).await
     }
 
@@ -52,7 +52,7 @@ impl Service {
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (shutdown, _) = Shutdown::new();
-        let router = router(Api::start(for_service, Wake::default(), &shutdown), concurrent);
+        let router = router(Api::start(for_service.into(), Wake::default(), &shutdown), concurrent);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { database, base, client: Client::new() }
     }

@@ -1,0 +1,258 @@
+//! Connections to Postgres that fall silent: nothing is answered on them, and nothing says so.
+
+use std::time::Duration;
+
+use embedded::{Direction, Link};
+use reqwest::StatusCode;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::harness::{LOOK_EVERY, Load, Service, System, until};
+
+/// How soon a service must serve again once a new connection is answered.
+const SERVES_AGAIN: Duration = Duration::from_secs(10);
+/// How soon others must have what a replica holds that lost its database.
+const TAKEN_OVER: Duration = Duration::from_secs(15);
+
+/// A link to Postgres, and the settings of a service that goes through it.
+async fn link(system: &System, database: &str) -> (Link, (&'static str, String)) {
+    let port = system.postgres.port();
+    let link = Link::to(port).await.unwrap();
+    let through =
+        system.postgres.url(database).replace(&format!(":{port}/"), &format!(":{}/", link.port()));
+    (link, ("DATABASE_URL", through))
+}
+
+async fn is_ready(system: &System, service: &Service) -> bool {
+    let answer = system.http.get(format!("{}/readyz", service.url)).send().await;
+    answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// As many who read without a pause as there are connections in a pool, and more.
+fn readers(system: &System, service: &Service, path: &str) -> JoinSet<()> {
+    let mut readers = JoinSet::new();
+    for _ in 0..24 {
+        let read = system.http.get(format!("{}{path}", service.url));
+        readers.spawn(async move {
+            loop {
+                let answer = read.try_clone().unwrap().send().await;
+                if !answer.is_ok_and(|answer| answer.status().is_success()) {
+                    sleep(LOOK_EVERY).await;
+                }
+            }
+        });
+    }
+    readers
+}
+
+/// How long it takes until this path is answered 200.
+async fn answers(system: &System, service: &Service, path: &str) -> Duration {
+    let begun = Instant::now();
+    until(&format!("{path} is answered"), || async {
+        let answer = system.http.get(format!("{}{path}", service.url)).send().await;
+        answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    })
+    .await;
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_under_load() {
+    let mut system = System::start().await;
+    let (of_tickets, through) = link(&system, "tickets").await;
+    system.settings = vec![through];
+    let tickets = system.tickets().await;
+    let (of_orders, through) = link(&system, "orders").await;
+    system.settings = vec![through];
+    let orders = system.orders("orders-1").await;
+    let load = Load::begin(&system, &tickets, 16);
+    let _readers =
+        [readers(&system, &tickets, "/api/tickets"), readers(&system, &orders, "/api/orders")];
+    load.more(200).await;
+
+    tokio::join!(of_tickets.vanish(), of_orders.vanish());
+    let begun = Instant::now();
+    let posted = async {
+        // What the old connections had confirmed may be answered yet; of the next ones more than
+        // there are people waiting.
+        load.more(50).await;
+        begun.elapsed()
+    };
+    let (posted, read, reserved) = tokio::join!(
+        posted,
+        answers(&system, &tickets, "/api/tickets"),
+        answers(&system, &orders, "/api/orders"),
+    );
+    for took in [posted, read, reserved] {
+        assert!(took < SERVES_AGAIN, "served again only after {took:?}");
+    }
+    until("both say that they are ready", || async {
+        is_ready(&system, &tickets).await && is_ready(&system, &orders).await
+    })
+    .await;
+    let took = begun.elapsed();
+    assert!(took < SERVES_AGAIN, "ready only after {took:?}");
+    // No connection was lost to the pool for good: all of it serves.
+    load.more(500).await;
+    system.reached_once(&load.end().await).await;
+    system.group_is_quiet().await;
+    system.no_dead_letters().await;
+}
+
+#[tokio::test]
+async fn a_service_whose_database_says_nothing_more_is_not_ready_until_it_serves() {
+    let mut system = System::start().await;
+    let (database, through) = link(&system, "tickets").await;
+    system.settings = vec![through];
+    let tickets = system.tickets().await;
+    let load = Load::begin(&system, &tickets, 16);
+    load.more(100).await;
+    database.hold(Direction::ToClient).await;
+    let begun = Instant::now();
+    until("it says that it is not ready", || async { !is_ready(&system, &tickets).await }).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(6), "it was ready for another {took:?}");
+    database.release(Direction::ToClient).await;
+    load.more(100).await;
+    until("it says that it is ready", || is_ready(&system, &tickets)).await;
+    load.end().await;
+}
+
+#[tokio::test]
+async fn what_a_replica_holds_that_lost_its_database_is_taken_by_others_within_15_s() {
+    let mut system = System::start().await;
+    let tickets = system.tickets().await;
+    let _second = system.orders("orders-2").await;
+    let (database, through) = link(&system, "orders").await;
+    system.settings = vec![through];
+    let first = system.orders("orders-1").await;
+    let load = Load::begin(&system, &tickets, 8);
+    until("the first takes part", || async {
+        system.metric(&first, "bus_acked_total").await > 50.0
+    })
+    .await;
+    tokio::join!(database.hold(Direction::ToServer), database.hold(Direction::ToClient));
+    let begun = Instant::now();
+    // Enough that the replica has taken some of them with nowhere to put them.
+    load.more(500).await;
+    let created = load.end().await;
+    until("every ticket has arrived", || async {
+        let known = system.known().await;
+        created.iter().all(|id| known.contains_key(id))
+    })
+    .await;
+    let took = begun.elapsed();
+    assert!(took < TAKEN_OVER, "they arrived only after {took:?}");
+    system.each_effect_happened_once().await;
+    system.no_dead_letters().await;
+    let counted: i64 = sqlx::query_scalar("select count(*) from bus.attempts where attempts > 0")
+        .fetch_one(&system.orders_db)
+        .await
+        .unwrap();
+    assert_eq!(counted, 0, "nothing was counted against an event");
+}
+
+/// Posts with a key until it is not the key of a request under way. How long that took.
+async fn until_free(system: &System, tickets: &Service, key: &str) -> (Duration, StatusCode) {
+    let begun = Instant::now();
+    loop {
+        let answer = posting(system, tickets, key).send().await.unwrap().status();
+        if answer != StatusCode::CONFLICT {
+            return (begun.elapsed(), answer);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn posting(system: &System, tickets: &Service, key: &str) -> reqwest::RequestBuilder {
+    let body = serde_json::json!({ "title": "Concert", "price": 20 });
+    let url = format!("{}/api/tickets", tickets.url);
+    system.http.post(url).header("idempotency-key", key).json(&body)
+}
+
+/// How the holder of a key is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    Killed,
+    KilledWhileItWaits,
+    Frozen,
+    CutOff,
+}
+
+async fn a_key_whose_holder_is(lost: Lost) {
+    const FREE_WITHIN: Duration = Duration::from_secs(2);
+    let mut system = System::start().await;
+    let other = system.tickets().await;
+    let (database, through) = link(&system, "tickets").await;
+    system.settings = vec![through];
+    let mut holder = system.spawn("tickets", "tickets-2", system.nats.client_port());
+    until("the holder is ready", || is_ready(&system, &holder)).await;
+
+    // It gets as far as its ticket, and has the key.
+    let mut locked = system.tickets_db.begin().await.unwrap();
+    sqlx::query("lock table tickets in access exclusive mode").execute(&mut *locked).await.unwrap();
+    let first = tokio::spawn(posting(&system, &holder, "k").send());
+    let of_holder = "select pid from pg_locks where locktype = 'advisory' and granted
+                     and pid in (select pid from pg_locks where not granted)";
+    let waits = async || {
+        let waits = sqlx::query_scalar::<_, i32>(of_holder).fetch_optional(&system.tickets_db);
+        waits.await.unwrap()
+    };
+    until("it waits for the lock", || async { waits().await.is_some() }).await;
+    assert_eq!(posting(&system, &other, "k").send().await.unwrap().status(), StatusCode::CONFLICT);
+    match lost {
+        Lost::Killed | Lost::KilledWhileItWaits => {
+            holder.child.kill().await;
+        }
+        Lost::Frozen => holder.child.pause(),
+        Lost::CutOff => database.vanish().await,
+    }
+    let mut locked = Some(locked);
+    if lost == Lost::KilledWhileItWaits {
+        // The key is free although the table is not: who comes next waits for the table, not the key.
+        let begun = Instant::now();
+        until("the key is free", || async { waits().await.is_none() }).await;
+        assert!(begun.elapsed() < FREE_WITHIN, "the key was free after {:?}", begun.elapsed());
+    }
+    // Its statement ends, and nothing more is heard of it.
+    locked.take().unwrap().rollback().await.unwrap();
+    let (took, answer) = until_free(&system, &other, "k").await;
+    assert_eq!(answer, StatusCode::CREATED, "{lost:?}");
+    assert!(took < FREE_WITHIN, "{lost:?}: the key was free only after {took:?}");
+    if lost == Lost::Frozen {
+        holder.child.resume();
+        let answer = first.await.unwrap().unwrap().status();
+        assert_eq!(
+            answer,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "what was taken from it, it commits not"
+        );
+    }
+    let tickets: i64 = sqlx::query_scalar("select count(*) from tickets")
+        .fetch_one(&system.tickets_db)
+        .await
+        .unwrap();
+    assert_eq!(tickets, 1);
+}
+
+#[tokio::test]
+async fn a_key_whose_holder_was_killed_is_free_within_2_s() {
+    a_key_whose_holder_is(Lost::Killed).await;
+}
+
+#[tokio::test]
+async fn a_key_whose_holder_was_killed_while_it_waited_is_free_within_2_s() {
+    a_key_whose_holder_is(Lost::KilledWhileItWaits).await;
+}
+
+#[tokio::test]
+async fn a_key_whose_holder_froze_is_free_within_2_s_and_the_holder_commits_nothing() {
+    a_key_whose_holder_is(Lost::Frozen).await;
+}
+
+#[tokio::test]
+async fn a_key_whose_holder_was_cut_off_is_free_within_2_s() {
+    a_key_whose_holder_is(Lost::CutOff).await;
+}
