@@ -1,0 +1,106 @@
+//! A relay, step by step: anything may happen between two.
+
+use crate::{
+    bounds::{Bounds, Mistake},
+    compare::Seen,
+    page::{Findings, Page, Source},
+    stream::Sequence,
+    system::System,
+};
+
+/// What a relay is about to do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Relay {
+    /// It has no session, or does not hold the lock, and does nothing.
+    Waits,
+    /// It holds the lock, and knows nothing of the stream.
+    Begins,
+    /// It has asked what the group has acknowledged, and asks the stream next.
+    Asks {
+        /// What the group has acknowledged.
+        floor: Sequence,
+    },
+    /// It has asked the stream, and looks at messages next.
+    Compares {
+        /// What the group had acknowledged.
+        floor: Sequence,
+        /// What the stream said.
+        seen: Seen,
+    },
+    /// It has verified the stream.
+    Ready {
+        /// The creation time that it verified.
+        created: u8,
+    },
+    /// It publishes.
+    Publishes(Page),
+    /// Every event of the page is acknowledged. It looks at what the stream holds.
+    Looks(Page),
+    /// It is about to commit.
+    Commits(Page, Findings),
+    /// It has committed, and has something left to write. Of a mistake.
+    WritesLater {
+        /// The creation time that it verified.
+        created: u8,
+        /// Ranges to mark.
+        lost: Vec<u8>,
+    },
+}
+
+impl System {
+    /// A relay does what is next for it.
+    pub(crate) fn relay(&mut self, bounds: &Bounds, relay: usize) {
+        let has_lock = self.lock == Some(relay);
+        let may_write = has_lock || bounds.has(Mistake::CommitsWithoutTheLock);
+        let phase = std::mem::replace(&mut self.relays[relay], Relay::Waits);
+        self.relays[relay] = match phase {
+            Relay::Waits if self.lock.is_none() => {
+                self.lock = Some(relay);
+                self.sessions += 1;
+                Relay::Begins
+            }
+            Relay::Begins => Relay::Asks { floor: self.floor(bounds) },
+            Relay::Asks { floor } => Relay::Compares { floor, seen: Seen::of(&self.stream) },
+            Relay::Compares { floor, seen } => {
+                let floor = if bounds.has(Mistake::ReadsTheGroupsLast) {
+                    self.floor(bounds)
+                } else {
+                    floor
+                };
+                self.ledger.compare(bounds, &self.stream, &seen, floor);
+                Relay::Ready { created: seen.created }
+            }
+            Relay::Ready { created } => {
+                let by = self.sessions;
+                let source = Source { bounds, transactions: &self.transactions, created, by };
+                source.take_new(&mut self.ledger).map_or(Relay::Ready { created }, Relay::Publishes)
+            }
+            Relay::Publishes(mut page) => {
+                if page.publish(bounds, &mut self.stream) {
+                    Relay::Looks(page)
+                } else {
+                    Relay::Publishes(page)
+                }
+            }
+            Relay::Looks(page) if may_write => {
+                let found = page.look(bounds, &self.ledger, &self.stream);
+                Relay::Commits(page, found)
+            }
+            Relay::Commits(page, found) if may_write => {
+                page.commit(bounds, &mut self.ledger, found, self.stream.created)
+            }
+            Relay::WritesLater { created, lost } => {
+                self.ledger.mark(&lost);
+                self.ledger.set_last();
+                Relay::Ready { created }
+            }
+            // Without its session, it cannot go on.
+            Relay::Waits | Relay::Looks(_) | Relay::Commits(..) => Relay::Waits,
+        };
+        if !has_lock
+            && matches!(self.relays[relay], Relay::Ready { .. } | Relay::WritesLater { .. })
+        {
+            self.relays[relay] = Relay::Waits;
+        }
+    }
+}
