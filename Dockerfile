@@ -14,6 +14,7 @@ COPY crates/tickets/Cargo.toml crates/tickets/
 COPY crates/orders/Cargo.toml crates/orders/
 COPY crates/embedded/Cargo.toml crates/embedded/
 COPY crates/ticketing/Cargo.toml crates/ticketing/
+COPY crates/model/Cargo.toml crates/model/
 # Cargo wants a source for each crate and benchmark that a manifest names.
 RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && mkdir -p crates/ticketing/benches/system \
