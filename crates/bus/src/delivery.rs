@@ -2,11 +2,15 @@
 //! answers for it. One batch is worked on while the next one arrives.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tracing::{debug, info};
 
 use crate::{
@@ -15,13 +19,20 @@ use crate::{
     listener::Listener,
     pool::Pool,
     session::Session,
-    topology::{self, Refusal},
+    topology::{self, Group, Refusal, TopologyError},
     upkeep,
 };
-use crate::{event::EventSet, lease::Lease, shutdown::Shutdown};
+use crate::{
+    event::{EventSet, Stream},
+    lease::Lease,
+    shutdown::Shutdown,
+};
 
 /// The longest pause after failures of the server.
 pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How often a member looks after its group's consumer: what an operator edits is found within 10 s.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
     shop: Arc<Workshop<L>>,
@@ -60,60 +71,103 @@ impl<L: Listener> Delivery<L> {
 
     /// Takes part in the group until the process stops.
     async fn run(self) -> anyhow::Result<()> {
-        let stream = <L::Events as EventSet>::STREAM;
         let bus = self.shop.bus.clone();
-        let (mut backoff, mut refusal) = (Duration::ZERO, Refusal::of(L::QUEUE_GROUP));
+        let mut watch = Watch::of::<L>(bus.clone());
+        let (mut backoff, mut connection) = (Duration::ZERO, 0);
         while !self.shutdown.has_begun() {
             let epoch = tokio::select! {
                 () = self.shutdown.begun() => break,
                 epoch = bus.connected() => epoch,
             };
-            let ended = match self.prepare(stream).await {
-                Ok(()) => {
-                    refusal.end();
-                    self.session(epoch).await
-                }
+            if epoch != connection {
+                watch.group.forget();
+                connection = epoch;
+            }
+            let begun = Instant::now();
+            let ended = match watch.look().await {
+                Ok(()) => self.session(epoch, &mut watch).await,
                 Err(error) => Err(error),
             };
-            match ended {
-                Ok(()) => backoff = Duration::ZERO,
-                Err(error) => {
-                    if let Some(pause) = refusal.note(&error) {
-                        tokio::select! {
-                            () = self.shutdown.begun() => break,
-                            () = sleep(pause) => continue,
-                        }
-                    }
-                    backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
-                    debug!(
-                        error = format!("{error:#}"),
-                        retry.ms = backoff.as_millis(),
-                        "cannot pull yet"
-                    );
-                    tokio::select! {
-                        () = self.shutdown.begun() => break,
-                        () = sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))) => {}
-                    }
+            let pause = match ended {
+                Ok(()) if begun.elapsed() > MAX_BACKOFF => {
+                    backoff = Duration::ZERO;
+                    continue;
                 }
+                // What ends at once would end again.
+                Ok(()) => None,
+                Err(error) => {
+                    debug!(error = format!("{error:#}"), "cannot pull yet");
+                    watch.refused.note(&error)
+                }
+            };
+            backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
+            let pause = pause.unwrap_or_else(|| backoff.mul_f64(rand::random_range(0.5..=1.0)));
+            tokio::select! {
+                () = self.shutdown.begun() => break,
+                () = sleep(pause) => {}
             }
         }
         Ok(())
     }
 
-    async fn prepare(&self, stream: &crate::event::Stream) -> anyhow::Result<()> {
-        let bus = &self.shop.bus;
-        topology::stream(bus, stream).await?;
-        topology::queue_group(bus, L::QUEUE_GROUP, stream, <L::Events as EventSet>::SUBJECTS)
-            .await?;
-        Ok(())
-    }
-
-    async fn session(&self, epoch: u64) -> anyhow::Result<()> {
+    async fn session(&self, epoch: u64, watch: &mut Watch) -> anyhow::Result<()> {
         let mut session = Session::open(self.shop.clone(), epoch).await?;
         self.joined.send_replace(true);
         info!(queue.group = L::QUEUE_GROUP, client.id = %self.shop.client_id, "joined the queue group");
-        let ended = session.run(&self.shutdown).await;
+        let ended = tokio::select! {
+            ended = session.run(&self.shutdown) => ended,
+            never = watch.go_on() => match never {},
+        };
         session.give_everything_back().await;
         ended
+    }
+}
+
+/// What a member looks after while it takes part: the group's consumer, and the stream behind it.
+struct Watch {
+    bus: Bus,
+    stream: &'static Stream,
+    group: Group,
+    /// The stream is refused. What it holds can be taken all the same.
+    stream_refused: Refusal,
+    /// The group's consumer is refused.
+    refused: Refusal,
+}
+
+impl Watch {
+    fn of<L: Listener>(bus: Bus) -> Self {
+        let stream = <L::Events as EventSet>::STREAM;
+        let group = Group::new(L::QUEUE_GROUP, stream, <L::Events as EventSet>::SUBJECTS);
+        let (stream_refused, refused) = (Refusal::of(stream.name), Refusal::of(L::QUEUE_GROUP));
+        Self { bus, stream, group, stream_refused, refused }
+    }
+
+    /// Sets right what an operator may have edited.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let state = match topology::stream(&self.bus, self.stream).await {
+            Ok(state) => {
+                self.stream_refused.end();
+                Some(state)
+            }
+            Err(error @ TopologyError::Drift { .. }) => {
+                self.stream_refused.note(&error.into());
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.group.make_sure(&self.bus, state).await?;
+        self.refused.end();
+        Ok(())
+    }
+
+    /// Looks again and again. What is made anew ends the open pull by itself.
+    async fn go_on(&mut self) -> Infallible {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Err(error) = self.look().await {
+                debug!(error = format!("{error:#}"), "could not look after the queue group");
+                self.refused.note(&error);
+            }
+        }
     }
 }

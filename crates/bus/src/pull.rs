@@ -110,4 +110,6 @@ fn is_for_good(description: &str) -> bool {
     description.eq_ignore_ascii_case("consumer deleted")
         || description.eq_ignore_ascii_case("consumer is push based")
         || description.to_ascii_lowercase().starts_with("bad request")
+        // Somebody has limited what a request may ask for. Asked again, it is refused again.
+        || description.to_ascii_lowercase().starts_with("exceeded max")
 }

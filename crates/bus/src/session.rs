@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::Subject;
+use async_nats::{Message, Subject};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::watch,
@@ -28,6 +28,8 @@ use crate::{event::EventSet, shutdown::Shutdown};
 const BATCH: usize = 256;
 /// How often the server hears that events are still being worked on.
 const PROGRESS: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 3);
+/// How often a message without its payload is passed over. One that comes more often was published so.
+const BARE_DELIVERIES: i64 = 3;
 
 /// What the member is doing about new events.
 enum Mode {
@@ -156,10 +158,16 @@ impl<L: Listener> Session<L> {
 
     fn pulled(&mut self, pulled: Pulled) {
         match pulled {
-            Pulled::Event(message) => match Held::new(message, &self.shop.bus.jetstream) {
-                Some(held) => self.waiting.push_back(held),
-                None => debug!("passed over a message that JetStream did not send"),
-            },
+            Pulled::Event(message) => {
+                let bare = is_bare(&message);
+                match Held::new(message, &self.shop.bus.jetstream) {
+                    Some(held) if bare && held.delivery <= BARE_DELIVERIES => {
+                        debug!("passed over a message without its payload");
+                    }
+                    Some(held) => self.waiting.push_back(held),
+                    None => debug!("passed over a message that JetStream did not send"),
+                }
+            }
             Pulled::Ended => {}
             Pulled::Lost => {
                 debug!("a pull was not answered, beginning anew");
@@ -204,6 +212,13 @@ impl<L: Listener> Session<L> {
             }
         }
     }
+}
+
+/// Whether the server has kept the payload back, because somebody has set the consumer to headers only.
+/// That is set right within seconds; until then such a message is no event that cannot be read.
+fn is_bare(message: &Message) -> bool {
+    let size = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Size"));
+    message.payload.is_empty() && size.is_some_and(|size| size.as_str() != "0")
 }
 
 /// Ready when the work is done; never while there is none.

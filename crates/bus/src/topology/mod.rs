@@ -1,23 +1,20 @@
 //! What must exist on the server: streams, queue groups, buckets. Made if missing, checked if
 //! there, in this one place.
 
+mod consumers;
 mod refusal;
 mod streams;
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
-use async_nats::jetstream::{
-    Context, ErrorCode,
-    consumer::{AckPolicy, DeliverPolicy, FromConsumer, IntoConsumerConfig, pull},
-    kv,
-    stream::{ConsumerErrorKind, StorageType},
-};
-use tracing::{info, warn};
+use async_nats::jetstream::{Context, kv, stream::StorageType};
+use tokio::time::timeout;
 
+pub(crate) use consumers::Group;
 pub(crate) use refusal::Refusal;
 pub use streams::{GroupState, StreamState, groups, message_id, stream};
 
-use crate::{connection::Bus, event::Stream};
+use crate::connection::REQUEST_TIMEOUT;
 
 /// How long a stream keeps an event: the time that a group may be away, or a new one look back.
 pub const STREAM_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -44,97 +41,6 @@ pub enum TopologyError {
         /// What differs, and how to mend it.
         why: String,
     },
-}
-
-/// Makes sure of a queue group's consumer: one durable that all members share.
-///
-/// # Errors
-/// [`TopologyError`].
-pub async fn queue_group(
-    bus: &Bus,
-    group: &str,
-    stream: &Stream,
-    subjects: &[&str],
-) -> Result<(), TopologyError> {
-    let wanted = consumer_config(group, subjects);
-    let found: Result<async_nats::jetstream::consumer::Consumer<pull::Config>, _> =
-        bus.jetstream.get_consumer_from_stream(group, stream.name).await;
-    match found {
-        Ok(consumer) => mend_consumer(bus, stream, &consumer.cached_info().config, wanted).await,
-        Err(error) if is_missing_consumer(&error.kind()) => {
-            bus.jetstream.create_consumer_on_stream(wanted, stream.name).await.map_err(away)?;
-            info!(group, stream = stream.name, "made the queue group");
-            Ok(())
-        }
-        Err(error) if error.kind() == ConsumerErrorKind::InvalidConsumerType => {
-            Err(TopologyError::Drift {
-                what: format!("consumer {group}"),
-                why: "it pushes; delete it, and the group is made anew".to_owned(),
-            })
-        }
-        Err(error) => Err(away(error)),
-    }
-}
-
-fn is_missing_consumer(kind: &ConsumerErrorKind) -> bool {
-    matches!(kind, ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
-}
-
-fn consumer_config(group: &str, subjects: &[&str]) -> pull::Config {
-    pull::Config {
-        durable_name: Some(group.to_owned()),
-        deliver_policy: DeliverPolicy::All,
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        // The bus counts attempts itself, event by event; a limit here would let events fall
-        // silently out of the group after a bad night.
-        max_deliver: -1,
-        max_ack_pending: MAX_ACK_PENDING,
-        filter_subjects: subjects.iter().map(ToString::to_string).collect(),
-        ..pull::Config::default()
-    }
-}
-
-async fn mend_consumer(
-    bus: &Bus,
-    stream: &Stream,
-    found: &async_nats::jetstream::consumer::Config,
-    wanted: pull::Config,
-) -> Result<(), TopologyError> {
-    let mut found_subjects = found.filter_subjects.clone();
-    if !found.filter_subject.is_empty() {
-        found_subjects.push(found.filter_subject.clone());
-    }
-    found_subjects.sort();
-    let mut wanted_subjects = wanted.filter_subjects.clone();
-    wanted_subjects.sort();
-    if found.ack_policy != AckPolicy::Explicit {
-        return Err(TopologyError::Drift {
-            what: format!("consumer {}", wanted.durable_name.unwrap_or_default()),
-            why: "its ack policy must be explicit; delete it, and the group is made anew"
-                .to_owned(),
-        });
-    }
-    let same = found_subjects == wanted_subjects
-        && found.ack_wait == wanted.ack_wait
-        && found.max_deliver == wanted.max_deliver
-        && found.max_ack_pending == wanted.max_ack_pending;
-    if same {
-        return Ok(());
-    }
-    let group = wanted.durable_name.clone().unwrap_or_default();
-    warn!(group, "the queue group's consumer has drifted, setting it right");
-    let mut config = found.clone();
-    let wanted = wanted.into_consumer_config();
-    config.filter_subject = String::new();
-    config.filter_subjects = wanted.filter_subjects;
-    config.ack_wait = wanted.ack_wait;
-    config.max_deliver = wanted.max_deliver;
-    config.max_ack_pending = wanted.max_ack_pending;
-    let config = pull::Config::try_from_consumer_config(config)
-        .map_err(|error| TopologyError::Away(error.to_string()))?;
-    bus.jetstream.update_consumer_on_stream(config, stream.name).await.map_err(away)?;
-    Ok(())
 }
 
 /// Makes sure of a bucket that forgets a key `max_age` after it was last written. Kept in memory:
@@ -164,4 +70,8 @@ pub async fn bucket(
 
 fn away(error: impl std::fmt::Display) -> TopologyError {
     TopologyError::Away(error.to_string())
+}
+
+async fn bounded<T>(asked: impl Future<Output = T>) -> Result<T, TopologyError> {
+    timeout(REQUEST_TIMEOUT, asked).await.map_err(|_| away("no answer in time"))
 }

@@ -4,18 +4,24 @@
 //! | Setting | An edit is |
 //! |---|---|
 //! | subjects | completed; never taken away from, as another release may need them |
-//! | max_msgs, max_bytes, max_msgs_per_subject, max_msg_size, discard | set right: a limit drops or refuses events |
+//! | max_msgs, max_bytes, max_msgs_per_subject, max_msg_size, discard, discard_new_per_subject | set right: a limit drops or refuses events |
 //! | max_age, duplicate_window | set right if shorter; longer ones are the operator's choice |
-//! | no_ack, subject_transform, sources, republish | set right |
+//! | no_ack, subject_transform, sources, republish | set right: they leave events unconfirmed, rename them, or bring others' |
+//! | allow_rollup, subject_delete_marker_ttl | set right: a publisher could empty the stream; the server would add messages that are no events |
+//! | consumer_limits | set right: groups get their settings from the bus |
 //! | allow_direct, allow_atomic | set right |
-//! | retention, sealed, mirror | refused: the server cannot change them |
-//! | storage, replicas, placement, compression, metadata, description, consumer limits, deny_delete, deny_purge, rollup, TTLs | the operator's choice |
+//! | retention | interest is set right; the server cannot change work queue, which is refused |
+//! | sealed, mirror, allow_msg_counter | refused: the server cannot change them |
+//! | storage, replicas, placement, compression, metadata, description, first_seq, persist_mode, deny_delete, deny_purge, max_consumers, message TTLs and schedules, fast batches | the operator's choice |
+//!
+//! A change that the server does not allow is refused with the server's reason.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{
     ErrorCode,
     context::GetStreamErrorKind,
+    response::Response,
     stream::{
         Config, DirectGetErrorKind, DiscardPolicy, Info, PersistenceMode, RetentionPolicy,
         StorageType,
@@ -23,14 +29,10 @@ use async_nats::jetstream::{
 };
 use futures::TryStreamExt;
 use serde::Deserialize;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away};
-use crate::{
-    connection::{Bus, REQUEST_TIMEOUT},
-    event::Stream,
-};
+use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away, bounded};
+use crate::{connection::Bus, event::Stream};
 
 /// How many groups of a stream are looked at. A server lists 256 at a time.
 const GROUPS: usize = 1_024;
@@ -79,8 +81,21 @@ pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyE
         return Ok((&info).into());
     }
     warn!(stream = wanted.name, ?changes, "setting the stream right");
-    let updated = bounded(bus.jetstream.update_stream(config)).await?;
-    Ok((&updated.map_err(away)?).into())
+    let update: Response<Info> =
+        bounded(bus.jetstream.request(format!("STREAM.UPDATE.{}", wanted.name), &config))
+            .await?
+            .map_err(away)?;
+    match update {
+        Response::Ok(info) => Ok((&info).into()),
+        // The server's rules; anything else may pass.
+        Response::Err { error } if error.error_code() == ErrorCode::STREAM_INVALID_CONFIG => {
+            Err(TopologyError::Drift {
+                what: format!("stream {}", wanted.name),
+                why: format!("the server does not let it be set right: {error}; {changes:?}"),
+            })
+        }
+        Response::Err { error } => Err(away(error)),
+    }
 }
 
 fn is_missing(kind: &GetStreamErrorKind) -> bool {
@@ -121,11 +136,14 @@ fn refuse(found: &Config) -> Result<(), TopologyError> {
     let drift = |why: &str| {
         Err(TopologyError::Drift { what: format!("stream {}", found.name), why: why.to_owned() })
     };
-    if found.retention != RetentionPolicy::Limits {
+    if found.retention == RetentionPolicy::WorkQueue {
         return drift(
             "its retention must be limits, so that every group gets every event; \
                       delete it, and it is made and filled again",
         );
+    }
+    if found.allow_message_counter {
+        return drift("it counts instead of storing events; delete it, and it is made again");
     }
     if found.sealed {
         return drift("it is sealed; delete it, and it is made and filled again");
@@ -170,7 +188,10 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
     {
         config.discard = DiscardPolicy::New;
     }
-    config.discard_new_per_subject = false;
+    let retention = config.retention;
+    if set("retention", retention != RetentionPolicy::Limits, format!("{retention:?}"), "limits") {
+        config.retention = RetentionPolicy::Limits;
+    }
     let shorter = |age: Duration, wanted: Duration| !age.is_zero() && age < wanted;
     let age = config.max_age;
     if set("max_age", shorter(age, STREAM_MAX_AGE), format!("{age:?}"), "14 days") {
@@ -182,6 +203,8 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
     }
     let flags = [
         ("no_ack", &mut config.no_ack, false),
+        ("discard_new_per_subject", &mut config.discard_new_per_subject, false),
+        ("allow_rollup", &mut config.allow_rollup, false),
         ("allow_direct", &mut config.allow_direct, true),
         ("allow_atomic", &mut config.allow_atomic_publish, batches || found.allow_atomic_publish),
     ];
@@ -197,6 +220,13 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
     let sourced = config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
     if set("sources", sourced, set_up.clone(), "none") {
         config.sources = None;
+    }
+    let markers = config.subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero());
+    if set("subject_delete_marker_ttl", markers, set_up.clone(), "none") {
+        config.subject_delete_marker_ttl = None;
+    }
+    if set("consumer_limits", config.consumer_limits.is_some(), set_up.clone(), "none") {
+        config.consumer_limits = None;
     }
     if set("republish", config.republish.is_some(), set_up, "none") {
         config.republish = None;
@@ -269,8 +299,4 @@ pub async fn message_id(
         }
     };
     bounded(found).await?
-}
-
-async fn bounded<T>(asked: impl Future<Output = T>) -> Result<T, TopologyError> {
-    timeout(REQUEST_TIMEOUT, asked).await.map_err(|_| away("no answer in time"))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod dead_letters;
+mod edits;
 mod links;
 mod locks;
 mod member;
