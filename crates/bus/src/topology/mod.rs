@@ -1,6 +1,7 @@
 //! What must exist on the server: streams, queue groups, buckets. Made if missing, checked if
 //! there, in this one place.
 
+mod config;
 mod consumers;
 mod refusal;
 mod streams;

@@ -213,25 +213,22 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
             *flag = wanted;
         }
     }
-    let set_up = "set".to_owned();
-    if set("subject_transform", config.subject_transform.is_some(), set_up.clone(), "none") {
-        config.subject_transform = None;
-    }
-    let sourced = config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
-    if set("sources", sourced, set_up.clone(), "none") {
-        config.sources = None;
-    }
-    let markers = config.subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero());
-    if set("subject_delete_marker_ttl", markers, set_up.clone(), "none") {
-        config.subject_delete_marker_ttl = None;
-    }
-    if set("consumer_limits", config.consumer_limits.is_some(), set_up.clone(), "none") {
-        config.consumer_limits = None;
-    }
-    if set("republish", config.republish.is_some(), set_up, "none") {
-        config.republish = None;
-    }
+    changes.extend(clear(&mut config));
     (config, changes)
+}
+
+/// Takes away what renames, adds or drops messages, or limits groups.
+fn clear(config: &mut Config) -> Vec<String> {
+    let markers = config.subject_delete_marker_ttl.take().is_some_and(|ttl| !ttl.is_zero());
+    let cleared = [
+        ("subject_transform", config.subject_transform.take().is_some()),
+        ("sources", config.sources.take().is_some_and(|sources| !sources.is_empty())),
+        ("subject_delete_marker_ttl", markers),
+        ("consumer_limits", config.consumer_limits.take().is_some()),
+        ("republish", config.republish.take().is_some()),
+    ];
+    let were = cleared.into_iter().filter(|(_, was)| *was);
+    were.map(|(name, _)| format!("{name}: set → none")).collect()
 }
 
 /// How far a queue group is.
