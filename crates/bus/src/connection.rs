@@ -60,17 +60,22 @@ pub struct Options {
     pub node: String,
 }
 
-impl Options {
-    fn addresses(&self) -> anyhow::Result<Vec<ServerAddr>> {
-        let urls = self.servers.split(',').map(str::trim).filter(|url| !url.is_empty());
-        let addresses: Vec<ServerAddr> = urls
-            .map(|url| {
-                url.parse().with_context(|| format!("{url:?} is not the URL of a NATS server"))
-            })
-            .collect::<Result<_, _>>()?;
-        ensure!(!addresses.is_empty(), "no URL of a NATS server is given");
-        Ok(addresses)
-    }
+/// The servers that a text names: one URL, or several with commas between.
+///
+/// # Errors
+/// When it names none, or a part is not the URL of a NATS server.
+pub fn servers(text: &str) -> anyhow::Result<Vec<ServerAddr>> {
+    let urls = text.split(',').map(str::trim).filter(|url| !url.is_empty());
+    let servers: Vec<ServerAddr> = urls
+        .map(|url| {
+            let server: ServerAddr =
+                url.parse().with_context(|| format!("{url:?} is not the URL of a NATS server"))?;
+            ensure!(!server.host().is_empty(), "{url:?} names no host");
+            Ok(server)
+        })
+        .collect::<anyhow::Result<_>>()?;
+    ensure!(!servers.is_empty(), "no URL of a NATS server is given");
+    Ok(servers)
 }
 
 /// A connection to NATS with JetStream. Clones share it.
@@ -105,13 +110,13 @@ impl Bus {
     pub async fn connect(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let (link_sender, link) = watch::channel(Link::default());
         let (closed_sender, closed) = watch::channel(false);
-        let addresses = options.addresses()?;
+        let servers = servers(&options.servers)?;
         let connect = connect_options(options)?.event_callback(move |event| {
             note(&event, &link_sender, &closed_sender);
             async {}
         });
         metrics::gauge!("bus_connected").set(0);
-        let client = connect.connect(addresses).await.context("cannot use NATS")?;
+        let client = connect.connect(servers).await.context("cannot use NATS")?;
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)

@@ -6,7 +6,7 @@ use std::{process::Stdio, time::Duration};
 
 use async_nats::jetstream;
 use embedded::{
-    Direction, Link, NatsServer, Postgres,
+    Direction, Link, NatsServer, Postgres, ports,
     process::{Child, Command},
 };
 use sqlx::{Connection, PgConnection};
@@ -115,6 +115,33 @@ async fn servers_die_with_a_process_that_is_killed() {
         assert!(Instant::now() < deadline, "a server outlived its parent");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Run by the test below as a process of its own: asks for ports, and says which it was given.
+#[test]
+fn a_process_that_wants_the_ports_of_another() {
+    let Ok(wanted) = std::env::var("PORTS_OF_ANOTHER") else { return };
+    let wanted = ports::free_or_other(wanted.parse().unwrap()).unwrap();
+    let others = (0..500).map(|_| ports::free().unwrap());
+    let given: Vec<_> = [wanted].into_iter().chain(others).map(|port| port.to_string()).collect();
+    println!("PORTS {}", given.join(" "));
+}
+
+#[tokio::test]
+async fn a_port_is_no_other_processs_while_nobody_listens_on_it_yet_or_for_now() {
+    let first = ports::consecutive(50).unwrap();
+    let mine = first..first + 50;
+    let claimed = ports::free_or_other(ports::free().unwrap()).unwrap();
+    let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_wants_the_ports_of_another", "--nocapture"])
+        .env("PORTS_OF_ANOTHER", claimed.to_string())
+        .output();
+    let output = timeout(PATIENCE, output).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let given = said.lines().find_map(|line| line.split_once("PORTS ")).unwrap().1;
+    let given: Vec<u16> = given.split(' ').map(|port| port.parse().unwrap()).collect();
+    assert_eq!(given.len(), 501);
+    assert!(!given.iter().any(|port| mine.contains(port) || *port == claimed), "{given:?}");
 }
 
 /// Whether a process runs; one that only waits to be reaped does not.

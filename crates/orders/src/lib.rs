@@ -148,7 +148,7 @@ async fn start(
     let captures = capture::run(pool.clone(), provider.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("captures", captures);
     let delivery = Delivery::new(Tickets, bus.clone(), pool.clone(), pod.shutdown.clone());
-    pod.ready_once_joined(delivery.spawn(lease.clone()));
+    pod.ready_once_joined(lease.clone(), delivery.spawn(lease.clone()));
 
     if let Auth::Off(buyer) = &auth {
         warn!(%buyer, "AUTH is off: every order is this buyer's");

@@ -9,6 +9,7 @@ use common::{
     bus::connection::{self, Bus},
     pod::{
         client_id::ClientId,
+        config::nats_url,
         lease::Lease,
         shutdown::{Reason, Shutdown},
     },
@@ -32,8 +33,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ID")]
     client_id: Option<ClientId>,
 
-    /// Where NATS is. Default: what is up in the data folder, else nats://127.0.0.1:4222.
-    #[arg(long, env = "NATS_URL", value_name = "URL")]
+    /// Where NATS is: one URL, or several of one cluster with commas between. Default: what is up
+    /// in the data folder, else nats://127.0.0.1:4222.
+    #[arg(long, env = "NATS_URL", value_name = "URL", value_parser = nats_url)]
     nats_url: Option<String>,
 
     /// The user, when the server asks for one.

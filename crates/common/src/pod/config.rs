@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use bus::connection::Options;
+use bus::connection::{self, Options};
 use clap::{Args, Parser};
 
 use super::client_id::ClientId;
@@ -76,7 +76,8 @@ pub struct DatabaseSettings {
 #[command(next_help_heading = "NATS")]
 pub struct NatsSettings {
     /// One URL, or several of one cluster with commas between.
-    #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222",
+          value_parser = nats_url)]
     pub nats_url: String,
 
     /// The user, when the server asks for one. Answers come in under _INBOX and its name.
@@ -123,6 +124,15 @@ pub fn parse<S: Parser>() -> S {
 
 /// The command was used incorrectly, by sysexits.h.
 pub const EX_USAGE: i32 = 64;
+
+/// The URL of a NATS server, or those of several with commas between.
+///
+/// # Errors
+/// When it is neither.
+pub fn nats_url(text: &str) -> Result<String, String> {
+    connection::servers(text).map_err(|error| format!("{error:#}"))?;
+    Ok(text.to_owned())
+}
 
 /// A user's name that can be part of a subject.
 fn user(text: &str) -> Result<String, &'static str> {

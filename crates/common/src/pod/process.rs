@@ -3,7 +3,7 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context;
-use bus::connection::Bus;
+use bus::{connection::Bus, lease::Lease};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -41,15 +41,22 @@ impl Pod {
     }
 
     /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
-    /// needs what the group's events tell.
-    pub fn ready_once_joined(&self, mut joined: watch::Receiver<bool>) {
+    /// needs what the group's events tell. Says meanwhile if it has to wait for its client id.
+    pub fn ready_once_joined(&self, lease: Lease, mut joined: watch::Receiver<bool>) {
         const GATE: &str = "queue group";
         self.health.not_ready(GATE, "not in the group yet");
         let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
         self.shutdown.spawn("queue group gate", async move {
+            let waits = async {
+                let holder = lease.waiting().await;
+                let since = holder.since;
+                health.not_ready(GATE, format!("the client id is held since {since} by a process that does not answer; waiting until its lease ends"));
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
                 () = shutdown.begun() => {}
                 Ok(_) = joined.wait_for(|joined| *joined) => health.ready(GATE),
+                () = waits => {}
             }
             Ok(())
         });

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 /// Nothing takes this long unless it is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 

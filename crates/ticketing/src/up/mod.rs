@@ -10,6 +10,7 @@ mod view;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::Args;
+use common::pod::config::nats_url;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -20,14 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     folder::Folder,
-    servers::{Servers, usual_or_other},
+    servers::{Servers, wanted_or_other},
     service::{Service, Up},
     view::View,
 };
 use crate::stack::{DataDir, Stack};
 
-/// The first port of the services' HTTP.
+/// The ports that people know: the first of the services' HTTP, NATS, and its monitoring.
 const HTTP_PORT: u16 = 3000;
+const NATS_PORT: u16 = 4222;
+const MONITOR_PORT: u16 = 8222;
 /// The client id of the tickets service.
 const TICKETS: &str = "tickets-1";
 /// That of the first replica of the orders service.
@@ -45,8 +48,9 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
     fresh: bool,
 
-    /// A NATS that already runs, with JetStream, instead of one of its own.
-    #[arg(long, value_name = "URL")]
+    /// A NATS that already runs, with JetStream, instead of one of its own: one URL, or several of
+    /// one cluster with commas between.
+    #[arg(long, value_name = "URL", value_parser = nats_url)]
     nats_url: Option<String>,
 
     /// A Postgres that already runs, instead of one of its own; the databases `tickets` and
@@ -54,8 +58,40 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 
+    /// Listens on this port and those after it (the services, NATS, its monitoring, Postgres)
+    /// instead of on 3000 and those after it, 4222, 8222 and any port for Postgres.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
+    first_port: Option<u16>,
+
     #[command(flatten)]
     data: DataDir,
+}
+
+/// The ports that are wanted. One that is taken is replaced, and said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ports {
+    /// The first of the services' HTTP.
+    http: u16,
+    nats: u16,
+    monitor: u16,
+    /// `None` when any will do.
+    postgres: Option<u16>,
+}
+
+impl Options {
+    fn ports(&self) -> Ports {
+        let Some(http) = self.first_port else {
+            return Ports {
+                http: HTTP_PORT,
+                nats: NATS_PORT,
+                monitor: MONITOR_PORT,
+                postgres: None,
+            };
+        };
+        // After tickets and its replicas of orders.
+        let nats = http + self.replicas + 1;
+        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2) }
+    }
 }
 
 /// Brings everything up, and down again after SIGINT or SIGTERM.
@@ -100,7 +136,7 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
         services.push(Service {
             kind,
             joins: number > 0,
-            port: usual_or_other(view, &name, HTTP_PORT + number)?,
+            port: wanted_or_other(view, &name, options.ports().http + number)?,
             name,
             nats_url: servers.nats_url.clone(),
             database_url: servers.databases[kind].clone(),

@@ -11,14 +11,12 @@ use url::Url;
 
 use super::{Options, folder::Folder, view::View};
 
-/// The ports that people know.
-const NATS_PORT: u16 = 4222;
-const MONITOR_PORT: u16 = 8222;
 /// The services that have a database.
 const DATABASES: [&str; 2] = ["tickets", "orders"];
 /// How long a server that was given may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What nats-server says of a port that another process has, and how often to try others.
+/// What nats-server says of a port that another process has, and how often to try others: it may be
+/// taken in between by a program that reserves none.
 const TAKEN: &str = "address already in use";
 const PORT_TRIES: u8 = 5;
 /// The pauses before a server that ended is started again.
@@ -47,13 +45,17 @@ impl Servers {
             if options.nats_url.is_some() {
                 return anyhow::Ok(None);
             }
-            nats(folder, view, &progress).await.map(Some).context("cannot start NATS")
+            nats(options, folder, view, &progress).await.map(Some).context("cannot start NATS")
         };
         let postgres = async {
             if options.database_url.is_some() {
                 return anyhow::Ok(None);
             }
-            let server = Postgres::builder().data_dir(&folder.postgres).progress(progress.clone());
+            let mut server =
+                Postgres::builder().data_dir(&folder.postgres).progress(progress.clone());
+            if let Some(wanted) = options.ports().postgres {
+                server = server.port(wanted_or_other(view, Postgres::NAME, wanted)?);
+            }
             server.start().await.map(Some).context("cannot start Postgres")
         };
         let (nats, postgres) = tokio::try_join!(nats, postgres)?;
@@ -96,19 +98,24 @@ impl Servers {
     }
 }
 
-/// Starts NATS on the ports that people know, or on others.
-async fn nats(folder: &Folder, view: &View, progress: &Progress) -> anyhow::Result<NatsServer> {
-    let mut tries = 0;
+/// Starts NATS on the ports that are wanted, or on others.
+async fn nats(
+    options: &Options,
+    folder: &Folder,
+    view: &View,
+    progress: &Progress,
+) -> anyhow::Result<NatsServer> {
+    let (ports, mut tries) = (options.ports(), 0);
     loop {
-        let port = |wanted| usual_or_other(view, NatsServer::NAME, wanted);
+        let port = |wanted| wanted_or_other(view, NatsServer::NAME, wanted);
         let server = NatsServer::builder()
             .store_dir(folder.nats())
-            .client_port(port(NATS_PORT)?)
-            .monitor_port(port(MONITOR_PORT)?)
+            .client_port(port(ports.nats)?)
+            .monitor_port(port(ports.monitor)?)
             .progress(progress.clone());
         tries += 1;
         match server.start().await {
-            // Somebody else, such as another system that is brought up at this moment, was quicker.
+            // Somebody else was quicker.
             Err(error) if tries < PORT_TRIES && format!("{error:#}").contains(TAKEN) => {}
             started => return started,
         }
@@ -175,8 +182,9 @@ async fn keep<S: Server>(server: &mut S, folder: &Folder, view: &View, stop: &Ca
     }
 }
 
-/// The port that people know if it is free, else another, said clearly.
-pub(super) fn usual_or_other(view: &View, name: &str, wanted: u16) -> anyhow::Result<u16> {
+/// The port that is wanted if it is free, else another, said clearly. No other system that is brought
+/// up takes it while this one is.
+pub(super) fn wanted_or_other(view: &View, name: &str, wanted: u16) -> anyhow::Result<u16> {
     let port = ports::free_or_other(wanted)?;
     if port != wanted {
         view.say(name, &format!("port {wanted} is taken, using {port}"));

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     folder::Folder,
     log::{self, Said},
-    servers::usual_or_other,
+    servers::wanted_or_other,
     view::View,
 };
 
@@ -91,10 +91,9 @@ pub(super) async fn keep(
 }
 
 impl Service {
-    /// Moves to another port if somebody else has this one, as another system that is brought up
-    /// at the same moment may have.
+    /// Moves to another port if a program has this one that reserves none.
     fn leave_a_taken_port(&mut self, view: &View) {
-        if let Ok(port) = usual_or_other(view, &self.name, self.port) {
+        if let Ok(port) = wanted_or_other(view, &self.name, self.port) {
             self.port = port;
         }
     }

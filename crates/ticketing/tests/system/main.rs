@@ -5,9 +5,11 @@
 
 mod agreement;
 mod buyers;
+mod clusters;
 mod command;
 mod crashes;
 mod dead_letters;
+mod doubles;
 mod harness;
 mod links;
 mod manifests;

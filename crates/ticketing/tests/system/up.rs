@@ -1,8 +1,12 @@
 //! `cargo run`: everything from nothing, and back.
 
-use std::{fs, net::TcpStream, path::Path};
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+};
 
-use embedded::{NatsServer, Postgres};
+use embedded::{NatsServer, Postgres, ports};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -12,18 +16,40 @@ use crate::{
     harness::{LOOK_EVERY, PATIENCE, http, until},
 };
 
-/// A folder that Postgres's user can enter as well.
-fn folder() -> TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let permissions = fs::Permissions::from_mode(0o755);
-    tempfile::Builder::new().prefix("up-").permissions(permissions).tempdir().unwrap()
+/// A folder that Postgres's user can enter as well, and ports that nobody else has: not even once the
+/// system is down, or while a part of it is.
+struct Place {
+    folder: TempDir,
+    first_port: u16,
 }
 
-async fn up(folder: &Path, arguments: &[&str]) -> (Running, Value) {
-    let mut running = ticketing(folder, arguments);
-    running.line_with("Everything is up").await;
-    let stack = fs::read(folder.join(".ticketing/stack.json")).unwrap();
-    (running, serde_json::from_slice(&stack).unwrap())
+/// tickets, three replicas of orders, NATS, its monitoring, Postgres.
+const PORTS: u16 = 7;
+
+impl Place {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = fs::Permissions::from_mode(0o755);
+        let folder = tempfile::Builder::new().prefix("up-").permissions(permissions).tempdir();
+        Self { folder: folder.unwrap(), first_port: ports::consecutive(PORTS).unwrap() }
+    }
+
+    fn path(&self, inside: &str) -> PathBuf {
+        self.folder.path().join(".ticketing").join(inside)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Running {
+        let first_port = self.first_port.to_string();
+        let ports = ["--first-port", &first_port];
+        ticketing(self.folder.path(), &[&ports, arguments].concat())
+    }
+
+    async fn up(&self, arguments: &[&str]) -> (Running, Value) {
+        let mut running = self.run(arguments);
+        running.line_with("Everything is up").await;
+        let stack = fs::read(self.path("stack.json")).unwrap();
+        (running, serde_json::from_slice(&stack).unwrap())
+    }
 }
 
 fn url(stack: &Value, service: &str) -> String {
@@ -61,8 +87,8 @@ async fn known(stack: &Value, replica: &str, ticket: &str) -> Value {
 
 #[tokio::test]
 async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
-    let folder = folder();
-    let (mut running, stack) = up(folder.path(), &[]).await;
+    let place = Place::new();
+    let (mut running, stack) = place.up(&[]).await;
     let ticket = post(&stack).await;
     let copy = known(&stack, "orders-2", &ticket).await;
     let member = copy["processed_by"].as_str().unwrap();
@@ -71,25 +97,25 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     let line = running.line_with(&format!("of ticket {ticket}")).await;
     assert!(line.contains(member), "{line}");
 
-    let (status, said) = ticketing(folder.path(), &[]).end().await;
+    let (status, said) = place.run(&[]).end().await;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("already up"), "{said}");
 
     let (status, said) = running.interrupt().await;
     assert!(status.success(), "{said}");
     assert!(said.contains("Stopped."), "{said}");
-    assert!(!folder.path().join(".ticketing/stack.json").exists());
+    assert!(!place.path("stack.json").exists());
     for address in stack["services"].as_object().unwrap().values() {
         let address = address.as_str().unwrap().trim_start_matches("http://");
         assert!(TcpStream::connect(address).is_err(), "{address} is still served");
     }
 
-    let (running, stack) = up(folder.path(), &["--replicas", "1"]).await;
+    let (running, stack) = place.up(&["--replicas", "1"]).await;
     assert_eq!(stack["services"].as_object().unwrap().len(), 2);
     known(&stack, "orders-1", &ticket).await;
     assert!(running.interrupt().await.0.success());
 
-    let (running, stack) = up(folder.path(), &["--replicas", "1", "--fresh"]).await;
+    let (running, stack) = place.up(&["--replicas", "1", "--fresh"]).await;
     let gone = http().get(format!("{}/api/tickets/{ticket}", url(&stack, "tickets-1")));
     assert_eq!(gone.send().await.unwrap().status(), 404);
     assert!(running.interrupt().await.0.success());
@@ -97,55 +123,37 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
 
 #[tokio::test]
 async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
-    let folder = folder();
-    let (mut running, mut stack) = up(folder.path(), &["--replicas", "2"]).await;
+    let place = Place::new();
+    let (mut running, stack) = place.up(&["--replicas", "2"]).await;
     for part in ["orders-1", "nats", "tickets-1", "postgres"] {
-        let pid = fs::read_to_string(folder.path().join(format!(".ticketing/{part}.pid"))).unwrap();
+        let pid = fs::read_to_string(place.path(&format!("{part}.pid"))).unwrap();
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        // One that was killed before may have needed two tries, because another test's system had taken
-        // its port meanwhile.
         while !running.line_with("starting it again").await.contains(part) {}
-        if part == "tickets-1" {
-            let line = running.line_with("tickets-1  listening on").await;
-            let address = line.rsplit(' ').next().unwrap();
-            stack["services"][part] = format!("http://{address}").into();
-        }
         let ticket = post(&stack).await;
         known(&stack, "orders-2", &ticket).await;
     }
     assert!(running.interrupt().await.0.success());
 }
 
-/// Binds a port as soon as no other test has it. `None` when somebody has it for good, such as a
-/// system that is up on this machine: then it is taken as well.
-async fn hold(port: u16) -> Option<std::net::TcpListener> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let held = std::net::TcpListener::bind(("127.0.0.1", port)).ok();
-        if held.is_some() || Instant::now() >= deadline {
-            return held;
-        }
-        sleep(LOOK_EVERY).await;
-    }
-}
-
 #[tokio::test]
 async fn servers_that_already_run_are_used_and_a_taken_port_is_said() {
     let (nats, postgres) = tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
     let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
-    let taken = hold(3001).await;
-    let folder = folder();
+    let place = Place::new();
+    let port = place.first_port + 1;
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let given = ["--nats-url", &nats.url(), "--database-url", &postgres.url("postgres")];
-    let (running, stack) = up(folder.path(), &[&["--replicas", "1"], &given[..]].concat()).await;
+    let (running, stack) = place.up(&[&["--replicas", "1"], &given[..]].concat()).await;
     drop(taken);
-    assert!(running.read.iter().any(|line| line.contains("port 3001 is taken, using")));
+    let said = format!("port {port} is taken, using");
+    assert!(running.read.iter().any(|line| line.contains(&said)), "{:#?}", running.read);
     assert!(running.read.iter().any(|line| line.contains(&nats.url())), "{:#?}", running.read);
     let ticket = post(&stack).await;
     known(&stack, "orders-1", &ticket).await;
-    assert!(!folder.path().join(".ticketing/nats").exists());
+    assert!(!place.path("nats").exists());
     assert!(running.interrupt().await.0.success());
 
-    let (status, said) = ticketing(folder.path(), &[&["--fresh"], &given[..]].concat()).end().await;
+    let (status, said) = place.run(&[&["--fresh"], &given[..]].concat()).end().await;
     assert_eq!(status.code(), Some(64), "{said}");
 }

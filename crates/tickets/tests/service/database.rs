@@ -1,23 +1,20 @@
 //! A database of its own for each test, on a server that the tests of this process share. The tests of
 //! orders include this file as well.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use common::{
     bus,
     pod::{client_id::ClientId, config::DatabaseSettings, database},
 };
-use embedded::Postgres;
+use embedded::{Postgres, ports};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, PgPool,
     decode::Decode,
     postgres::{PgConnectOptions, PgPoolOptions},
     types::Type,
 };
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// How long a test waits for a condition before it says that it never came.
@@ -46,9 +43,7 @@ impl Database {
 
     /// Nobody listens where it should be.
     pub(crate) async fn away() -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = ports::free().unwrap();
         let pool = PgPoolOptions::new()
             .acquire_timeout(Duration::from_millis(200))
             .connect_lazy(&format!("postgres://nobody@127.0.0.1:{port}/nothing"))

@@ -1,14 +1,21 @@
 //! A client id is held by one process at a time: the lease that turns a duplicate away.
 //!
 //! The lease is a key in a bucket that forgets it unless it is renewed. A process that finds its
-//! id taken asks the holder whether it is alive. NATS knows at once when a killed process's
-//! connection is gone, so a dead holder is replaced at once; one that lives is named, and the
-//! duplicate ends.
+//! id taken asks the holder whether it is alive:
+//!
+//! - It answers: it is named, and the duplicate ends.
+//! - Nobody is there: NATS knows at once when a killed process's connection is gone, so a dead
+//!   holder is replaced at once.
+//! - Silence: it is frozen or cut off, or its machine has vanished and NATS has not noticed. It is
+//!   waited for until its lease has ended, and replaced. A holder that thaws finds its lease taken
+//!   by a process that answers, and ends.
 //!
 //! Nothing that must not break rests on it: two processes with one id would confuse a person, not
-//! the inbox.
+//! the inbox. So a process that waits does everything but join its queue group.
 
-use std::{collections::BTreeMap, time::Duration};
+mod holder;
+
+use std::time::Duration;
 
 use anyhow::bail;
 use async_nats::{
@@ -16,72 +23,46 @@ use async_nats::{
     jetstream::kv::{CreateErrorKind, Store, UpdateErrorKind},
 };
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
-    client_id::ClientId,
     connection::Bus,
     shutdown::Shutdown,
     topology::{self, TopologyError},
 };
 
+pub use holder::{Holder, holders};
+
 /// The bucket of leases.
 const BUCKET: &str = "client-leases";
-/// How long a lease lasts without renewal: what a frozen holder's twin has to wait.
+/// How long a lease lasts without renewal: what the twin of a silent holder has to wait.
 const MAX_AGE: Duration = Duration::from_secs(10);
 /// How often it is renewed. Two renewals may go missing.
 const RENEW: Duration = Duration::from_secs(3);
+/// How often a process that waits for a silent holder looks again: a tenth of what it may wait.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a holder may take to say that it is alive.
 const ALIVE_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How long a starting process waits for the first answer before it goes on without NATS.
 const FIRST_TRY: Duration = Duration::from_secs(3);
 
-/// Who holds a client id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The id.
-    pub client_id: ClientId,
-    /// The service it is of.
-    pub service: String,
-    /// The queue groups that it is a member of.
-    pub queue_groups: Vec<String>,
-    /// The node that it runs on; empty when unknown.
-    pub node: String,
-    /// Since when.
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
-    /// This one process, however it is called.
-    process: Uuid,
-}
-
-impl Holder {
-    /// The subject on which exactly this process says that it is alive.
-    fn alive_subject(&self) -> String {
-        format!("_CLIENT.{}.{}", self.client_id, self.process.simple())
-    }
-}
-
-/// The id is another process's.
+/// The id is another process's, which is alive.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "clientID already registered: {} is held by pod {} on node {} since {}{}",
+    "clientID already registered: {} is held by pod {} on node {} since {}",
     holder.client_id, holder.client_id,
     if holder.node.is_empty() { "(unknown)" } else { &holder.node },
-    holder.since,
-    if *silent { "; it does not answer, and its lease ends within 10 s" } else { "" }
+    holder.since
 )]
 pub struct Registered {
     /// Who holds it.
     pub holder: Holder,
-    /// It holds the lease but does not answer: frozen, or cut off.
-    silent: bool,
 }
 
 /// A process's hold on its client id.
@@ -91,11 +72,22 @@ pub struct Lease {
     me: Holder,
     /// The revision of the lease as this process last wrote it; 0 before that.
     revision: watch::Sender<u64>,
+    /// The silent holder that this process waits for.
+    waits_for: watch::Sender<Option<Silence>>,
+}
+
+/// A holder that does not answer, as it was first found.
+#[derive(Debug, Clone)]
+struct Silence {
+    holder: Holder,
+    revision: u64,
+    found: Instant,
 }
 
 impl Lease {
     /// Takes the lease, keeps it until the process stops, and ends the process if another has it.
-    /// While NATS is away it goes on trying, and the process goes on without.
+    /// While NATS is away, or a holder does not answer, it goes on trying, and the process goes on
+    /// without.
     ///
     /// # Errors
     /// [`Registered`] when another process lives under this id.
@@ -113,7 +105,8 @@ impl Lease {
             since: OffsetDateTime::now_utc().replace_nanosecond(0)?,
             process: Uuid::new_v4(),
         };
-        let lease = Self { bus: bus.clone(), me, revision: watch::Sender::new(0) };
+        let (revision, waits_for) = (watch::Sender::new(0), watch::Sender::new(None));
+        let lease = Self { bus: bus.clone(), me, revision, waits_for };
         lease.answer_for_life(shutdown).await?;
         let first = async {
             bus.connected().await;
@@ -125,29 +118,40 @@ impl Lease {
             Ok(Err(error)) => warn!(error = format!("{error:#}"), "no lease on the client id yet"),
             Err(_) => warn!("NATS is away: no lease on the client id yet"),
         }
-        let keeping = lease.clone();
-        let stopping = shutdown.clone();
-        shutdown.spawn("lease", async move {
-            let mut tick = interval(RENEW);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut link = keeping.bus.link();
-            loop {
-                tokio::select! {
-                    () = stopping.begun() => return Ok(()),
-                    _ = tick.tick() => {}
-                    Ok(()) = link.changed() => {}
-                }
-                if !link.borrow_and_update().up {
-                    continue;
-                }
-                match keeping.renew().await {
-                    Ok(()) => {}
-                    Err(error) if error.is::<Registered>() => return Err(error),
-                    Err(error) => debug!(error = format!("{error:#}"), "could not renew the lease"),
-                }
-            }
-        });
+        shutdown.spawn("lease", lease.clone().keep(shutdown.clone()));
         Ok(lease)
+    }
+
+    /// Renews the lease until the process stops.
+    async fn keep(self, stopping: Shutdown) -> anyhow::Result<()> {
+        let mut link = self.bus.link();
+        loop {
+            let waits = self.waits_for.borrow().is_some();
+            tokio::select! {
+                () = stopping.begun() => return Ok(()),
+                () = sleep(if waits { LOOK_AGAIN } else { RENEW }) => {}
+                Ok(()) = link.changed() => {}
+            }
+            if !link.borrow_and_update().up {
+                continue;
+            }
+            match self.renew().await {
+                Ok(()) => {}
+                Err(error) if error.is::<Registered>() => return Err(error),
+                Err(error) => debug!(error = format!("{error:#}"), "could not renew the lease"),
+            }
+        }
+    }
+
+    /// Waits until this process has to wait for a holder that does not answer. Returns who that is.
+    pub async fn waiting(&self) -> Holder {
+        let mut waits_for = self.waits_for.subscribe();
+        let silence = waits_for.wait_for(Option::is_some).await.ok();
+        match silence.and_then(|silence| silence.clone()) {
+            Some(silence) => silence.holder,
+            // The sender lives as long as this.
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until the lease is held.
@@ -177,42 +181,47 @@ impl Lease {
         topology::bucket(&self.bus.jetstream, BUCKET, MAX_AGE, self.bus.replicas).await
     }
 
-    /// Writes the lease: anew, or on. What is true is decided by compare-and-set alone; what was
-    /// read in between may be stale.
+    /// Writes the lease: anew, or on; or notes that its holder has to be waited for. What is true is
+    /// decided by compare-and-set alone; what was read in between may be stale.
     async fn renew(&self) -> anyhow::Result<()> {
         let bucket = self.bucket().await?;
-        let (key, value) = (self.me.client_id.as_str(), serde_json::to_vec(&self.me)?);
+        let (id, value) = (&self.me.client_id, serde_json::to_vec(&self.me)?);
         let mut revision = *self.revision.borrow();
         // Each round ends, or has learnt a newer revision; only another process's writes could
         // make it go round again.
         for _ in 0..4 {
             let written = if revision == 0 {
-                match bucket.create(key, value.clone().into()).await {
+                match bucket.create(id.as_str(), value.clone().into()).await {
                     Ok(revision) => Some(revision),
                     Err(error) if error.kind() == CreateErrorKind::AlreadyExists => None,
                     Err(error) => return Err(error.into()),
                 }
             } else {
-                match bucket.update(key, value.clone().into(), revision).await {
+                match bucket.update(id.as_str(), value.clone().into(), revision).await {
                     Ok(revision) => Some(revision),
                     Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => None,
                     Err(error) => return Err(error.into()),
                 }
             };
             if let Some(written) = written {
+                self.waits_for.send_replace(None);
                 if self.revision.send_replace(written) == 0 {
-                    info!(client.id = key, "holding the client id");
+                    info!(client.id = %id, "holding the client id");
                 }
                 return Ok(());
             }
-            revision = match bucket.entry(key).await? {
-                // Expired or released, or the bucket was made anew.
+            revision = match bucket.entry(id.as_str()).await? {
+                // Expired, or the bucket was made anew.
                 None => 0,
-                Some(entry) if entry.value.is_empty() => 0,
                 Some(entry) => {
-                    let holder: Holder = serde_json::from_slice(&entry.value)?;
-                    if holder.process != self.me.process {
-                        self.is_dead(holder).await?;
+                    // Released leases and what is no lease are nobody's, and are written over.
+                    let holder = Holder::read(id, &entry.value);
+                    let other = holder.filter(|holder| holder.process != self.me.process);
+                    if let Some(holder) = other
+                        && !self.may_replace(holder, entry.revision).await?
+                    {
+                        self.revision.send_replace(0);
+                        return Ok(());
                     }
                     entry.revision
                 }
@@ -221,22 +230,45 @@ impl Lease {
         bail!("the lease changes faster than it can be taken")
     }
 
+    /// Whether the holder is gone, or its lease has ended.
+    ///
     /// # Errors
-    /// [`Registered`] unless the holder is known to be gone.
-    async fn is_dead(&self, holder: Holder) -> anyhow::Result<()> {
+    /// [`Registered`] when it lives.
+    async fn may_replace(&self, holder: Holder, revision: u64) -> anyhow::Result<bool> {
         let request = async_nats::Request::new().timeout(Some(ALIVE_TIMEOUT));
         let answer = self.bus.client.send_request(holder.alive_subject(), request).await;
-        match answer {
-            Ok(_) => Err(Registered { holder, silent: false }.into()),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+        match answer.map_err(|error| (error.kind(), error)) {
+            Ok(_) => Err(Registered { holder }.into()),
+            Err((RequestErrorKind::NoResponders, _)) => {
                 info!(client.id = %holder.client_id, since = %holder.since, "the holder of the client id is dead, replacing it");
-                Ok(())
+                Ok(true)
             }
-            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
-                Err(Registered { holder, silent: true }.into())
-            }
-            Err(error) => Err(error.into()),
+            Err((RequestErrorKind::TimedOut, _)) => self.lease_has_ended(holder, revision),
+            Err((_, error)) => Err(error.into()),
         }
+    }
+
+    /// Whether a holder that does not answer has not renewed its lease for as long as that lasts.
+    ///
+    /// # Errors
+    /// [`Registered`] when it has renewed it meanwhile, which the dead do not.
+    fn lease_has_ended(&self, holder: Holder, revision: u64) -> anyhow::Result<bool> {
+        let waits_for = self.waits_for.borrow().clone();
+        let known = waits_for.filter(|known| known.holder.process == holder.process);
+        let Some(known) = known else {
+            warn!(
+                client.id = %holder.client_id, node = holder.node, since = %holder.since,
+                "the holder of the client id does not answer; waiting until its lease ends, within 10 s"
+            );
+            let found = Instant::now();
+            self.waits_for.send_replace(Some(Silence { holder, revision, found }));
+            return Ok(false);
+        };
+        if revision > known.revision {
+            return Err(Registered { holder }.into());
+        }
+        // The bucket forgets the lease before this, unless it was made with another age.
+        Ok(known.found.elapsed() >= MAX_AGE)
     }
 
     /// Says that this process is alive, to whoever asks for exactly it.
@@ -261,20 +293,4 @@ impl Lease {
         });
         Ok(())
     }
-}
-
-/// Every process that holds a lease now, by its client id.
-///
-/// # Errors
-/// When NATS does not answer.
-pub async fn holders(bus: &Bus) -> anyhow::Result<BTreeMap<ClientId, Holder>> {
-    let bucket = topology::bucket(&bus.jetstream, BUCKET, MAX_AGE, bus.replicas).await?;
-    let mut keys = bucket.keys().await?;
-    let mut holders = BTreeMap::new();
-    while let Some(key) = keys.next().await {
-        let Some(value) = bucket.get(key?).await? else { continue };
-        let holder: Holder = serde_json::from_slice(&value)?;
-        holders.insert(holder.client_id.clone(), holder);
-    }
-    Ok(holders)
 }

@@ -1,0 +1,75 @@
+//! Who holds a client id, as it is written in the bucket of leases.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::{BUCKET, MAX_AGE};
+use crate::{client_id::ClientId, connection::Bus, topology};
+
+/// Who holds a client id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The id.
+    pub client_id: ClientId,
+    /// The service it is of.
+    pub service: String,
+    /// The queue groups that it is a member of.
+    pub queue_groups: Vec<String>,
+    /// The node that it runs on; empty when unknown.
+    pub node: String,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// This one process, however it is called.
+    pub(super) process: Uuid,
+}
+
+impl Holder {
+    /// The subject on which exactly this process says that it is alive.
+    pub(super) fn alive_subject(&self) -> String {
+        format!("_CLIENT.{}.{}", self.client_id, self.process.simple())
+    }
+
+    /// The holder of this id. `None` when the value is no lease on it: whoever may write to the
+    /// bucket may write anything there.
+    pub(super) fn read(id: &ClientId, value: &[u8]) -> Option<Self> {
+        match serde_json::from_slice::<Self>(value) {
+            Ok(holder) if holder.client_id == *id => Some(holder),
+            Ok(holder) => {
+                debug!(client.id = %id, "passed over a lease on {}", holder.client_id);
+                None
+            }
+            Err(error) => {
+                debug!(client.id = %id, %error, "passed over a value that is no lease");
+                None
+            }
+        }
+    }
+}
+
+/// Every process that holds a lease now, by its client id. What is no lease is passed over.
+///
+/// # Errors
+/// When NATS does not answer.
+pub async fn holders(bus: &Bus) -> anyhow::Result<BTreeMap<ClientId, Holder>> {
+    let bucket = topology::bucket(&bus.jetstream, BUCKET, MAX_AGE, bus.replicas).await?;
+    let mut keys = bucket.keys().await?;
+    let mut holders = BTreeMap::new();
+    while let Some(key) = keys.next().await {
+        let key = key?;
+        let Ok(id) = key.parse::<ClientId>() else {
+            debug!(key, "passed over a key that is no client id");
+            continue;
+        };
+        let Some(value) = bucket.get(id.as_str()).await? else { continue };
+        if let Some(holder) = Holder::read(&id, &value) {
+            holders.insert(id, holder);
+        }
+    }
+    Ok(holders)
+}

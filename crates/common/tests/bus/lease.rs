@@ -1,0 +1,54 @@
+//! The bucket of leases, in which whoever may write there may write anything.
+
+use common::{
+    bus::lease::{self, Lease},
+    pod::client_id::ClientId,
+};
+use embedded::NatsServer;
+
+use crate::member::{connect, until};
+
+#[tokio::test]
+async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
+    let nats = NatsServer::builder().start().await.unwrap();
+    let (bus, shutdown) = connect(&nats.url(), "one").await;
+    let _one = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();
+    let bucket = bus.jetstream.get_key_value("client-leases").await.unwrap();
+    let lease_of_one = bucket.get("one").await.unwrap().unwrap();
+    let deep = "[".repeat(100_000);
+    let junk: [(&str, &[u8]); 8] = [
+        ("two", b"not JSON"),
+        ("three", b""),
+        ("four", &lease_of_one),
+        ("five", br#"{"client_id": "five"}"#),
+        ("six", deep.as_bytes()),
+        ("no:id", &lease_of_one),
+        ("a.key..of nobody", b"\0"),
+        ("seven", br#"{"client_id": ">"}"#),
+    ];
+    let holders = async || {
+        let holders = lease::holders(&bus).await.unwrap();
+        holders.keys().map(ClientId::to_string).collect::<Vec<_>>()
+    };
+    for (key, value) in junk {
+        // Some of these keys no library would write.
+        let subject = format!("$KV.client-leases.{}", key.replace(' ', "-"));
+        bus.client.publish(subject, value.to_vec().into()).await.unwrap();
+    }
+    bus.client.flush().await.unwrap();
+    assert_eq!(holders().await, ["one"]);
+
+    // Its own key as well.
+    for id in ["two", "three", "four", "six"] {
+        let (bus, shutdown) = connect(&nats.url(), id).await;
+        let lease = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();
+        tokio::time::timeout(crate::member::PATIENCE, lease.held()).await.unwrap();
+    }
+    assert_eq!(holders().await, ["four", "one", "six", "three", "two"]);
+    bus.client.publish("$KV.client-leases.one", "junk".into()).await.unwrap();
+    bus.client.flush().await.unwrap();
+    until("the holder has written its lease again", || async {
+        holders().await.contains(&"one".to_owned())
+    })
+    .await;
+}

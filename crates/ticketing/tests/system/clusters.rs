@@ -1,0 +1,146 @@
+//! `NATS_URL` with several servers: any that lives will do.
+
+use embedded::{NatsServer, ports};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{command::ticketing, harness::System};
+
+/// The URLs, with commas between.
+fn list(ports: impl IntoIterator<Item = u16>) -> String {
+    let urls: Vec<_> = ports.into_iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    urls.join(",")
+}
+
+/// Three servers of one cluster. None tells clients of the others, so that these know of them by their
+/// list alone.
+async fn cluster() -> Vec<NatsServer> {
+    let routes = ports::consecutive(3).unwrap();
+    let server = |number: u16| {
+        NatsServer::builder()
+            .settings(format!(
+                r#"server_name: "server-{number}"
+                cluster {{
+                  name: "three", no_advertise: true, listen: "127.0.0.1:{}"
+                  routes: ["nats://127.0.0.1:{}", "nats://127.0.0.1:{}", "nats://127.0.0.1:{}"]
+                }}"#,
+                routes + number,
+                routes,
+                routes + 1,
+                routes + 2
+            ))
+            .start()
+    };
+    let (a, b, c) = tokio::join!(server(0), server(1), server(2));
+    vec![a.unwrap(), b.unwrap(), c.unwrap()]
+}
+
+/// Which server a process is connected to, by its client id.
+async fn in_use(system: &System, servers: &[NatsServer], client_id: &str) -> Option<usize> {
+    for (number, server) in servers.iter().enumerate() {
+        let connections = system.http.get(format!("{}/connz", server.monitor_url())).send().await;
+        let Ok(connections) = connections else { continue };
+        let connections: Value = connections.json().await.unwrap();
+        let mut connections = connections["connections"].as_array().unwrap().iter();
+        if connections.any(|connection| connection["name"] == client_id) {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn services_leave_a_server_of_a_cluster_that_was_killed_for_another_of_their_list() {
+    let mut system = System::start().await;
+    let mut servers = cluster().await;
+    // The first is dead from the start.
+    let dead = ports::free().unwrap();
+    let ports = [dead].into_iter().chain(servers.iter().map(NatsServer::client_port));
+    system.settings.push(("NATS_URL", list(ports)));
+    system.settings.push(("NATS_REPLICAS", "3".to_owned()));
+    let tickets = system.tickets().await;
+    let _orders = system.orders("orders-1").await;
+    let before = system.post(&tickets, "before").await;
+    system.reached_once(&[before].into()).await;
+
+    for client_id in ["orders-1", "tickets-1"] {
+        let killed = in_use(&system, &servers, client_id).await.unwrap();
+        servers[killed].kill().await;
+        let ticket = system.post(&tickets, "while one is down").await;
+        system.reached_once(&[ticket].into()).await;
+        servers[killed].restart().await.unwrap();
+    }
+}
+
+/// A certificate of 127.0.0.1 that is its own authority.
+fn certificate() -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let settings = format!(
+        r#"tls {{ cert_file: "{0}/tls.crt", key_file: "{0}/tls.key" }}
+        authorization {{ users: [
+          {{ user: tickets, password: tickets }}, {{ user: orders, password: orders }}
+        ] }}"#,
+        folder.path().display()
+    );
+    (folder, settings)
+}
+
+#[tokio::test]
+async fn a_dead_server_of_the_list_keeps_nobody_out_with_tls_and_a_password_either() {
+    let (folder, settings) = certificate();
+    let mut system = System::start_with_users(NatsServer::builder().settings(settings)).await;
+    let dead = ports::free().unwrap();
+    let authority = folder.path().join("tls.crt").display().to_string();
+    system.settings.push(("NATS_URL", list([dead, system.nats.client_port()])));
+    system.settings.push(("NATS_CA", authority));
+    let tickets = system.tickets().await;
+    let _orders = system.orders("orders-1").await;
+    let ticket = system.post(&tickets, "in secret").await;
+    system.reached_once(&[ticket].into()).await;
+}
+
+#[tokio::test]
+async fn the_tools_take_a_list_as_well() {
+    let nats = NatsServer::builder().start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let servers = list([ports::free().unwrap(), nats.client_port()]);
+    let mut listener = ticketing(folder.path(), &["listen", "--nats-url", &servers]);
+    listener.line_with("Listening to").await;
+    let (status, said) = ticketing(folder.path(), &["publish", "--nats-url", &servers]).end().await;
+    assert!(status.success(), "{said}");
+    listener.line_with("Received").await;
+    let (status, said) = ticketing(folder.path(), &["status", "--nats-url", &servers]).end().await;
+    assert!(status.success(), "{said}");
+}
+
+#[tokio::test]
+async fn a_url_in_the_list_that_is_none_ends_with_status_64_and_the_settings_name() {
+    for bad in ["nats://127.0.0.1:4222,http://127.0.0.1:1", "nats://,nats://127.0.0.1", ",", ""] {
+        for service in ["tickets", "orders"] {
+            let mut process = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))
+                .args([service])
+                .env("NATS_URL", bad)
+                .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
+                .env("AUTH", "off")
+                .piped()
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            while let Some(line) = process.line().await {
+                said += &line;
+            }
+            assert_eq!(process.wait().await.code(), Some(64), "{bad:?}: {said}");
+            assert!(said.contains("NATS_URL"), "{bad:?}: {said}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for tool in ["publish", "listen", "status", "up"] {
+        let arguments = [tool, "--nats-url", "nats://127.0.0.1:4222,http://127.0.0.1:1"];
+        let (status, said) = ticketing(folder.path(), &arguments).end().await;
+        assert_eq!(status.code(), Some(64), "{tool}: {said}");
+        assert!(said.contains("--nats-url"), "{tool}: {said}");
+    }
+}
