@@ -199,7 +199,7 @@ async fn a_ticket_whose_event_cannot_be_stored_is_not_stored_and_the_answer_hide
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.detail(), "The service failed; its log says why.");
     }
-    tickets.execute("alter table bus.away rename to outbox").await;
+    tickets.execute("alter table bus.away rename to log").await;
     tickets.holds(0, 0).await;
     assert_eq!(tickets.one::<i64>("select count(*) from bus.idempotency_keys").await, 0);
 }

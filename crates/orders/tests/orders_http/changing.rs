@@ -131,7 +131,7 @@ async fn a_change_whose_event_cannot_be_stored_is_not_made() {
     for answer in [anna.pay(&paid, "tok_visa").await, anna.cancel(&cancelled).await] {
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
     }
-    orders.execute("alter table bus.away rename to outbox").await;
+    orders.execute("alter table bus.away rename to log").await;
     for id in [&paid, &cancelled, &overdue] {
         orders.is_now(&anna, id, "reserved", 1).await;
     }

@@ -197,7 +197,7 @@ async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key()
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.detail(), "The service failed; its log says why.");
     }
-    orders.execute("alter table bus.away rename to outbox").await;
+    orders.execute("alter table bus.away rename to log").await;
     orders.holds(0, 0).await;
     let again = anna.reserve_with_key("k", ticket).await;
     assert_eq!(again.status, StatusCode::CREATED);

@@ -68,7 +68,7 @@ async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_und
     system.settings = vec![through];
     let orders = system.orders("orders-1").await;
     let load = Load::begin(&system, &tickets, 16);
-    let _readers =
+    let readers =
         [readers(&system, &tickets, "/api/tickets"), readers(&system, &orders, "/api/orders")];
     load.more(200).await;
 
@@ -94,8 +94,9 @@ async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_und
     .await;
     let took = begun.elapsed();
     assert!(took < SERVES_AGAIN, "ready only after {took:?}");
+    drop(readers);
     // No connection was lost to the pool for good: all of it serves.
-    load.more(500).await;
+    load.more(200).await;
     system.reached_once(&load.end().await).await;
     system.group_is_quiet().await;
     system.no_dead_letters().await;
