@@ -7,12 +7,31 @@ use uuid::Uuid;
 
 use crate::{pool::Pool, storable};
 
+/// What stands as the reason of an attempt until its outcome is known.
+const INTERRUPTED: &str = "the process ended while the event was handled";
+
+/// What is known of an event that was tried before.
+pub(crate) struct Tried {
+    /// How often.
+    pub(crate) attempts: i32,
+    /// What came of it last.
+    pub(crate) last_error: String,
+}
+
+impl Tried {
+    /// Whether nothing came of it: this event, or one that was tried with it, ended the process.
+    pub(crate) fn was_interrupted(&self) -> bool {
+        // The release before wrote nothing at first.
+        self.last_error == INTERRUPTED || self.last_error.is_empty()
+    }
+}
+
 /// How often each of the events was tried before, and what came of it last.
 pub(crate) async fn of(
     pool: &Pool,
     group: &str,
     events: &[Uuid],
-) -> Result<HashMap<Uuid, (i32, String)>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Tried>, sqlx::Error> {
     let known = sqlx::query_as(
         "select event_id, attempts, last_error from bus.attempts
          where queue_group = $1 and event_id = any($2)",
@@ -21,22 +40,26 @@ pub(crate) async fn of(
     .bind(events);
     let rows: Vec<(Uuid, i32, String)> =
         pool.run(async |connection| known.fetch_all(connection).await).await?;
-    Ok(rows.into_iter().map(|(id, attempts, error)| (id, (attempts, error))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, attempts, last_error)| (id, Tried { attempts, last_error }))
+        .collect())
 }
 
 /// Counts an attempt for each of the events, which is about to begin. An event of which there are
 /// several copies is tried once.
 pub(crate) async fn begin(pool: &Pool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
     let count = sqlx::query(
-        "insert into bus.attempts (queue_group, event_id, attempts)
-         select distinct $1, event_id, 1 from unnest($2::uuid[]) as begun (event_id)
+        "insert into bus.attempts (queue_group, event_id, attempts, last_error)
+         select distinct $1, event_id, 1, $3 from unnest($2::uuid[]) as begun (event_id)
          order by event_id
          on conflict (queue_group, event_id) do update
          set attempts = attempts.attempts + 1, last_at = clock_timestamp(),
-             last_error = 'the process ended while the event was handled'",
+             last_error = excluded.last_error",
     )
     .bind(group)
-    .bind(events);
+    .bind(events)
+    .bind(INTERRUPTED);
     pool.transaction(async |tx| {
         // Not worth waiting for the disk: should the machine lose it, one attempt goes uncounted.
         sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
@@ -63,23 +86,28 @@ pub(crate) async fn take_back(
     pool.run(async |connection| take_back.execute(connection).await.map(drop)).await
 }
 
-/// Notes why an attempt failed. Returns how many there were.
+/// Notes why attempts failed, for each event by its reason. Returns how many there were of each.
 pub(crate) async fn failed(
     pool: &Pool,
     group: &str,
-    event: Uuid,
-    error: &str,
-) -> Result<i32, sqlx::Error> {
-    let note = sqlx::query_scalar(
+    failed: &[(Uuid, String)],
+) -> Result<HashMap<Uuid, i32>, sqlx::Error> {
+    let (events, reasons): (Vec<Uuid>, Vec<String>) =
+        failed.iter().map(|(event, reason)| (*event, storable(reason))).unzip();
+    let note = sqlx::query_as(
         "insert into bus.attempts (queue_group, event_id, attempts, last_error)
-         values ($1, $2, 1, $3)
+         select distinct on (event_id) $1, event_id, 1, reason
+         from unnest($2::uuid[], $3::text[]) as failed (event_id, reason)
+         order by event_id
          on conflict (queue_group, event_id) do update set last_error = excluded.last_error
-         returning attempts",
+         returning event_id, attempts",
     )
     .bind(group)
-    .bind(event)
-    .bind(storable(error));
-    pool.run(async |connection| note.fetch_one(connection).await).await
+    .bind(events)
+    .bind(reasons);
+    let rows: Vec<(Uuid, i32)> =
+        pool.run(async |connection| note.fetch_all(connection).await).await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// Forgets the attempts of events that have taken effect.

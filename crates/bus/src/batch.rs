@@ -1,19 +1,21 @@
-//! A batch of messages in a member's hands, from their delivery to an answer for each: together if
-//! they can, one by one if they must, so that a bad one never holds back its neighbours.
+//! A batch of messages in a member's hands, from their delivery to an answer for each. Good events
+//! commit together, also where there are bad ones among them; what may end the process is tried by
+//! itself.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use async_nats::Subject;
-use tracing::{debug, error, info, warn};
+use time::OffsetDateTime;
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::{
+    answer::Grave,
     attempts, database_is_away,
-    dead_letters::{self, Dying},
     effect::{Decoded, Workshop, decode},
-    held::{self, Held},
+    held::Held,
     inbox,
-    listener::{Failure, Listener, MAX_ATTEMPTS, delay},
+    listener::{Failure, Listener, MAX_ATTEMPTS},
+    split::{Size, Verdict},
 };
 
 /// What came of a batch.
@@ -24,16 +26,23 @@ pub(crate) enum Outcome {
     Away(Vec<Held>),
 }
 
-struct Slot<E> {
-    held: Held,
-    event_id: Uuid,
-    event: Result<Decoded<E>, String>,
-    answered: bool,
+pub(crate) struct Slot<E> {
+    pub(crate) held: Held,
+    pub(crate) event_id: Uuid,
+    pub(crate) event: Result<Decoded<E>, String>,
+    pub(crate) answered: bool,
 }
 
-struct Batch<L: Listener> {
-    shop: Arc<Workshop<L>>,
-    slots: Vec<Slot<L::Events>>,
+pub(crate) struct Batch<L: Listener> {
+    pub(crate) shop: Arc<Workshop<L>>,
+    pub(crate) slots: Vec<Slot<L::Events>>,
+}
+
+/// An event to be tried in a transaction of its own.
+struct Lone {
+    at: usize,
+    /// Whether this attempt was counted.
+    counted: bool,
 }
 
 /// Works on a batch until every message is answered for, or the database is away.
@@ -71,35 +80,28 @@ impl<L: Listener> Batch<L> {
     /// # Errors
     /// When the database cannot serve. Every other failure is an answer.
     async fn settle(&mut self) -> Result<(), sqlx::Error> {
+        let now = OffsetDateTime::now_utc();
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
-        for at in 0..self.slots.len() {
-            match &self.slots[at].event {
-                Err(reason) => {
-                    let reason = reason.clone();
-                    self.bury(at, &reason, 0).await?;
+        let (mut unreadable, mut uncheckable) = (Vec::new(), Vec::new());
+        for (at, slot) in self.slots.iter().enumerate() {
+            match (&slot.event, inbox::uncheckable(slot.event_id, now)) {
+                (Err(reason), _) => {
+                    unreadable.push(Grave { at, reason: reason.clone(), attempts: 0 })
                 }
-                Ok(_) if self.slots[at].held.delivery == 1 => fresh.push(at),
-                Ok(_) => again.push(at),
+                (Ok(_), Some(reason)) => uncheckable.push(Grave { at, reason, attempts: 0 }),
+                (Ok(_), None) if slot.held.delivery == 1 => fresh.push(at),
+                (Ok(_), None) => again.push(at),
             }
         }
+        // Those first that are probably good: they wait for none of the others.
         let mut alone = self.together(fresh, false).await?;
-        let mut tried = HashMap::new();
+        self.bury(unreadable).await?;
+        self.bury_uncheckable(uncheckable).await?;
         if !again.is_empty() {
-            let again = self.acknowledge_known(again).await?;
-            tried = attempts::of(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&again)).await?;
-            // Whoever had these before may have been killed by one of them. Together once more, on
-            // record; the next time, each by itself.
-            let (suspects, untried): (Vec<_>, Vec<_>) =
-                again.into_iter().partition(|at| tried.contains_key(&self.slots[*at].event_id));
-            if !untried.is_empty() {
-                attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&untried)).await?;
-                alone.extend(self.together(untried, true).await?);
-            }
-            alone.extend(suspects);
+            alone.extend(self.again(again).await?);
         }
-        for at in alone {
-            let before = tried.remove(&self.slots[at].event_id);
-            self.alone(at, before).await?;
+        for lone in alone {
+            self.alone(lone).await?;
         }
         if self.shop.has_in_vain() {
             // A lock cut them short. Now, because they may come again before anybody else looks.
@@ -112,65 +114,162 @@ impl<L: Listener> Batch<L> {
         slots.iter().map(|at| self.slots[*at].event_id).collect()
     }
 
+    /// Tries what was delivered before. Returns what to try alone.
+    async fn again(&mut self, slots: Vec<usize>) -> Result<Vec<Lone>, sqlx::Error> {
+        let slots = self.acknowledge_known(slots).await?;
+        let tried = attempts::of(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&slots)).await?;
+        let (mut untried, mut suspects) = (Vec::new(), Vec::new());
+        let (mut given_up, mut alone) = (Vec::new(), Vec::new());
+        for at in slots {
+            match tried.get(&self.slots[at].event_id) {
+                // Whoever had these before may have been killed by one of them. Together once more,
+                // on record; the next time, each by itself.
+                None => untried.push(at),
+                Some(tried) if tried.attempts >= MAX_ATTEMPTS => given_up.push(Grave {
+                    at,
+                    reason: tried.last_error.clone(),
+                    attempts: tried.attempts,
+                }),
+                Some(tried) if tried.was_interrupted() => alone.push(Lone { at, counted: false }),
+                // They failed and killed nobody: one transaction, and apart from what is fresh.
+                Some(_) => suspects.push(at),
+            }
+        }
+        if !untried.is_empty() {
+            attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&untried)).await?;
+            alone.extend(self.together(untried, true).await?);
+        }
+        self.bury(given_up).await?;
+        if !suspects.is_empty() {
+            attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&suspects)).await?;
+            alone.extend(self.in_pieces(suspects, Size::Single, true).await?);
+        }
+        Ok(alone)
+    }
+
     /// Acknowledges what took effect before. Returns the rest.
     async fn acknowledge_known(&mut self, slots: Vec<usize>) -> Result<Vec<usize>, sqlx::Error> {
         let (pool, ids) = (&self.shop.pool, self.ids(&slots));
-        let seen = pool
-            .run(async |connection| inbox::seen(connection, L::QUEUE_GROUP, &ids).await)
+        let known = pool
+            .run(async |connection| inbox::known(connection, L::QUEUE_GROUP, &ids).await)
             .await?;
         let (known, rest): (Vec<_>, Vec<_>) =
-            slots.into_iter().partition(|at| seen.contains(&self.slots[*at].event_id));
+            slots.into_iter().partition(|at| known.contains(&self.slots[*at].event_id));
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP)
             .increment(known.len() as u64);
         self.acknowledge(&known).await;
         Ok(rest)
     }
 
-    /// Lets events take effect in one transaction. Returns those to try one by one.
+    /// Makes dead letters of events that cannot be checked, except for those that are known all the
+    /// same.
+    async fn bury_uncheckable(&mut self, graves: Vec<Grave>) -> Result<(), sqlx::Error> {
+        if graves.is_empty() {
+            return Ok(());
+        }
+        let slots = graves.iter().map(|grave| grave.at).collect();
+        let unknown = self.acknowledge_known(slots).await?;
+        let unknown = graves.into_iter().filter(|grave| unknown.contains(&grave.at));
+        self.bury(unknown.collect()).await
+    }
+
+    /// Lets events take effect in one transaction. Returns those to try alone.
     async fn together(
         &mut self,
         slots: Vec<usize>,
         counted: bool,
-    ) -> Result<Vec<usize>, sqlx::Error> {
-        if let [at] = slots[..] {
-            let outcome = self.effect(&slots, counted).await;
-            self.answer(at, outcome).await?;
+    ) -> Result<Vec<Lone>, sqlx::Error> {
+        if slots.is_empty() {
             return Ok(Vec::new());
         }
-        if slots.is_empty() {
-            return Ok(slots);
-        }
         match self.effect(&slots, counted).await {
-            Ok(()) => {
-                self.acknowledge(&slots).await;
-                Ok(Vec::new())
-            }
-            Err(Failure::Away(error)) => Err(error),
+            Ok(()) => self.acknowledge(&slots).await,
+            Err(Failure::Away(error)) => return Err(error),
+            Err(failure) if slots.len() == 1 => self.failed(vec![(slots[0], failure)]).await?,
             Err(failure) => {
-                debug!(events = slots.len(), %failure, "a batch failed, trying its events one by one");
-                Ok(slots)
+                debug!(events = slots.len(), %failure, "a batch failed, trying it in pieces");
+                return self.in_pieces(slots, Size::Pieces, counted).await;
             }
         }
+        Ok(Vec::new())
     }
 
-    /// Lets one event take effect by itself, unless it was tried too often `before`.
-    async fn alone(&mut self, at: usize, before: Option<(i32, String)>) -> Result<(), sqlx::Error> {
-        if let Some((attempts, last_error)) = before
-            && attempts >= MAX_ATTEMPTS
-        {
-            return self.bury(at, &last_error, attempts).await;
+    /// Lets those events take effect that can, and answers for those that cannot. Returns those to
+    /// try alone.
+    async fn in_pieces(
+        &mut self,
+        mut slots: Vec<usize>,
+        size: Size,
+        counted: bool,
+    ) -> Result<Vec<Lone>, sqlx::Error> {
+        let mut alone = Vec::new();
+        while !slots.is_empty() {
+            let events = slots.iter().filter_map(|at| self.slots[*at].event.as_ref().ok());
+            let received: Vec<_> = events.map(|decoded| &decoded.received).collect();
+            let verdicts = match self.shop.take_effect_in_pieces(&received, size, counted).await {
+                Ok(verdicts) => verdicts,
+                Err(Failure::Away(error)) => {
+                    self.note_in_vain(&slots, counted);
+                    return Err(error);
+                }
+                Err(failure) => {
+                    debug!(events = slots.len(), %failure, "pieces did not commit, trying one by one");
+                    // What was counted for this attempt is, if it was in vain, taken back.
+                    let in_vain = matches!(failure, Failure::Busy(_));
+                    self.note_in_vain(&slots, counted && in_vain);
+                    let counted = counted && !in_vain;
+                    alone.extend(slots.into_iter().map(|at| Lone { at, counted }));
+                    return Ok(alone);
+                }
+            };
+            let (mut done, mut failed, mut untried) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, verdict) in slots.into_iter().zip(verdicts) {
+                match verdict {
+                    Verdict::Effect | Verdict::Known => done.push(at),
+                    Verdict::Failed(failure) => {
+                        let in_vain = matches!(failure, Failure::Busy(_));
+                        self.note_in_vain(&[at], counted && in_vain);
+                        failed.push((at, failure));
+                    }
+                    Verdict::Slow => alone.push(Lone { at, counted }),
+                    Verdict::Untried => untried.push(at),
+                }
+            }
+            self.acknowledge(&done).await;
+            self.failed(failed).await?;
+            slots = untried;
         }
-        attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &[self.slots[at].event_id]).await?;
-        let outcome = self.effect(&[at], true).await;
-        self.answer(at, outcome).await
+        Ok(alone)
+    }
+
+    /// Lets one event take effect by itself.
+    async fn alone(&mut self, lone: Lone) -> Result<(), sqlx::Error> {
+        let Lone { at, counted } = lone;
+        if !counted {
+            attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&[at])).await?;
+        }
+        match self.effect(&[at], true).await {
+            Ok(()) => {
+                self.acknowledge(&[at]).await;
+                Ok(())
+            }
+            Err(Failure::Away(error)) => Err(error),
+            Err(failure) => self.failed(vec![(at, failure)]).await,
+        }
     }
 
     async fn effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
         let outcome = self.try_effect(slots, counted).await;
-        if counted && matches!(outcome, Err(Failure::Away(_) | Failure::Busy(_))) {
-            self.shop.note_in_vain(self.ids(slots));
+        if matches!(outcome, Err(Failure::Away(_) | Failure::Busy(_))) {
+            self.note_in_vain(slots, counted);
         }
         outcome
+    }
+
+    fn note_in_vain(&self, slots: &[usize], counted: bool) {
+        if counted {
+            self.shop.note_in_vain(self.ids(slots));
+        }
     }
 
     async fn try_effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
@@ -182,100 +281,5 @@ impl<L: Listener> Batch<L> {
             Some(trace) if slots.len() == 1 => trace.child().scope(effect).await,
             _ => effect.await,
         }
-    }
-
-    /// Answers for one event by what came of it.
-    async fn answer(&mut self, at: usize, outcome: Result<(), Failure>) -> Result<(), sqlx::Error> {
-        match outcome {
-            Ok(()) => self.acknowledge(&[at]).await,
-            Err(Failure::Away(error)) => return Err(error),
-            Err(Failure::Reject(reason)) => self.bury(at, &reason, 1).await?,
-            Err(Failure::Busy(error)) => {
-                let held = &self.slots[at].held;
-                let delay = delay(i32::try_from(held.delivery).unwrap_or(i32::MAX));
-                self.give_back(at, 0, &error.to_string(), delay).await;
-            }
-            Err(Failure::Retry(error)) => {
-                let (reason, event) = (format!("{error:#}"), self.slots[at].event_id);
-                let attempts =
-                    attempts::failed(&self.shop.pool, L::QUEUE_GROUP, event, &reason).await?;
-                if attempts >= MAX_ATTEMPTS {
-                    return self.bury(at, &reason, attempts).await;
-                }
-                self.give_back(at, attempts, &reason, delay(attempts)).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives back one event, to be tried again after a delay.
-    async fn give_back(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
-        let slot = &mut self.slots[at];
-        warn!(
-            event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
-            queue.group = L::QUEUE_GROUP, "an event failed and will be tried again",
-        );
-        metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
-        held::give_back(&self.shop.bus.client, &slot.held.reply, delay).await;
-        slot.answered = true;
-    }
-
-    /// Acknowledges events whose effect is committed.
-    async fn acknowledge(&mut self, slots: &[usize]) {
-        let replies: Vec<Subject> =
-            slots.iter().map(|at| self.slots[*at].held.reply.clone()).collect();
-        let confirmed = held::acknowledge(&self.shop.bus.client, &replies).await;
-        for at in slots {
-            let slot = &mut self.slots[*at];
-            slot.answered = true;
-            let Ok(event) = &slot.event else { continue };
-            info!(
-                event.id = %slot.event_id,
-                event.r#type = %slot.held.subject,
-                event.subject = event.about,
-                event.sequence = slot.held.sequence,
-                event.delivery = slot.held.delivery,
-                queue.group = L::QUEUE_GROUP,
-                client.id = %self.shop.client_id,
-                trace.id = event.trace.map(|trace| trace.trace_id()),
-                "event handled",
-            );
-        }
-        match confirmed {
-            Ok(()) => metrics::counter!("bus_acked_total", "group" => L::QUEUE_GROUP)
-                .increment(slots.len() as u64),
-            // They will come again, and find themselves in the inbox.
-            Err(error) => warn!(events = slots.len(), %error, "acks were not confirmed"),
-        }
-    }
-
-    /// Makes a dead letter of an event.
-    async fn bury(&mut self, at: usize, reason: &str, attempts: i32) -> Result<(), sqlx::Error> {
-        let slot = &mut self.slots[at];
-        let dying = Dying {
-            group: L::QUEUE_GROUP,
-            event_id: slot.event_id,
-            subject: &slot.held.subject,
-            payload: &slot.held.payload,
-            headers: slot.held.headers_json(),
-            stream: &slot.held.stream,
-            stream_sequence: i64::try_from(slot.held.sequence).unwrap_or(i64::MAX),
-            reason,
-            attempts,
-            client_id: &self.shop.client_id,
-        };
-        self.shop.pool.transaction(async |tx| dead_letters::bury(tx, &dying).await).await?;
-        error!(
-            event.id = %slot.event_id, event.r#type = %slot.held.subject,
-            event.sequence = slot.held.sequence, queue.group = L::QUEUE_GROUP, reason, attempts,
-            "an event became a dead letter",
-        );
-        metrics::counter!("bus_dead_lettered_total", "group" => L::QUEUE_GROUP).increment(1);
-        let told = held::terminate(&self.shop.bus.client, &slot.held.reply, reason).await;
-        if let Err(error) = told {
-            debug!(%error, "the end of a dead letter was not confirmed");
-        }
-        slot.answered = true;
-        Ok(())
     }
 }

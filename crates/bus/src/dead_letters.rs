@@ -8,8 +8,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::client_id::ClientId;
-use crate::storable;
+use crate::{attempts, client_id::ClientId, storable};
 
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -93,7 +92,6 @@ impl Which {
 /// An event that is about to become a dead letter.
 #[derive(Debug)]
 pub(crate) struct Dying<'a> {
-    pub(crate) group: &'a str,
     pub(crate) event_id: Uuid,
     pub(crate) subject: &'a str,
     pub(crate) payload: &'a [u8],
@@ -102,37 +100,50 @@ pub(crate) struct Dying<'a> {
     pub(crate) stream_sequence: i64,
     pub(crate) reason: &'a str,
     pub(crate) attempts: i32,
-    pub(crate) client_id: &'a ClientId,
 }
 
-/// Writes a dead letter, or the newest reason of one that died again.
-pub(crate) async fn bury(tx: &mut PgConnection, event: &Dying<'_>) -> Result<(), sqlx::Error> {
+/// Writes dead letters, or the newest reason of those that died again. Their attempts are not
+/// counted any more.
+pub(crate) async fn bury(
+    tx: &mut PgConnection,
+    group: &str,
+    client_id: &ClientId,
+    events: &[Dying<'_>],
+) -> Result<(), sqlx::Error> {
+    /// One column of all of them.
+    fn column<'a, T>(events: &'a [Dying<'a>], of: impl Fn(&'a Dying<'a>) -> T) -> Vec<T> {
+        events.iter().map(of).collect()
+    }
+    let ids = column(events, |event| event.event_id);
+    // In the order in which they came. An event may be there twice; a statement can write a row once.
     sqlx::query(
-        "insert into bus.dead_letters (queue_group, event_id, subject, payload, headers, stream,
-                                       stream_sequence, reason, attempts, client_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        "insert into bus.dead_letters (queue_group, client_id, event_id, subject, payload, headers,
+                                       stream, stream_sequence, reason, attempts)
+         select $1, $2, event_id, subject, payload, headers, stream, stream_sequence, reason, attempts
+         from (select distinct on (event_id) *
+               from unnest($3::uuid[], $4::text[], $5::bytea[], $6::jsonb[], $7::text[], $8::bigint[],
+                           $9::text[], $10::integer[]) with ordinality
+                   as dying (event_id, subject, payload, headers, stream, stream_sequence, reason,
+                             attempts, place)
+               order by event_id, place) as once
+         order by place
          on conflict (queue_group, event_id) do update
          set reason = excluded.reason, attempts = excluded.attempts,
              client_id = excluded.client_id, dead_at = clock_timestamp(), redrive_at = null",
     )
-    .bind(event.group)
-    .bind(event.event_id)
-    .bind(event.subject)
-    .bind(event.payload)
-    .bind(&event.headers)
-    .bind(event.stream)
-    .bind(event.stream_sequence)
-    .bind(storable(event.reason))
-    .bind(event.attempts)
-    .bind(event.client_id.as_str())
+    .bind(group)
+    .bind(client_id.as_str())
+    .bind(&ids)
+    .bind(column(events, |event| event.subject))
+    .bind(column(events, |event| event.payload))
+    .bind(column(events, |event| event.headers.clone()))
+    .bind(column(events, |event| event.stream))
+    .bind(column(events, |event| event.stream_sequence))
+    .bind(column(events, |event| storable(event.reason)))
+    .bind(column(events, |event| event.attempts))
     .execute(&mut *tx)
     .await?;
-    sqlx::query("delete from bus.attempts where queue_group = $1 and event_id = $2")
-        .bind(event.group)
-        .bind(event.event_id)
-        .execute(tx)
-        .await?;
-    Ok(())
+    attempts::forget(tx, group, &ids).await
 }
 
 /// The reason of a dead letter while a member tries it again. It stays if that ends the process.

@@ -26,12 +26,12 @@ use crate::{client_id::ClientId, event::EventSet, trace::TraceContext};
 
 /// How long one transaction of effects may take, from its begin to its commit. With the wait for a
 /// connection and the life of an open pull, what it held goes to others within 15 s.
-const EFFECT_TIMEOUT: Duration = Duration::from_secs(8);
+pub(crate) const EFFECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// It waits for no lock longer than the first: a batch whose events are locked, every one, is at its
 /// end within a minute or two, and what is not locked among them has taken effect. And whoever gets
 /// the events after this member has fallen silent meets no lock of it after the second, which is a
 /// second more than the listener has.
-const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
+pub(crate) const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
                      set local idle_in_transaction_session_timeout = '7s'";
 
 /// What a member needs to let events take effect.
@@ -130,24 +130,7 @@ impl<L: Listener> Workshop<L> {
         let begun = Instant::now();
         let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
         let effect = async |tx: &mut PgConnection| {
-            let mut new = inbox::claim(tx, group, &self.client_id, &ids).await?;
-            // An event that is there twice is new once.
-            let fresh: Vec<_> = events
-                .iter()
-                .copied()
-                .filter(|received| {
-                    let at = new.iter().position(|id| *id == received.id);
-                    at.map(|at| new.swap_remove(at)).is_some()
-                })
-                .collect();
-            if !fresh.is_empty() {
-                self.call(tx, &fresh).await?;
-            }
-            if fresh.len() < events.len() {
-                let repeats = (events.len() - fresh.len()) as u64;
-                metrics::counter!("bus_duplicates_total", "group" => group).increment(repeats);
-                inbox::seen(tx, group, &ids).await?;
-            }
+            let fresh = self.claim_and_call(tx, events).await?;
             if counted {
                 attempts::forget(tx, group, &ids).await?;
             }
@@ -157,6 +140,38 @@ impl<L: Listener> Workshop<L> {
             Ok::<_, Failure>(fresh)
         };
         let fresh = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
+        self.note_committed(begun, &fresh);
+        Ok(())
+    }
+
+    /// Has what is new among the events take effect in this transaction. Returns which these are.
+    async fn claim_and_call<'a>(
+        &self,
+        tx: &mut PgConnection,
+        events: &[&'a Received<L::Events>],
+    ) -> Result<Vec<&'a Received<L::Events>>, Failure> {
+        let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
+        let mut new = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &ids).await?;
+        // An event that is there twice is new once.
+        let fresh: Vec<_> = events
+            .iter()
+            .copied()
+            .filter(|received| {
+                let at = new.iter().position(|id| *id == received.id);
+                at.map(|at| new.swap_remove(at)).is_some()
+            })
+            .collect();
+        if !fresh.is_empty() {
+            self.call(tx, &fresh).await?;
+        }
+        let repeats = (events.len() - fresh.len()) as u64;
+        metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP).increment(repeats);
+        Ok(fresh)
+    }
+
+    /// What follows the commit of the effects of these events.
+    pub(crate) fn note_committed(&self, begun: Instant, fresh: &[&Received<L::Events>]) {
+        let group = L::QUEUE_GROUP;
         if !fresh.is_empty() {
             self.listener.committed();
         }
@@ -166,11 +181,10 @@ impl<L: Listener> Workshop<L> {
             metrics::histogram!("bus_event_delay_seconds", "group" => group)
                 .record(delay.as_seconds_f64().max(0.0));
         }
-        Ok(())
     }
 
     /// Calls the listener, and makes a failure of a panic and of taking too long.
-    async fn call(
+    pub(crate) async fn call(
         &self,
         tx: &mut PgConnection,
         events: &[&Received<L::Events>],

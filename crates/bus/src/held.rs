@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Subject, jetstream};
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::debug;
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ pub(crate) struct Held {
     pub(crate) sequence: u64,
     /// 1 the first time.
     pub(crate) delivery: i64,
+    /// Since when it is in hand.
+    pub(crate) since: Instant,
 }
 
 impl Held {
@@ -30,7 +33,16 @@ impl Held {
         let (stream, sequence, delivery) =
             (info.stream.to_owned(), info.stream_sequence, info.delivered);
         let Message { subject, reply, payload, headers, .. } = message.message;
-        Some(Self { subject, reply: reply?, payload, headers, stream, sequence, delivery })
+        Some(Self {
+            subject,
+            reply: reply?,
+            payload,
+            headers,
+            stream,
+            sequence,
+            delivery,
+            since: Instant::now(),
+        })
     }
 
     /// Each header with its values, as text that Postgres can hold.
@@ -64,12 +76,20 @@ pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> anyhow:
     Ok(())
 }
 
-/// Tells the server never to deliver a message again, and why.
-pub(crate) async fn terminate(client: &Client, reply: &Subject, why: &str) -> anyhow::Result<()> {
+/// Tells the server never to deliver messages again, and why, and waits as [`acknowledge`] does.
+pub(crate) async fn terminate(client: &Client, messages: &[(Subject, &str)]) -> anyhow::Result<()> {
+    let Some(((last, why), others)) = messages.split_last() else { return Ok(()) };
+    for (reply, why) in others {
+        client.publish(reply.clone(), termination(why)).await?;
+    }
+    client.request(last.clone(), termination(why)).await?;
+    Ok(())
+}
+
+fn termination(why: &str) -> Bytes {
     // One line: the server takes the rest of the line as the reason.
     let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    client.request(reply.clone(), format!("+TERM {why}").into()).await?;
-    Ok(())
+    format!("+TERM {why}").into()
 }
 
 /// Gives a message back, to be delivered again to whoever asks after `delay`.

@@ -6,6 +6,7 @@
 //! [`Listener`](listener::Listener), commits, and acknowledges. What cannot succeed becomes one of the
 //! [`dead_letters`].
 
+mod answer;
 mod attempts;
 mod batch;
 pub mod client_id;
@@ -26,6 +27,7 @@ mod pull;
 pub mod relay;
 mod session;
 pub mod shutdown;
+mod split;
 pub mod topology;
 pub mod trace;
 mod upkeep;

@@ -62,7 +62,9 @@ pub trait Listener: Send + Sync + 'static {
     /// Writes the effect of a batch of events, in the order of the stream. Each of them is new to
     /// this group, and all of them commit or none.
     ///
-    /// When it fails, the transaction is rolled back and the events are tried one by one.
+    /// When it fails, the batch is tried again in pieces, down to single events, each behind a
+    /// savepoint of one transaction. So the listener may find effects of others before its own, and
+    /// must not begin, commit or roll back.
     fn handle(
         &self,
         tx: &mut PgConnection,

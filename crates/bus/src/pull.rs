@@ -16,14 +16,18 @@ use tokio::time::{Instant, sleep_until};
 const EXPIRES: Duration = Duration::from_secs(2);
 /// How much later than that the server's word may come before the request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How many requests in a row may be lost before the subscription is made anew.
+const MAX_SILENCES: u32 = 3;
 
 /// What came of a request.
 #[derive(Debug)]
 pub(crate) enum Pulled {
     /// An event.
     Event(Message),
-    /// The request has ended; nothing more comes of it.
+    /// The request has ended: ask again.
     Ended,
+    /// Nothing of interest.
+    Nothing,
     /// The server has no such consumer, or no JetStream.
     Gone(String),
     /// Nothing was heard for too long: ask anew on a fresh subscription.
@@ -36,6 +40,10 @@ pub(crate) struct Pull {
     subject: String,
     inbox: String,
     messages: Subscriber,
+    /// The number of the latest request. Each has a subject of its own for its end.
+    request: u64,
+    /// How many requests in a row were not answered in time.
+    silences: u32,
     outstanding: usize,
     deadline: Instant,
 }
@@ -53,8 +61,10 @@ impl Pull {
         Ok(Self {
             client: client.clone(),
             subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{group}"),
-            messages: client.subscribe(inbox.clone()).await?,
+            messages: client.subscribe(format!("{inbox}.*")).await?,
             inbox,
+            request: 0,
+            silences: 0,
             outstanding: 0,
             deadline: Instant::now(),
         })
@@ -71,30 +81,39 @@ impl Pull {
         debug_assert!(self.is_idle());
         let request = Request { batch, expires: EXPIRES.as_nanos() };
         let payload = serde_json::to_vec(&request)?;
-        self.client
-            .publish_with_reply(self.subject.clone(), self.inbox.clone(), payload.into())
-            .await?;
+        self.request += 1;
+        self.client.publish_with_reply(self.subject.clone(), self.reply(), payload.into()).await?;
         self.outstanding = batch;
         self.deadline = Instant::now() + EXPIRES + PATIENCE;
         Ok(())
     }
 
-    /// The next that comes of the request. May be dropped and called again.
+    /// Where the latest request's end is told.
+    fn reply(&self) -> String {
+        format!("{}.{}", self.inbox, self.request)
+    }
+
+    /// The next that comes of what was asked. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Pulled {
         let message = tokio::select! {
             biased;
             message = self.messages.next() => message,
-            () = sleep_until(self.deadline) => None,
+            () = sleep_until(self.deadline) => return self.late(),
         };
         let Some(message) = message else {
             self.outstanding = 0;
             return Pulled::Lost;
         };
+        self.silences = 0;
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             self.deadline = Instant::now() + EXPIRES + PATIENCE;
             return Pulled::Event(message);
         };
+        if message.subject.as_str() != self.reply() {
+            // The end of a request that was given up for late.
+            return Pulled::Nothing;
+        }
         self.outstanding = 0;
         let why = message.description.unwrap_or_default();
         match status {
@@ -103,6 +122,14 @@ impl Pull {
             // 408 expired, 404 none there, 409 for a server that stops or a leader that moves.
             _ => Pulled::Ended,
         }
+    }
+
+    /// A server that is short of processor time answers late. Whoever stops listening then leaves what
+    /// is on its way to the ack wait: so a request is given up, but not what still comes of it.
+    fn late(&mut self) -> Pulled {
+        self.outstanding = 0;
+        self.silences += 1;
+        if self.silences < MAX_SILENCES { Pulled::Ended } else { Pulled::Lost }
     }
 }
 

@@ -7,7 +7,7 @@ use async_nats::{Message, Subject};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
@@ -26,8 +26,10 @@ use crate::{event::EventSet, shutdown::Shutdown};
 /// The most events in one transaction, and in one request to the server. A member holds at most
 /// twice as many: a batch at work and the next one.
 const BATCH: usize = 256;
-/// How often the server hears that events are still being worked on.
-const PROGRESS: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 3);
+/// How often the server hears that events are still being worked on, of each that has been in hand
+/// for as long. So short because on a busy machine the word is late on its way, the server with
+/// hearing it, and the event itself was on its way for a while.
+const PROGRESS: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 8);
 /// How often a message without its payload is passed over. One that comes more often was published so.
 const BARE_DELIVERIES: i64 = 3;
 
@@ -50,8 +52,8 @@ pub(crate) struct Session<L: Listener> {
     epoch: u64,
     waiting: VecDeque<Held>,
     working: Option<BoxFuture<'static, Outcome>>,
-    /// What is being worked on, to be spoken for while it lasts.
-    in_work: Vec<Subject>,
+    /// What is being worked on, since when it is in hand, to be spoken for while it lasts.
+    in_work: Vec<(Subject, Instant)>,
     mode: Mode,
     /// How many batches in a row found the database away.
     outages: u32,
@@ -118,7 +120,7 @@ impl<L: Listener> Session<L> {
         }
         let size = self.waiting.len().min(BATCH);
         let batch: Vec<Held> = self.waiting.drain(..size).collect();
-        self.in_work = batch.iter().map(|held| held.reply.clone()).collect();
+        self.in_work = batch.iter().map(|held| (held.reply.clone(), held.since)).collect();
         self.working = Some(batch::settle(self.shop.clone(), batch).boxed());
     }
 
@@ -151,7 +153,8 @@ impl<L: Listener> Session<L> {
             }
             // No time to wait for it. `run` ends once nothing waits.
             Mode::Stopping | Mode::Leaving => {
-                self.in_work = self.waiting.drain(..).map(|held| held.reply).collect();
+                let left = self.waiting.drain(..);
+                self.in_work = left.map(|held| (held.reply, held.since)).collect();
             }
         }
     }
@@ -168,7 +171,7 @@ impl<L: Listener> Session<L> {
                     None => debug!("passed over a message that JetStream did not send"),
                 }
             }
-            Pulled::Ended => {}
+            Pulled::Ended | Pulled::Nothing => {}
             Pulled::Lost => {
                 debug!("a pull was not answered, beginning anew");
                 self.leave();
@@ -197,14 +200,18 @@ impl<L: Listener> Session<L> {
     /// Whatever is at work has an end that does not depend on anybody's answer, the pool sees to that: so
     /// this does not speak for long for what will never be done.
     async fn speak_for_what_is_in_hand(&mut self) {
-        let waiting = self.waiting.iter().map(|held| &held.reply);
-        held::still_working(&self.shop.bus.client, self.in_work.iter().chain(waiting)).await;
+        let in_work = self.in_work.iter().map(|(reply, since)| (reply, since));
+        let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
+        // Most events are answered for long before; saying it of those too would be a message each.
+        let lasting = in_hand.filter(|(_, since)| since.elapsed() >= PROGRESS);
+        held::still_working(&self.shop.bus.client, lasting.map(|(reply, _)| reply)).await;
     }
 
     /// Gives back what was not answered for, for others to take at once.
     pub(crate) async fn give_everything_back(&mut self) {
+        let waiting = self.waiting.drain(..).map(|held| held.reply);
         let replies: Vec<Subject> =
-            self.in_work.drain(..).chain(self.waiting.drain(..).map(|held| held.reply)).collect();
+            self.in_work.drain(..).map(|(reply, _)| reply).chain(waiting).collect();
         if !replies.is_empty() && self.link.borrow().up {
             debug!(events = replies.len(), "giving events back");
             for reply in &replies {

@@ -18,9 +18,10 @@ use crate::{lease, shutdown::Shutdown};
 
 /// How often dead letters are looked at for one that was given back.
 const REDRIVE_POLL: Duration = Duration::from_secs(1);
-/// How often old inbox rows are deleted, and how many at once.
+/// How often the inbox forgets what is old, and how many rows a statement deletes: some tens of
+/// milliseconds' work.
 const PRUNE: Duration = Duration::from_secs(60);
-const PRUNE_LIMIT: i64 = 10_000;
+const PRUNE_LIMIT: i64 = 2_000;
 /// How often the group's members are counted.
 const COUNT_MEMBERS: Duration = Duration::from_secs(10);
 
@@ -91,6 +92,11 @@ async fn redrive_all<L: Listener>(
 }
 
 async fn forget_old<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
+    let expire = async |connection: &mut PgConnection| {
+        inbox::empty_expired(&mut *connection).await?;
+        inbox::drop_table_before(connection).await
+    };
+    shop.pool.run(expire).await?;
     let prune = async |connection: &mut PgConnection| inbox::prune(connection, PRUNE_LIMIT).await;
     while shop.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
     Ok(())

@@ -1,0 +1,9 @@
+//! The inbox and the delivery of events, over real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod masses;
+mod migration;
+mod plans;
+mod ring;
+mod world;

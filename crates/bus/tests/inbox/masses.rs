@@ -1,0 +1,57 @@
+//! Bad events in masses, and the good ones among them.
+
+use uuid::Uuid;
+
+use crate::world::{World, until};
+
+/// Events of which every n-th has another name.
+fn mixed(count: usize, every: usize, bad: &'static str) -> Vec<(Uuid, &'static str)> {
+    (0..count)
+        .map(|n| (Uuid::now_v7(), if n % every == every / 2 { bad } else { "good" }))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
+    let world = World::start().await;
+    world.publish(&mixed(11_000, 11, "refused")).await;
+    world.member("member").await;
+    until("they are dead letters", || async {
+        world.number("select count(*) from bus.dead_letters").await == 1_000
+    })
+    .await;
+    assert_eq!(world.effects().await, (10_000, 10_000));
+    let took: f64 =
+        sqlx::query_scalar("select extract(epoch from max(at) - min(at))::float8 from effects")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    println!("the good ones took {took:.2} s");
+    // Five tries take ten seconds or more, by their delays.
+    let waited =
+        "select count(*) from effects, (select min(dead_at) as at from bus.dead_letters) as first
+                  where effects.at > first.at";
+    assert_eq!(world.number(waited).await, 0, "good events came after the first dead letter");
+    assert_eq!(world.number("select min(attempts)::bigint from bus.dead_letters").await, 5);
+    assert_eq!(world.number("select count(*) from bus.attempts").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masses_that_can_never_take_effect_are_buried_many_at_once() {
+    let world = World::start().await;
+    let undecodable: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{{n}").into_bytes()).collect();
+    world.publish_bytes(undecodable).await;
+    world.publish(&mixed(2_000, 2, "")).await;
+    world.publish(&mixed(200, 10, "panic")).await;
+    world.publish(&mixed(200, 10, "late")).await;
+    world.member("member").await;
+    until("they are dead letters", || async {
+        world.number("select count(*) from bus.dead_letters").await == 2_040
+    })
+    .await;
+    until("the good ones took effect", || async { world.effects().await == (1_360, 1_360) }).await;
+    let burials = world.number("select count(distinct xmin::text) from bus.dead_letters").await;
+    assert!(burials < 400, "{burials} transactions for 2,040 dead letters");
+    let tried_once = "select count(*) from bus.dead_letters where attempts = 1";
+    assert_eq!(world.number(tried_once).await, 1_000, "a value that will not do is tried once");
+}

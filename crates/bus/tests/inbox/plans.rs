@@ -1,0 +1,82 @@
+//! What the inbox's statements read of a filled table, by Postgres' own count, with plans for the
+//! values at hand and with those for any.
+
+use bus::{client_id::ClientId, inbox};
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use crate::world::{GROUP, World};
+
+/// What was read of the inbox's partitions: rows by sequential scans, entries of indexes.
+async fn read(connection: &mut PgConnection, pool: &PgPool) -> (i64, i64) {
+    sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("select 1").execute(connection).await.unwrap();
+    sqlx::query_as(
+        "select (select sum(seq_tup_read)::bigint from pg_stat_user_tables where relname like 'inbox%'),
+                (select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname like 'inbox%')",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
+    const BATCH: usize = 256;
+    let world = World::start().await;
+    sqlx::raw_sql(
+        "insert into bus.inbox (queue_group, event_id, client_id)
+         select grp, uuidv7(make_interval(secs => -random() * 28 * 86400)), 'a'
+         from generate_series(1, 150000), unnest(array['parcel-service', 'another']) as grp;
+         insert into bus.inbox (queue_group, event_id, client_id, processed_at)
+         select 'parcel-service', gen_random_uuid(), 'a', now() - make_interval(hours => (n / 100))
+         from generate_series(1, 100000) as n;
+         analyze",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let known: Vec<Uuid> = sqlx::query_scalar(
+        "select event_id from bus.inbox where queue_group = 'parcel-service'
+         and processed_at > now() - interval '9 days' order by random() limit 256",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let client: ClientId = "a".parse().unwrap();
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        let options = PgConnectOptions::clone(&world.pool.connect_options());
+        let options = options.options([("plan_cache_mode", mode)]);
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        let mut before = read(&mut connection, &world.pool).await;
+        let mut cost = async |connection: &mut PgConnection, what: &str, most: usize| {
+            let now = read(connection, &world.pool).await;
+            let (rows, entries) = (now.0 - before.0, now.1 - before.1);
+            before = now;
+            println!("{mode}, {what}: {rows} rows by scans, {entries} entries of indexes");
+            assert!(rows + entries <= i64::try_from(most).unwrap(), "{mode}, {what} read too much");
+        };
+        let found = inbox::known(&mut connection, GROUP, &known).await.unwrap();
+        assert_eq!(found.len(), BATCH);
+        cost(&mut connection, "what is known", 2 * BATCH).await;
+        let new: Vec<Uuid> =
+            known.iter().copied().chain((0..BATCH).map(|_| Uuid::now_v7())).collect();
+        let claimed = inbox::claim(&mut connection, GROUP, &client, &new).await.unwrap();
+        assert_eq!(claimed.len(), BATCH);
+        cost(&mut connection, "a claim", 4 * BATCH).await;
+        assert_eq!(inbox::prune(&mut connection, 1_000).await.unwrap(), 1_000);
+        cost(&mut connection, "forgetting a thousand", 3_000).await;
+        inbox::empty_expired(&mut connection).await.unwrap();
+        inbox::drop_table_before(&mut connection).await.unwrap();
+        cost(&mut connection, "looking what has expired", 1).await;
+    }
+    let mut connection = world.pool.acquire().await.unwrap();
+    while inbox::prune(&mut connection, 10_000).await.unwrap() > 0 {}
+    let before = read(&mut connection, &world.pool).await;
+    inbox::prune(&mut connection, 1_000).await.unwrap();
+    let after = read(&mut connection, &world.pool).await;
+    let read = (after.0 - before.0, after.1 - before.1);
+    println!("nothing to forget: {read:?}");
+    // Entries of what was just deleted may be met once more.
+    assert!(read.0 == 0 && read.1 <= 1_000, "{read:?} to find that nothing is old");
+}

@@ -1,0 +1,179 @@
+//! Two servers, a listener that writes what Postgres may refuse, and what a test asks of them.
+
+use std::{future::Future, time::Duration};
+
+use async_nats::jetstream::{self, message::PublishMessage};
+use bus::{
+    connection::{Bus, Options},
+    delivery::Delivery,
+    envelope,
+    event::{Event, Stream},
+    lease::Lease,
+    listener::{Failure, Listener, Received},
+    pool::Pool,
+    shutdown::Shutdown,
+};
+use embedded::{NatsServer, Postgres};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// Nothing takes this long unless it is lost.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many publishes wait for their acks at once.
+const PIPELINED: usize = 500;
+/// How many connections a member has.
+const CONNECTIONS: usize = 10;
+
+pub(crate) const GROUP: &str = "parcel-service";
+const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+
+/// What the listener is to do is in the name.
+#[derive(Debug, Serialize, Deserialize)]
+struct ParcelSent(String);
+
+impl Event for ParcelSent {
+    const SUBJECT: &'static str = "parcel:sent";
+    const STREAM: &'static Stream = &PARCELS;
+    const SCHEMA_VERSION: u32 = 1;
+    const SOURCE: &'static str = "/parcels";
+    fn about(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// Writes a batch with one statement. Postgres refuses "refused", and cannot compute "".
+struct Parcels;
+
+impl Listener for Parcels {
+    type Events = ParcelSent;
+    const QUEUE_GROUP: &'static str = GROUP;
+
+    async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<ParcelSent>],
+    ) -> Result<(), Failure> {
+        let ids: Vec<Uuid> = batch.iter().map(|received| received.id).collect();
+        let names: Vec<&str> = batch.iter().map(|received| received.event.0.as_str()).collect();
+        assert!(!names.contains(&"panic"), "as the name says");
+        sqlx::query("insert into effects select * from unnest($1::uuid[], $2::text[])")
+            .bind(ids)
+            .bind(names)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+pub(crate) struct World {
+    nats: NatsServer,
+    _postgres: Postgres,
+    pub(crate) pool: PgPool,
+    jetstream: jetstream::Context,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let (nats, postgres) =
+            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        let url = postgres.create_database("parcels").await.unwrap();
+        let pool = PgPool::connect(&url).await.unwrap();
+        bus::migrate(&pool).await.unwrap();
+        sqlx::raw_sql(
+            "create table effects (
+                 event_id uuid not null,
+                 name text not null check (name <> 'refused'),
+                 one integer generated always as (1 / length(name)) stored,
+                 at timestamptz not null default clock_timestamp());
+             create table late (name text unique deferrable initially deferred);
+             create function late() returns trigger language plpgsql as $$
+                 begin insert into late values ('late'); return new; end $$;
+             create trigger late before insert on effects for each row
+                 when (new.name = 'late') execute function late();
+             insert into late values ('late')",
+        )
+        .execute(&pool)
+        .await
+        .unwrap();
+        let jetstream = jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+        let stream = jetstream::stream::Config {
+            name: PARCELS.name.to_owned(),
+            subjects: PARCELS.subjects.iter().map(ToString::to_string).collect(),
+            ..jetstream::stream::Config::default()
+        };
+        jetstream.create_stream(stream).await.unwrap();
+        Self { nats, _postgres: postgres, pool, jetstream }
+    }
+
+    /// A member of the group, until the test ends.
+    pub(crate) async fn member(&self, name: &str) {
+        join(self.nats.url(), self.pool.clone(), name).await;
+    }
+
+    /// Publishes events, each with its id and name.
+    pub(crate) async fn publish(&self, events: &[(Uuid, &str)]) {
+        let seal = |(id, name): &(Uuid, &str)| {
+            let event = ParcelSent((*name).to_owned());
+            envelope::seal(*id, OffsetDateTime::now_utc(), &event).unwrap().into_bytes()
+        };
+        self.publish_bytes(events.iter().map(seal).collect()).await;
+    }
+
+    /// Publishes bytes that may be anything.
+    pub(crate) async fn publish_bytes(&self, messages: Vec<Vec<u8>>) {
+        for messages in messages.chunks(PIPELINED) {
+            let mut acks = Vec::new();
+            for bytes in messages {
+                let message = PublishMessage::build().payload(bytes.clone().into());
+                acks.push(self.jetstream.send_publish("parcel:sent", message).await.unwrap());
+            }
+            for ack in acks {
+                ack.await.unwrap();
+            }
+        }
+    }
+
+    /// How many events took effect, and how many effects there are.
+    pub(crate) async fn effects(&self) -> (i64, i64) {
+        sqlx::query_as("select count(distinct event_id), count(*) from effects")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+/// Takes part in the group under this client id, until the process ends.
+async fn join(nats_url: String, pool: PgPool, client_id: &str) {
+    let (shutdown, reason) = Shutdown::new();
+    std::mem::forget(reason);
+    let options = Options {
+        servers: nats_url,
+        user: None,
+        certificate_authority: None,
+        stream_replicas: 1,
+        client_id: client_id.parse().unwrap(),
+        node: String::new(),
+    };
+    let bus = Bus::connect(&options, &shutdown).await.unwrap();
+    let lease = Lease::take(&bus, &shutdown, "parcels", &[GROUP]).await.unwrap();
+    let pool = Pool::new(PgConnectOptions::clone(&pool.connect_options()), CONNECTIONS);
+    Delivery::new(Parcels, bus, pool, shutdown).spawn(lease);
+}
