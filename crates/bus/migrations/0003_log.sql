@@ -39,7 +39,7 @@ create table bus.progress (
     at_position    bigint,                -- and position
     created        timestamptz,           -- the stream's creation time, as verified before the last publish
     last_sequence  bigint      not null default 0,  -- the last sequence that this stream confirmed,
-    last_id        uuid,                            -- and the event stored there
+    last_id        uuid,                            -- and the publication that stored it (header Bus-Publication)
     first_sequence bigint      not null default 0,  -- the stream's first sequence
     deleted        bigint      not null default 0,  -- and number of holes, as last compared
     acknowledged   bigint      not null default 0   -- the sequence up to which every group was seen to have acknowledged
@@ -53,7 +53,7 @@ create table bus.ranges (
     created          timestamptz not null,  -- which incarnation of the stream
     first_sequence   bigint      not null,
     last_sequence    bigint      not null,
-    last_id          uuid        not null,  -- the event stored at last_sequence
+    last_id          uuid        not null,  -- the publication that stored the last; the event, for what was moved from bus.outbox
     done             pg_snapshot not null,
     target           pg_snapshot not null,
     from_transaction xid8        not null default '0',  -- after this place

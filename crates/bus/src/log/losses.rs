@@ -29,6 +29,11 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
+    /// Whether the last confirmed message may be among what is lost.
+    pub(crate) fn is_of_the_end(&self) -> bool {
+        matches!(self, Self::All | Self::From(_) | Self::Range(_))
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::All => "the stream was made anew",

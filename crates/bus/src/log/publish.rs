@@ -10,13 +10,14 @@ use futures::future::join_all;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
 use super::{page::Outgoing, ranges::Stored};
 use crate::{
     connection::{Bus, REQUEST_TIMEOUT},
     envelope,
+    topology::{self, PUBLICATION},
 };
 
 const BATCH_ID: &str = "Nats-Batch-Id";
@@ -34,13 +35,12 @@ pub(crate) struct Publisher {
     pub(crate) atomic: bool,
 }
 
-/// What came of a page.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Published {
-    pub(crate) stored: Stored,
-    /// The lowest sequence that the server called a duplicate's: where something was stored before, and
-    /// may have been removed since.
-    pub(crate) first_duplicate: Option<i64>,
+/// What the server has said of one message.
+#[derive(Debug)]
+struct Acked {
+    message_id: String,
+    sequence: i64,
+    duplicate: bool,
 }
 
 /// The server's answer to the last message of a batch.
@@ -70,13 +70,13 @@ impl Publisher {
     /// # Errors
     /// When not all were confirmed. Some may be stored all the same.
     pub(crate) async fn publish(
-        &mut self,
+        &self,
         events: &[Outgoing],
         again: Option<i64>,
-    ) -> anyhow::Result<Published> {
+    ) -> anyhow::Result<Stored> {
         if self.atomic && events.len() > 1 {
             match self.batch(events, again).await {
-                Ok(published) => return Ok(published),
+                Ok(stored) => return Ok(stored),
                 // Duplicates among them, a server that is older than the one that made the stream, or
                 // no answer: one by one, each by its id, tells what is there.
                 Err(error) => {
@@ -84,11 +84,18 @@ impl Publisher {
                 }
             }
         }
-        self.one_by_one(events, again).await
+        if let Some(stored) = self.one_by_one(events, again).await? {
+            return Ok(stored);
+        }
+        // The server takes some for duplicates of what it has lost: again, under ids that are new to it.
+        let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos())?;
+        let stored = self.one_by_one(events, Some(now)).await?;
+        stored.context("the stream does not hold what it has just confirmed")
     }
 
-    async fn batch(&self, events: &[Outgoing], again: Option<i64>) -> anyhow::Result<Published> {
-        let batch_id = Uuid::new_v4().simple().to_string();
+    async fn batch(&self, events: &[Outgoing], again: Option<i64>) -> anyhow::Result<Stored> {
+        let publication = Uuid::new_v4();
+        let batch_id = publication.simple().to_string();
         let (last, others) = events.split_last().context("a batch of no events")?;
         let client = &self.bus.client;
         let headers = |event: &Outgoing, sequence: usize| {
@@ -96,6 +103,7 @@ impl Publisher {
             headers.insert("content-type", envelope::CONTENT_TYPE);
             headers.insert(header::NATS_MESSAGE_ID, message_id(event, again));
             headers.insert(header::NATS_EXPECTED_STREAM, self.stream);
+            headers.insert(PUBLICATION, publication.to_string());
             headers.insert(BATCH_ID, batch_id.clone());
             headers.insert(BATCH_SEQUENCE, sequence.to_string());
             headers
@@ -124,71 +132,77 @@ impl Publisher {
             answer.batch_id == batch_id && answer.count == count,
             "the server did not take it for one"
         );
-        let stored = Stored {
+        Ok(Stored {
             created: self.created,
             first_sequence: answer.seq - count + 1,
             last_sequence: answer.seq,
-            last_id: last.id,
+            last_id: publication,
             events: count,
-        };
-        Ok(Published { stored, first_duplicate: None })
+        })
     }
 
+    /// `None` when the stream does not hold every event where it says.
     async fn one_by_one(
         &self,
         events: &[Outgoing],
         again: Option<i64>,
-    ) -> anyhow::Result<Published> {
+    ) -> anyhow::Result<Option<Stored>> {
+        let publication = Uuid::new_v4();
         let mut sent = Vec::with_capacity(events.len());
         for event in events {
+            let id = message_id(event, again);
             let message = PublishMessage::build()
                 .header("content-type", envelope::CONTENT_TYPE)
-                .message_id(message_id(event, again))
+                .header(PUBLICATION, publication.to_string())
+                .message_id(&id)
                 .expected_stream(self.stream)
                 .payload(event.envelope.clone().into());
             let sending = self.bus.jetstream.send_publish(event.subject.clone(), message);
             let ack = timeout(REQUEST_TIMEOUT, sending).await.context("NATS takes nothing")??;
-            sent.push(async move { (event.id, ack.await) });
+            sent.push(async move { (id, ack.await) });
         }
-        let mut published: Option<Published> = None;
-        let mut failed = None;
-        for (id, answer) in join_all(sent).await {
-            let ack = match answer {
-                Ok(ack) => ack,
-                Err(error) => {
-                    failed = failed.or(Some(error));
-                    continue;
-                }
-            };
-            let sequence = i64::try_from(ack.sequence)?;
-            let one = Stored {
-                created: self.created,
-                first_sequence: sequence,
-                last_sequence: sequence,
-                last_id: id,
-                events: 1,
-            };
-            let duplicate = ack.duplicate.then_some(sequence);
-            published = Some(match published {
-                None => Published { stored: one, first_duplicate: duplicate },
-                Some(before) => Published {
-                    stored: before.stored.and(&one),
-                    first_duplicate: min(before.first_duplicate, duplicate),
-                },
-            });
+        let mut acked = Vec::with_capacity(events.len());
+        for (message_id, answer) in join_all(sent).await {
+            let ack = answer.context("an event was not confirmed by its stream")?;
+            let (sequence, duplicate) = (i64::try_from(ack.sequence)?, ack.duplicate);
+            acked.push(Acked { message_id, sequence, duplicate });
         }
-        if let Some(error) = failed {
-            warn!(stream = self.stream, %error, "the stream did not confirm every event");
-            return Err(
-                anyhow::Error::new(error).context("an event was not confirmed by its stream")
-            );
-        }
-        published.context("a page of no events")
+        self.read_back(&acked, publication).await
     }
-}
 
-fn min(a: Option<i64>, b: Option<i64>) -> Option<i64> {
-    a.into_iter().chain(b).min()
+    /// What was confirmed one by one, as the stream holds it. Between two confirmations it may have lost
+    /// its end, and what it calls a duplicate it may have lost before.
+    async fn read_back(
+        &self,
+        acked: &[Acked],
+        publication: Uuid,
+    ) -> anyhow::Result<Option<Stored>> {
+        let mut stored = Stored {
+            created: self.created,
+            first_sequence: acked.iter().map(|ack| ack.sequence).min().context("no events")?,
+            last_sequence: acked.iter().map(|ack| ack.sequence).max().context("no events")?,
+            last_id: publication,
+            events: i64::try_from(acked.len())?,
+        };
+        if let [Acked { duplicate: false, .. }] = acked {
+            return Ok(Some(stored));
+        }
+        let found = join_all(acked.iter().map(|ack| async move {
+            let sequence = u64::try_from(ack.sequence)?;
+            anyhow::Ok(topology::message(&self.bus, self.stream, sequence).await?)
+        }));
+        for (ack, found) in acked.iter().zip(found.await) {
+            let Some(message) = found?.filter(|found| found.message_id == ack.message_id) else {
+                return Ok(None);
+            };
+            if ack.sequence == stored.last_sequence
+                && let Some(publication) = message.publication
+            {
+                stored.last_id = publication;
+            }
+        }
+        Ok(Some(stored))
+    }
 }
 
 fn message_id(event: &Outgoing, again: Option<i64>) -> String {

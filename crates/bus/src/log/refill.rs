@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -11,7 +12,6 @@ use tracing::info;
 use super::{
     Place,
     page::{self, PAGE, Part},
-    publish::Published,
     ranges::{Span, Stored},
     session::bounded,
     stream_relay::StreamRelay,
@@ -114,45 +114,43 @@ impl StreamRelay {
         };
         let mut stored: Option<Stored> = None;
         for events in page.events.chunks(PAGE) {
-            let published = self.publish(events, Some(lost.number)).await?;
-            stored = Some(match stored {
-                None => published.stored,
-                Some(before) => before.and(&published.stored),
-            });
+            let now = self.publish(events, Some(lost.number)).await?;
+            stored = Some(stored.map_or(now, |before: Stored| before.and(&now)));
         }
         let end = if page.full { page.end } else { None };
-        let connection = &mut self.session()?.connection;
-        bounded(move_over(connection, stream, &lost, end, stored)).await?;
-        if stored.is_some() {
-            self.store_cursor().await?;
-        }
+        let session = self.session.as_mut().context("it is not this relay's turn")?;
+        let cursor = &mut self.cursor;
+        // One transaction: of a range above the last confirmed sequence, a loss would not be seen.
+        let moved = bounded(async {
+            let mut tx = session.connection.begin().await?;
+            move_over(&mut tx, stream, &lost, end, stored).await?;
+            let written = cursor.store(&mut tx, stream).await?;
+            tx.commit().await?;
+            Ok(written)
+        });
+        ensure!(moved.await?, "the stream's progress was written by somebody else");
         metrics::counter!("bus_refilled_total", "stream" => stream)
             .increment(page.events.len() as u64);
         self.refilled += page.events.len() as u64;
         Ok(true)
     }
 
-    /// Publishes events and takes note of where they went: in the cursor, and of what that tells of the
-    /// stream.
+    /// Publishes events, and takes note of what the answer tells of the stream.
     pub(crate) async fn publish(
         &mut self,
         events: &[page::Outgoing],
         again: Option<i64>,
-    ) -> anyhow::Result<Published> {
-        let publisher = self.publisher.as_mut().ok_or_else(|| anyhow::anyhow!("not verified"))?;
-        let mut published = publisher.publish(events, again).await?;
-        let removed = |at: i64| at < self.cursor.first_sequence || self.cursor.deleted > 0;
-        if published.first_duplicate.is_some_and(removed) {
-            // Stored before, and perhaps removed since: the duplicate window must not swallow them.
-            published = publisher.publish(events, Some(published.stored.last_sequence)).await?;
-        }
-        self.note(&published).await?;
+    ) -> anyhow::Result<Stored> {
+        let publisher = self.publisher.clone().context("the stream is not verified")?;
+        let stored = publisher.publish(events, again).await?;
+        self.note(&stored).await?;
         let cursor = &mut self.cursor;
-        if published.stored.last_sequence > cursor.last_sequence {
-            cursor.last_sequence = published.stored.last_sequence;
-            cursor.last_id = Some(published.stored.last_id);
-        }
-        Ok(published)
+        cursor.last_sequence = stored.last_sequence;
+        cursor.last_id = Some(stored.last_id);
+        // What was acknowledged or removed at these sequences were other messages.
+        cursor.acknowledged = cursor.acknowledged.min(stored.first_sequence - 1);
+        cursor.first_sequence = cursor.first_sequence.min(stored.first_sequence);
+        Ok(stored)
     }
 }
 
@@ -169,7 +167,7 @@ async fn next(connection: &mut PgConnection, stream: &str) -> Result<Option<Lost
 
 /// Moves a page from a lost range into the one that follows it. With no `end`, it was the last.
 async fn move_over(
-    connection: &mut PgConnection,
+    tx: &mut PgConnection,
     stream: &str,
     lost: &Lost,
     end: Option<Place>,
@@ -181,15 +179,14 @@ async fn move_over(
         from: lost.from(),
         to: end.unwrap_or(lost.to()),
     };
-    let mut tx = connection.begin().await?;
     let mut successor = lost.successor;
     if let Some(number) = successor
-        && !extend(&mut tx, number, span.to, stored).await?
+        && !extend(tx, number, span.to, stored).await?
     {
         successor = None;
     }
     if let (None, Some(stored)) = (successor, stored) {
-        successor = Some(insert(&mut tx, stream, &span, stored, lost.restored_after).await?);
+        successor = Some(insert(tx, stream, &span, stored, lost.restored_after).await?);
     }
     if let Some(end) = end {
         sqlx::query(
@@ -203,15 +200,15 @@ async fn move_over(
         .bind(end.position)
         .bind(successor)
         .bind(stored.map_or(0, |stored| stored.events))
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
     } else {
         sqlx::query("delete from bus.ranges where number = $1")
             .bind(lost.number)
-            .execute(&mut *tx)
+            .execute(tx)
             .await?;
     }
-    tx.commit().await
+    Ok(())
 }
 
 /// Adds a page to the range that follows. `false` when that was lost itself, or is of another incarnation.

@@ -1,6 +1,7 @@
 //! One page of new events: read, published, and taken note of, in this order.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use sqlx::Connection;
 use tracing::debug;
 
 use super::{
@@ -35,7 +36,7 @@ impl StreamRelay {
         }
         let mut stored = None;
         if !page.events.is_empty() {
-            stored = Some(self.publish(&page.events, None).await?.stored);
+            stored = Some(self.publish(&page.events, None).await?);
         }
         let end = if page.full { page.end } else { None };
         let span = Span {
@@ -44,12 +45,20 @@ impl StreamRelay {
             from: part.after,
             to: end.unwrap_or(Place::END),
         };
-        let (stream, ranges) = (self.stream.name, &mut self.ranges);
+        let stream = self.stream.name;
+        let (ranges, cursor) = (&mut self.ranges, &mut self.cursor);
         let session = self.session.as_mut().context("it is not this relay's turn")?;
-        let connection = &mut session.connection;
-        bounded(ranges.record(connection, stream, span, stored, end.is_none())).await?;
-        self.cursor.advanced(&page.target, end);
-        self.store_cursor().await?;
+        // One transaction: a range whose events the cursor does not know would be taken for the first
+        // part of what the stream has lost, when they go out again.
+        let recorded = bounded(async {
+            let mut tx = session.connection.begin().await?;
+            ranges.record(&mut tx, stream, span, stored, end.is_none()).await?;
+            cursor.advanced(&page.target, end);
+            let written = cursor.store(&mut tx, stream).await?;
+            tx.commit().await?;
+            Ok(written)
+        });
+        ensure!(recorded.await?, "the stream's progress was written by somebody else");
         let published = page.events.len() as u64;
         metrics::counter!("bus_published_total").increment(published);
         debug!(stream, events = published, last_sequence = self.cursor.last_sequence, "published");

@@ -57,6 +57,8 @@ pub(crate) struct StreamRelay {
     /// The groups that the stream has had.
     pub(crate) groups: Vec<String>,
     refusal: Refusal,
+    /// Whether the last confirmed message was there when it was last looked for.
+    pub(crate) last_seen: bool,
     /// Whether ranges may have to be published again.
     pub(crate) lost: bool,
     /// How many events were, since it was last said.
@@ -82,6 +84,7 @@ impl StreamRelay {
             publisher: None,
             groups: Vec::new(),
             refusal: Refusal::of(stream.name),
+            last_seen: false,
             lost: true,
             refilled: 0,
         }

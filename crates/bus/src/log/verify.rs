@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::{
     losses::{Loss, PIECE, mark, newest},
-    publish::{Published, Publisher},
+    publish::Publisher,
+    ranges::Stored,
     session::bounded,
     stream_relay::StreamRelay,
 };
@@ -30,27 +31,26 @@ impl StreamRelay {
         let groups = topology::groups(&self.bus, self.stream).await;
         let state = topology::stream(&self.bus, self.stream).await?;
         let created = to_microseconds(state.created);
+        self.last_seen = false;
         let losses = self.compare(&state, created).await?;
-        let removed = losses.iter().any(|loss| matches!(loss, Loss::Below(_) | Loss::Holes(_)));
         for loss in &losses {
             self.mark(created, loss).await?;
         }
         let before = self.cursor.clone();
-        let cursor = &mut self.cursor;
-        let replaced = cursor.created.is_some_and(|known| known != created);
-        let last = i64::try_from(state.last_sequence)?;
-        let tail_lost =
-            losses.iter().any(|loss| matches!(loss, Loss::All | Loss::From(_) | Loss::Range(_)));
-        if tail_lost || cursor.created.is_none() {
-            (cursor.last_sequence, cursor.last_id) = (last, None);
+        let replaced = self.cursor.created != Some(created);
+        self.cursor.created = Some(created);
+        if replaced || losses.iter().any(Loss::is_of_the_end) {
+            self.look_up_last_confirmed().await?;
         }
-        cursor.created = Some(created);
+        let last = i64::try_from(state.last_sequence)?;
+        let cursor = &mut self.cursor;
         cursor.first_sequence = i64::try_from(state.first_sequence)?;
         cursor.deleted = i64::try_from(state.deleted)?;
         cursor.acknowledged = if replaced { 0 } else { cursor.acknowledged.min(last) };
+        // Only while the stream is known to be the one that was acknowledged.
         if let Ok(groups) = groups
-            && !removed
-            && !replaced
+            && losses.is_empty()
+            && self.last_seen
         {
             self.note_groups(groups)?;
         }
@@ -115,10 +115,23 @@ impl StreamRelay {
     /// What the stream was given back without, and others have written over.
     async fn overwritten(&mut self) -> anyhow::Result<Vec<Loss>> {
         let Some(last_id) = self.cursor.last_id else { return Ok(Vec::new()) };
-        if self.holds(self.cursor.last_sequence, last_id).await? == Some(false) {
+        let held = self.holds(self.cursor.last_sequence, last_id).await?;
+        self.last_seen = held == Some(true);
+        if held == Some(false) {
             return self.overwritten_below(i64::MAX).await;
         }
         Ok(Vec::new())
+    }
+
+    /// The last that the stream has confirmed and not lost. "Not known" would hide the next loss.
+    async fn look_up_last_confirmed(&mut self) -> anyhow::Result<()> {
+        let Some(created) = self.cursor.created else { return Ok(()) };
+        let stream = self.stream.name;
+        let newest = newest(&mut self.session()?.connection, stream, created, i64::MAX);
+        let last = bounded(newest).await?.into_iter().next();
+        (self.cursor.last_sequence, self.cursor.last_id) =
+            last.map_or((0, None), |(_, sequence, id)| (sequence, Some(id)));
+        Ok(())
     }
 
     /// Each range below a sequence whose last message is not there any more, from the newest back to one
@@ -145,30 +158,38 @@ impl StreamRelay {
         }
     }
 
-    /// Whether the stream holds an event at a sequence. `None` when it holds nothing there.
-    async fn holds(&self, sequence: i64, event: Uuid) -> anyhow::Result<Option<bool>> {
+    /// Whether the stream holds at a sequence what one publication stored there. `None` when it holds
+    /// nothing there. What the release before published is known by its event.
+    async fn holds(&self, sequence: i64, id: Uuid) -> anyhow::Result<Option<bool>> {
         let sequence = u64::try_from(sequence)?;
-        let found = topology::message_id(&self.bus, self.stream, sequence).await?;
-        Ok(found.map(|id| id.starts_with(&event.to_string())))
+        let found = topology::message(&self.bus, self.stream.name, sequence).await?;
+        Ok(found.map(|message| match message.publication {
+            Some(publication) => publication == id,
+            None => message.message_id.starts_with(&id.to_string()),
+        }))
     }
 
-    /// What a confirmation tells of the stream. Marked before the cursor moves, so that a relay which
-    /// dies in between leaves nothing to be found out.
-    pub(crate) async fn note(&mut self, published: &Published) -> anyhow::Result<()> {
+    /// What a confirmation tells of the stream. Looked at for every page, as a stream may lose its end and
+    /// have others write over it between two comparisons; and before the cursor moves, so that a relay
+    /// which dies in between leaves nothing to be found out.
+    pub(crate) async fn note(&mut self, stored: &Stored) -> anyhow::Result<()> {
         let Some(created) = self.cursor.created else { return Ok(()) };
-        let (first, last) = (published.stored.first_sequence, self.cursor.last_sequence);
-        if first <= last {
+        let first = stored.first_sequence;
+        let losses = if first <= self.cursor.last_sequence {
             // It was confirmed before: the stream has lost its end and counts it anew.
-            self.mark(created, &Loss::From(first)).await?;
-            for loss in self.overwritten_below(first).await? {
-                self.mark(created, &loss).await?;
-            }
-            (self.cursor.last_sequence, self.cursor.last_id) = (0, None);
-        } else if first > last + 1 {
-            // Others have written here. Over what was confirmed?
-            for loss in self.overwritten().await? {
-                self.mark(created, &loss).await?;
-            }
+            let mut losses = vec![Loss::From(first)];
+            losses.extend(self.overwritten_below(first).await?);
+            losses
+        } else {
+            self.overwritten().await?
+        };
+        for loss in &losses {
+            self.mark(created, loss).await?;
+        }
+        if !losses.is_empty() {
+            // Holes that were there were in what is lost.
+            self.cursor.deleted = 0;
+            self.look_up_last_confirmed().await?;
         }
         Ok(())
     }

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 pub(crate) use consumers::Group;
 pub(crate) use refusal::Refusal;
-pub use streams::{GroupState, StreamState, groups, message_id, stream};
+pub use streams::{GroupState, StreamState, groups, stream};
+pub(crate) use streams::{PUBLICATION, message};
 
 use crate::connection::REQUEST_TIMEOUT;
 

@@ -28,8 +28,8 @@ use async_nats::jetstream::{
     },
 };
 use futures::TryStreamExt;
-use serde::Deserialize;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
@@ -267,28 +267,35 @@ pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, Topol
     bounded(listed).await?
 }
 
-/// The `Nats-Msg-Id` of the message at a sequence; without one, the `id` of the CloudEvent that it is;
-/// empty when it is neither. `None` when the stream holds nothing there.
+/// The header that names one publication: every try to publish a page has another.
+pub(crate) const PUBLICATION: &str = "Bus-Publication";
+
+/// What a stream holds at a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredMessage {
+    /// Its `Nats-Msg-Id`; empty without one.
+    pub(crate) message_id: String,
+    /// Its [`PUBLICATION`]; `None` for a message of the release before, or of others.
+    pub(crate) publication: Option<Uuid>,
+}
+
+/// The message at a sequence. `None` when the stream holds nothing there.
 ///
 /// # Errors
 /// [`TopologyError::Away`].
-pub async fn message_id(
+pub(crate) async fn message(
     bus: &Bus,
-    stream: &Stream,
+    stream: &str,
     sequence: u64,
-) -> Result<Option<String>, TopologyError> {
-    #[derive(Default, Deserialize)]
-    struct Id {
-        #[serde(default)]
-        id: String,
-    }
+) -> Result<Option<StoredMessage>, TopologyError> {
     let found = async {
-        let stream = bus.jetstream.get_stream_no_info(stream.name).await.map_err(away)?;
+        let stream = bus.jetstream.get_stream_no_info(stream).await.map_err(away)?;
         match stream.direct_get(sequence).await {
             Ok(message) => {
-                Ok(Some(match message.headers.get(async_nats::header::NATS_MESSAGE_ID) {
-                    Some(id) => id.to_string(),
-                    None => serde_json::from_slice::<Id>(&message.payload).unwrap_or_default().id,
+                let header = |name: &str| message.headers.get(name).map(ToString::to_string);
+                Ok(Some(StoredMessage {
+                    message_id: header("Nats-Msg-Id").unwrap_or_default(),
+                    publication: header(PUBLICATION).and_then(|text| text.parse().ok()),
                 }))
             }
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
