@@ -30,7 +30,11 @@ impl<L: Listener> Batch<L> {
     pub(crate) async fn acknowledge(&mut self, slots: &[usize]) {
         let replies: Vec<Subject> =
             slots.iter().map(|at| self.slots[*at].held.reply.clone()).collect();
-        let confirmed = held::acknowledge(&self.shop.bus.client, &replies).await;
+        let confirmed = if self.shop.bus.is_on(self.epoch) {
+            held::acknowledge(&self.shop.bus.client, &replies).await
+        } else {
+            Err(anyhow::anyhow!("the connection on which they came is gone"))
+        };
         for at in slots {
             let slot = &mut self.slots[*at];
             slot.answered = true;
@@ -99,7 +103,9 @@ impl<L: Listener> Batch<L> {
             queue.group = L::QUEUE_GROUP, "an event failed and will be tried again",
         );
         metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
-        held::give_back(&self.shop.bus.client, &slot.held.reply, delay).await;
+        if self.shop.bus.is_on(self.epoch) {
+            held::give_back(&self.shop.bus.client, &slot.held.reply, delay).await;
+        }
         slot.answered = true;
     }
 
@@ -125,7 +131,9 @@ impl<L: Listener> Batch<L> {
                 slot.answered = true;
                 told.push((slot.held.reply.clone(), reason.as_str()));
             }
-            if let Err(error) = held::terminate(&self.shop.bus.client, &told).await {
+            if self.shop.bus.is_on(self.epoch)
+                && let Err(error) = held::terminate(&self.shop.bus.client, &told).await
+            {
                 debug!(%error, "the end of dead letters was not confirmed");
             }
         }

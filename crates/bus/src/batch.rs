@@ -36,6 +36,8 @@ pub(crate) struct Slot<E> {
 pub(crate) struct Batch<L: Listener> {
     pub(crate) shop: Arc<Workshop<L>>,
     pub(crate) slots: Vec<Slot<L::Events>>,
+    /// The connection on which they were delivered.
+    pub(crate) epoch: u64,
 }
 
 /// An event to be tried in a transaction of its own.
@@ -46,13 +48,17 @@ struct Lone {
 }
 
 /// Works on a batch until every message is answered for, or the database is away.
-pub(crate) async fn settle<L: Listener>(shop: Arc<Workshop<L>>, messages: Vec<Held>) -> Outcome {
+pub(crate) async fn settle<L: Listener>(
+    shop: Arc<Workshop<L>>,
+    messages: Vec<Held>,
+    epoch: u64,
+) -> Outcome {
     let group = L::QUEUE_GROUP;
     let again = messages.iter().filter(|held| held.delivery > 1).count() as u64;
     metrics::counter!("bus_delivered_total", "group" => group).increment(messages.len() as u64);
     metrics::counter!("bus_redelivered_total", "group" => group).increment(again);
     let slots = messages.into_iter().map(|held| slot(&shop, held)).collect();
-    let mut batch = Batch { shop, slots };
+    let mut batch = Batch { shop, slots, epoch };
     match batch.settle().await {
         Ok(()) => Outcome::Settled,
         Err(error) => {

@@ -153,6 +153,15 @@ impl Bus {
         self.link.clone()
     }
 
+    /// Whether the connection with this number still holds.
+    ///
+    /// What was delivered on one connection must not be answered on the next: a server that has lost the
+    /// end of a stream meanwhile knows a message by its sequence alone, and would take the answer for
+    /// that of another message.
+    pub(crate) fn is_on(&self, epoch: u64) -> bool {
+        *self.link.borrow() == Link { up: true, epoch }
+    }
+
     /// Waits until the server can be reached. Returns the number of the connection.
     pub async fn connected(&self) -> u64 {
         let mut link = self.link.clone();

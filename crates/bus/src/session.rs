@@ -121,7 +121,7 @@ impl<L: Listener> Session<L> {
         let size = self.waiting.len().min(BATCH);
         let batch: Vec<Held> = self.waiting.drain(..size).collect();
         self.in_work = batch.iter().map(|held| (held.reply.clone(), held.since)).collect();
-        self.working = Some(batch::settle(self.shop.clone(), batch).boxed());
+        self.working = Some(batch::settle(self.shop.clone(), batch, self.epoch).boxed());
     }
 
     /// Whether the session has nothing left to do.
@@ -204,7 +204,9 @@ impl<L: Listener> Session<L> {
         let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
         // Most events are answered for long before; saying it of those too would be a message each.
         let lasting = in_hand.filter(|(_, since)| since.elapsed() >= PROGRESS);
-        held::still_working(&self.shop.bus.client, lasting.map(|(reply, _)| reply)).await;
+        if self.shop.bus.is_on(self.epoch) {
+            held::still_working(&self.shop.bus.client, lasting.map(|(reply, _)| reply)).await;
+        }
     }
 
     /// Gives back what was not answered for, for others to take at once.
@@ -212,7 +214,7 @@ impl<L: Listener> Session<L> {
         let waiting = self.waiting.drain(..).map(|held| held.reply);
         let replies: Vec<Subject> =
             self.in_work.drain(..).map(|(reply, _)| reply).chain(waiting).collect();
-        if !replies.is_empty() && self.link.borrow().up {
+        if !replies.is_empty() && self.shop.bus.is_on(self.epoch) {
             debug!(events = replies.len(), "giving events back");
             for reply in &replies {
                 held::give_back(&self.shop.bus.client, reply, Duration::ZERO).await;

@@ -3,6 +3,7 @@
 
 mod config;
 mod consumers;
+mod look;
 mod refusal;
 mod streams;
 
@@ -12,9 +13,10 @@ use async_nats::jetstream::{Context, kv, stream::StorageType};
 use tokio::time::timeout;
 
 pub(crate) use consumers::Group;
+pub use look::{GroupState, groups};
+pub(crate) use look::{PUBLICATION, message};
 pub(crate) use refusal::Refusal;
-pub use streams::{GroupState, StreamState, groups, stream};
-pub(crate) use streams::{PUBLICATION, message};
+pub use streams::{StreamState, stream};
 
 use crate::connection::REQUEST_TIMEOUT;
 

@@ -22,20 +22,12 @@ use async_nats::jetstream::{
     ErrorCode,
     context::GetStreamErrorKind,
     response::Response,
-    stream::{
-        Config, DirectGetErrorKind, DiscardPolicy, Info, PersistenceMode, RetentionPolicy,
-        StorageType,
-    },
+    stream::{Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType},
 };
-use futures::TryStreamExt;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
-
-/// How many groups of a stream are looked at. A server lists 256 at a time.
-const GROUPS: usize = 1_024;
 
 /// What a stream says of itself. Its creation time is its identity: a stream that was wiped and
 /// made again counts from one under the same name.
@@ -229,78 +221,4 @@ fn clear(config: &mut Config) -> Vec<String> {
     ];
     let were = cleared.into_iter().filter(|(_, was)| *was);
     were.map(|(name, _)| format!("{name}: set → none")).collect()
-}
-
-/// How far a queue group is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupState {
-    /// The group's name.
-    pub name: String,
-    /// Everything up to this sequence has been acknowledged.
-    pub acknowledged: u64,
-    /// How many events it has not acknowledged.
-    pub pending: u64,
-}
-
-/// Every queue group of a stream.
-///
-/// # Errors
-/// [`TopologyError::Away`].
-pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, TopologyError> {
-    let listed = async {
-        let stream = bus.jetstream.get_stream_no_info(stream.name).await.map_err(away)?;
-        let (mut consumers, mut groups) = (stream.consumers(), Vec::new());
-        while let Some(consumer) = consumers.try_next().await.map_err(away)?
-            && groups.len() < GROUPS
-        {
-            // What has no durable name is somebody's look at the stream.
-            if consumer.config.durable_name.is_some() {
-                groups.push(GroupState {
-                    acknowledged: consumer.ack_floor.stream_sequence,
-                    pending: consumer.num_pending + consumer.num_ack_pending as u64,
-                    name: consumer.name,
-                });
-            }
-        }
-        Ok(groups)
-    };
-    bounded(listed).await?
-}
-
-/// The header that names one publication: every try to publish a page has another.
-pub(crate) const PUBLICATION: &str = "Bus-Publication";
-
-/// What a stream holds at a sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StoredMessage {
-    /// Its `Nats-Msg-Id`; empty without one.
-    pub(crate) message_id: String,
-    /// Its [`PUBLICATION`]; `None` for a message of the release before, or of others.
-    pub(crate) publication: Option<Uuid>,
-}
-
-/// The message at a sequence. `None` when the stream holds nothing there.
-///
-/// # Errors
-/// [`TopologyError::Away`].
-pub(crate) async fn message(
-    bus: &Bus,
-    stream: &str,
-    sequence: u64,
-) -> Result<Option<StoredMessage>, TopologyError> {
-    let found = async {
-        let stream = bus.jetstream.get_stream_no_info(stream).await.map_err(away)?;
-        match stream.direct_get(sequence).await {
-            Ok(message) => {
-                let header = |name: &str| message.headers.get(name).map(ToString::to_string);
-                Ok(Some(StoredMessage {
-                    message_id: header("Nats-Msg-Id").unwrap_or_default(),
-                    publication: header(PUBLICATION).and_then(|text| text.parse().ok()),
-                }))
-            }
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(away(error)),
-        }
-    };
-    bounded(found).await?
 }

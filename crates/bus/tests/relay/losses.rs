@@ -204,3 +204,37 @@ async fn a_stream_that_is_sealed_is_refused_and_filled_again_once_it_is_deleted(
     world.until_stored(0..20).await;
     world.until_quiet().await;
 }
+
+#[tokio::test]
+async fn a_store_that_was_full_takes_events_again_once_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::start().await;
+    let limited = format!(
+        "jetstream {{ store_dir: {:?}, sync_interval: always, max_file_store: 8MB }}",
+        folder.path()
+    );
+    world.nats =
+        NatsServer::builder().store_dir(folder.path()).settings(limited).start().await.unwrap();
+    let _relay = world.relay("a");
+    world.send(0..10).await;
+    world.until_stored(0..10).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let jetstream = jetstream::new(client);
+    let other = Config {
+        name: "OTHER".to_owned(),
+        subjects: vec!["other".to_owned()],
+        ..Config::default()
+    };
+    jetstream.create_stream(other).await.unwrap();
+    while jetstream.publish("other", vec![0; 50_000].into()).await.unwrap().await.is_ok() {}
+    world.send(10..2_000).await;
+    until("the events have waited for some tries", || async {
+        let mut connection = world.pool.acquire().await.unwrap();
+        let depth = bus::outbox::depth(&mut connection, PARCELS.name).await.unwrap();
+        depth.unpublished > 0 && depth.oldest_seconds > 5.0
+    })
+    .await;
+    jetstream.delete_stream("OTHER").await.unwrap();
+    world.until_stored(0..2_000).await;
+    world.until_quiet().await;
+}

@@ -1,0 +1,85 @@
+//! What the relay looks at: how far the groups of a stream are, and what it holds at a sequence.
+
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use futures::TryStreamExt;
+use uuid::Uuid;
+
+use super::{TopologyError, away, bounded};
+use crate::{connection::Bus, event::Stream};
+
+/// How many groups of a stream are looked at. A server lists 256 at a time.
+const GROUPS: usize = 1_024;
+
+/// How far a queue group is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// The group's name.
+    pub name: String,
+    /// Everything up to this sequence has been acknowledged.
+    pub acknowledged: u64,
+    /// How many events it has not acknowledged.
+    pub pending: u64,
+}
+
+/// Every queue group of a stream.
+///
+/// # Errors
+/// [`TopologyError::Away`].
+pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, TopologyError> {
+    let listed = async {
+        let stream = bus.jetstream.get_stream_no_info(stream.name).await.map_err(away)?;
+        let (mut consumers, mut groups) = (stream.consumers(), Vec::new());
+        while let Some(consumer) = consumers.try_next().await.map_err(away)?
+            && groups.len() < GROUPS
+        {
+            // What has no durable name is somebody's look at the stream.
+            if consumer.config.durable_name.is_some() {
+                groups.push(GroupState {
+                    acknowledged: consumer.ack_floor.stream_sequence,
+                    pending: consumer.num_pending + consumer.num_ack_pending as u64,
+                    name: consumer.name,
+                });
+            }
+        }
+        Ok(groups)
+    };
+    bounded(listed).await?
+}
+
+/// The header that names one publication: every try to publish a page has another.
+pub(crate) const PUBLICATION: &str = "Bus-Publication";
+
+/// What a stream holds at a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredMessage {
+    /// Its `Nats-Msg-Id`; empty without one.
+    pub(crate) message_id: String,
+    /// Its [`PUBLICATION`]; `None` for a message of the release before, or of others.
+    pub(crate) publication: Option<Uuid>,
+}
+
+/// The message at a sequence. `None` when the stream holds nothing there.
+///
+/// # Errors
+/// [`TopologyError::Away`].
+pub(crate) async fn message(
+    bus: &Bus,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<StoredMessage>, TopologyError> {
+    let found = async {
+        let stream = bus.jetstream.get_stream_no_info(stream).await.map_err(away)?;
+        match stream.direct_get(sequence).await {
+            Ok(message) => {
+                let header = |name: &str| message.headers.get(name).map(ToString::to_string);
+                Ok(Some(StoredMessage {
+                    message_id: header("Nats-Msg-Id").unwrap_or_default(),
+                    publication: header(PUBLICATION).and_then(|text| text.parse().ok()),
+                }))
+            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(away(error)),
+        }
+    };
+    bounded(found).await?
+}
