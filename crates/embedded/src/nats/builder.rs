@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -22,6 +23,7 @@ pub struct Builder {
     sync_always: bool,
     settings: String,
     environment: Vec<(String, String)>,
+    sync_delay: Option<Duration>,
     progress: Progress,
 }
 
@@ -34,6 +36,7 @@ impl Builder {
             sync_always: true,
             settings: String::new(),
             environment: Vec::new(),
+            sync_delay: None,
             progress: silent(),
         }
     }
@@ -81,6 +84,13 @@ impl Builder {
         self
     }
 
+    /// Makes each sync to the disk so much slower. Needs `strace`.
+    #[must_use]
+    pub fn slow_syncs(mut self, delay: Duration) -> Self {
+        self.sync_delay = Some(delay);
+        self
+    }
+
     /// Whom to tell what takes time.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
@@ -117,6 +127,7 @@ impl Builder {
                 client_port,
                 monitor_port,
                 environment: self.environment.clone(),
+                sync_delay: self.sync_delay,
                 child: None,
                 _temporary: None,
             };

@@ -36,6 +36,7 @@ pub struct NatsServer {
     client_port: u16,
     monitor_port: u16,
     environment: Vec<(String, String)>,
+    sync_delay: Option<Duration>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
 }
@@ -109,7 +110,7 @@ impl NatsServer {
         let log = self.folder.join("nats-server.log");
         // Only what this run says is of interest when it fails.
         let _ = fs::remove_file(&log);
-        let mut command = Command::new(&self.binary)
+        let mut command = Command::with_slow_syncs(&self.binary, self.sync_delay)
             .args(["--config".as_ref(), self.folder.join("nats-server.conf").as_os_str()]);
         for (name, value) in &self.environment {
             command = command.env(name, value);

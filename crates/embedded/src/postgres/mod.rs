@@ -37,6 +37,7 @@ pub struct Builder {
     data: Option<PathBuf>,
     port: Option<u16>,
     fsync: bool,
+    sync_delay: Option<Duration>,
     progress: Progress,
 }
 
@@ -48,6 +49,7 @@ pub struct Postgres {
     log: PathBuf,
     port: u16,
     fsync: bool,
+    sync_delay: Option<Duration>,
     user: Option<User>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
@@ -72,6 +74,13 @@ impl Builder {
     #[must_use]
     pub fn fsync(mut self, fsync: bool) -> Self {
         self.fsync = fsync;
+        self
+    }
+
+    /// Makes each sync to the disk so much slower. Needs `strace`.
+    #[must_use]
+    pub fn slow_syncs(mut self, delay: Duration) -> Self {
+        self.sync_delay = Some(delay);
         self
     }
 
@@ -118,6 +127,7 @@ impl Builder {
             log: folder.join("postgres.log"),
             port,
             fsync: self.fsync,
+            sync_delay: self.sync_delay,
             user,
             child: None,
             _temporary: temporary,
@@ -143,7 +153,7 @@ impl Postgres {
     /// How to start a server.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { data: None, port: None, fsync: true, progress: silent() }
+        Builder { data: None, port: None, fsync: true, sync_delay: None, progress: silent() }
     }
 
     /// The port.
@@ -251,7 +261,7 @@ impl Postgres {
             "shared_buffers=128MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
         ];
-        let command = Command::new(self.binaries.join("bin/postgres"))
+        let command = Command::with_slow_syncs(self.binaries.join("bin/postgres"), self.sync_delay)
             .args(["-D".as_ref(), self.data.as_os_str()])
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             // Immediate shutdown: killed outright, it would leave its backends to find out.

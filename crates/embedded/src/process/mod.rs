@@ -46,6 +46,19 @@ impl Command {
         Self { inner, death_signal: Signal::KILL, piped: false }
     }
 
+    /// Runs this program as [`Self::new`] does, with each of its syncs to the disk so much slower.
+    /// Needs `strace` (5.3 or newer), which stays beside the program and ends with it.
+    pub fn with_slow_syncs(program: impl AsRef<OsStr>, delay: Option<Duration>) -> Self {
+        let Some(delay) = delay else { return Self::new(program) };
+        let inject = format!("inject=fsync,fdatasync:delay_enter={}", delay.as_micros());
+        // As a grandchild, so that the program is the child here; only for the calls that are slowed.
+        let traced = ["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
+        Self::new("strace")
+            .args(traced)
+            .args(["-e", "trace=fsync,fdatasync", "-e", inject.as_str()])
+            .args([program])
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {

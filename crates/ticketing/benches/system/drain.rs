@@ -63,7 +63,7 @@ pub(crate) async fn run() {
     );
 }
 
-fn ticket(number: i64) -> Ticket {
+pub(crate) fn ticket(number: i64) -> Ticket {
     let now = OffsetDateTime::now_utc();
     Ticket {
         id: Uuid::now_v7(),

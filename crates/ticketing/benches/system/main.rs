@@ -1,7 +1,9 @@
 //! How fast the system is, beside limits that are measured in the same run: machines differ and
 //! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`,
-//! `-- drain`, `-- delay` or `-- order`; with a snapshot held by `-- snapshot`; on more and more history with `-- history`, of other sizes with
-//! `-- history 1000 1000000`.
+//! `-- drain`, `-- delay` or `-- order`.
+//!
+//! Only when asked for: `-- slow-disk` (needs `strace`), `-- snapshot` (with a snapshot held for two
+//! minutes), `-- history` (on up to ten million rows; `-- history 1000 1000000` for other sizes).
 //!
 //! Everything is real: servers that sync to the disk, services as processes of a release build that
 //! log warnings only.
@@ -14,6 +16,7 @@ mod drain;
 mod history;
 mod order;
 mod post;
+mod slow_disk;
 mod snapshot;
 mod system;
 
@@ -40,7 +43,10 @@ async fn main() {
     if wanted("order") {
         order::run().await;
     }
-    // Only when asked for, because they take long: two minutes, and ten million rows to be made.
+    // They take long, or need more than the others.
+    if arguments.iter().any(|a| a == "slow-disk") {
+        slow_disk::run().await;
+    }
     if arguments.iter().any(|a| a == "snapshot") {
         snapshot::run().await;
     }

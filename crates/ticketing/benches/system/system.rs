@@ -29,7 +29,11 @@ impl System {
     pub(crate) async fn start() -> Self {
         let (nats, postgres) =
             tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
-        let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
+        Self::of(nats.unwrap(), postgres.unwrap()).await
+    }
+
+    /// On servers that run.
+    pub(crate) async fn of(nats: NatsServer, postgres: Postgres) -> Self {
         let tickets_db = postgres.create_database("tickets").await.unwrap();
         let tickets_db = PgPool::connect_lazy(&tickets_db).unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();
