@@ -160,7 +160,7 @@ pub(crate) async fn take_redriven(
         "update bus.dead_letters
          set redrive_at = null, attempts = attempts + 1, reason = $2
          where id = (select id from bus.dead_letters
-                     where queue_group = $1 and redrive_at <= clock_timestamp()
+                     where queue_group = $1 and redrive_at <= now()
                      order by redrive_at limit 1 for update skip locked)
          returning *",
     )

@@ -195,7 +195,7 @@ pub async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn prune_batch(connection: &mut PgConnection) -> Result<Round, BusError> {
     let pruned = sqlx::query(
         "delete from bus.idempotency_keys where key in (
-             select key from bus.idempotency_keys where created_at < clock_timestamp() - $1
+             select key from bus.idempotency_keys where created_at < now() - $1
              order by created_at limit $2 for update skip locked)",
     )
     .bind(RETENTION)

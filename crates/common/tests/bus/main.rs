@@ -4,6 +4,7 @@
 
 mod dead_letters;
 mod edits;
+mod keys;
 mod lease;
 mod links;
 mod locks;
