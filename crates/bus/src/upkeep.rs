@@ -39,7 +39,14 @@ pub(crate) async fn tend<L: Listener>(
     loop {
         let done = tokio::select! {
             () = shutdown.begun() => return Ok(()),
-            _ = redrive.tick() => redrive_all(&shop, &mut cut_short).await,
+            _ = redrive.tick() => {
+                let done = redrive_all(&shop, &mut cut_short).await;
+                if done.is_err() {
+                    // Nobody knows how many there are.
+                    metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(f64::NAN);
+                }
+                done
+            }
             _ = prune.tick() => forget_old(&shop).await,
             _ = members.tick() => {
                 count_members(&shop).await;

@@ -66,6 +66,23 @@ async fn an_outbox_that_waits_for_nats_shows_in_the_metrics() {
 }
 
 #[tokio::test]
+async fn while_postgres_does_not_answer_the_gauges_of_what_it_holds_are_unknown() {
+    let system = System::start().await;
+    let tickets = system.tickets().await;
+    let unknown = async || {
+        [
+            system.metric(&tickets, "bus_outbox_depth").await.is_nan(),
+            system.metric(&tickets, "bus_dead_letters").await.is_nan(),
+        ]
+    };
+    until("they are known", || async { unknown().await == [false, false] }).await;
+    system.postgres.pause();
+    until("they are unknown", || async { unknown().await == [true, true] }).await;
+    system.postgres.resume();
+    until("they are known again", || async { unknown().await == [false, false] }).await;
+}
+
+#[tokio::test]
 async fn postgres_killed_under_load_loses_nothing_and_the_flow_resumes() {
     let mut system = System::start().await;
     let tickets = system.tickets().await;
