@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tracing::{debug, info};
 use uuid::{Uuid, Variant};
 
-use crate::client_id::ClientId;
+use crate::{client_id::ClientId, is_locked};
 
 /// How long an id is remembered at least: from the time that it carries, or, where it carries none,
 /// from when its event took effect. Above the longest way that an event can take: published again at
@@ -218,12 +218,7 @@ async fn locked(connection: &mut PgConnection, statements: String) -> Result<boo
     sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
     match sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await {
         Ok(_) => tx.commit().await.map(|()| true),
-        // 55P03: lock not available.
-        Err(error)
-            if error
-                .as_database_error()
-                .is_some_and(|e| e.code().is_some_and(|c| c == "55P03")) =>
-        {
+        Err(error) if is_locked(&error) => {
             debug!(%error, "tables of the inbox are in use");
             tx.rollback().await.map(|()| false)
         }

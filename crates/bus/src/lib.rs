@@ -72,6 +72,11 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a lock was not to be had within the statement's `lock_timeout`.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}
+
 /// Whether the database serves, but not this statement now: what it needs is locked or exhausted. The
 /// same statement may well succeed later, and others now.
 #[must_use]

@@ -118,10 +118,7 @@ pub async fn depth(connection: &mut PgConnection, stream: &str) -> Result<Depth,
     .fetch_optional(&mut *connection)
     .await?
     .unwrap_or_else(|| (NOTHING.to_owned(), None, None));
-    let after = match (at_transaction, at_position) {
-        (Some(transaction), Some(position)) => Place { transaction, position },
-        _ => Place::START,
-    };
+    let after = Place::of(at_transaction, at_position);
     let waiting = page::waiting(connection, stream, &done, after).await?;
     let lost: Option<i64> =
         sqlx::query_scalar("select sum(events)::bigint from bus.ranges where stream = $1 and lost")

@@ -2,7 +2,7 @@
 //!
 //! Every process has a relay for each of its streams; of those of one stream in one database, one works
 //! at a time, and another takes over within seconds of its end. A page of events goes out, the stream
-//! confirms it, then the range says where it went, then the cursor moves. A relay that dies in between
+//! confirms it, then one transaction writes where it went and moves the cursor. A relay that dies in between
 //! leaves the cursor where it was, and the same `Nats-Msg-Id` goes out again.
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +17,7 @@ use crate::{
 /// How long an event stays in the log, to be published again should its stream lose it: as long as the
 /// stream would have kept it.
 pub const RETENTION: Duration = topology::STREAM_MAX_AGE;
+
 /// Wakes the relays of this process after a commit. Clones wake the same ones.
 #[derive(Debug, Clone)]
 pub struct Wake(Arc<watch::Sender<()>>);

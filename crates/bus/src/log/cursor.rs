@@ -23,7 +23,7 @@ pub(crate) struct Cursor {
     at_position: Option<i64>,
     /// The stream's creation time when it was last published to.
     pub(crate) created: Option<OffsetDateTime>,
-    /// The last sequence that it confirmed, and the event there.
+    /// The last sequence that it confirmed, and the publication that stored it.
     pub(crate) last_sequence: i64,
     pub(crate) last_id: Option<Uuid>,
     /// Its first sequence and its number of holes, when last compared.
@@ -44,10 +44,7 @@ const COLUMNS: &str = "done::text, target::text, at_transaction::text::bigint, a
 impl Cursor {
     /// After which row of `target` to go on.
     pub(crate) fn at(&self) -> Place {
-        match (self.at_transaction, self.at_position) {
-            (Some(transaction), Some(position)) => Place { transaction, position },
-            _ => Place::START,
-        }
+        Place::of(self.at_transaction, self.at_position)
     }
 
     /// The cursor after a page that ended at this place, of what is visible in `target`.

@@ -1,7 +1,7 @@
 //! The outbox as a log, and what the relay knows of it.
 //!
 //! An event is one row that never changes. A stream's [`Cursor`](cursor::Cursor) says which rows have
-//! been published, [`Range`](ranges::Range)s say where they went, so that what a stream loses can be
+//! been published, [`Ranges`](ranges::Ranges) say where they went, so that what a stream loses can be
 //! found and published again. All of it is written by whoever holds the stream's [`session`], and by
 //! nobody else.
 
@@ -34,4 +34,12 @@ impl Place {
     pub(crate) const START: Self = Self { transaction: 0, position: 0 };
     /// After every row.
     pub(crate) const END: Self = Self { transaction: i64::MAX, position: i64::MAX };
+
+    /// The place in two columns that are null at the start of a step.
+    pub(crate) fn of(transaction: Option<i64>, position: Option<i64>) -> Self {
+        match (transaction, position) {
+            (Some(transaction), Some(position)) => Self { transaction, position },
+            _ => Self::START,
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Stored {
     pub(crate) created: OffsetDateTime,
     pub(crate) first_sequence: i64,
     pub(crate) last_sequence: i64,
-    /// The event at the last sequence.
+    /// The publication that stored the last sequence.
     pub(crate) last_id: Uuid,
     pub(crate) events: i64,
 }

@@ -141,7 +141,7 @@ impl StreamRelay {
         events: &[page::Outgoing],
         again: Option<i64>,
     ) -> anyhow::Result<Stored> {
-        let publisher = self.publisher.clone().context("the stream is not verified")?;
+        let publisher = self.publisher.as_ref().context("the stream is not verified")?;
         let stored = publisher.publish(events, again).await?;
         self.note(&stored).await?;
         let cursor = &mut self.cursor;

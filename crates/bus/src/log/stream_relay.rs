@@ -23,6 +23,7 @@ use super::{
 use crate::{
     connection::{Bus, Link},
     event::Stream,
+    is_locked,
     pool::Pool,
     relay::RETENTION,
     shutdown::Shutdown,
@@ -248,12 +249,8 @@ impl StreamRelay {
         match bounded(retention::empty(connection, RETENTION, OffsetDateTime::now_utc())).await {
             Ok(slots) if slots.is_empty() => {}
             Ok(slots) => info!(?slots, "emptied partitions of the log past their retention"),
-            // 55P03: somebody reads it. It has days.
-            Err(error)
-                if error
-                    .as_database_error()
-                    .is_some_and(|e| e.code().as_deref() == Some("55P03")) =>
-            {
+            // Somebody reads it. It has days.
+            Err(error) if is_locked(&error) => {
                 debug!(%error, "a partition of the log is in use, emptying it later");
             }
             Err(error) => return Err(error.into()),

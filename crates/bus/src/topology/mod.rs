@@ -25,7 +25,7 @@ pub const STREAM_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long the server remembers a `Nats-Msg-Id`. Economy only: the inbox is the guarantee.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// How long a member may keep an event before another gets it. Short, because a dead member's
-/// events wait this long; a live one says every third of it that it is still at work.
+/// events wait this long; a live one says every second that it is still at work.
 pub const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How many events of a group may be unacknowledged at once, over all its members: dozens of
 /// members with full hands, and those that wait for another try.
