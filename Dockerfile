@@ -1,8 +1,12 @@
 # One file for both services: `docker build --target tickets .`, `docker build --target orders .`
 # PROFILE=dev builds faster and runs slower.
 
+# A release builds from these by digest: infra/release.
+ARG RUST_IMAGE=rust:1.95-slim-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
 # What is not ours, built from the manifests alone: no change of a source touches it.
-FROM rust:1.95-slim-bookworm AS dependencies
+FROM $RUST_IMAGE AS dependencies
 ARG PROFILE=release
 # Nobody debugs in these images; without it, what is copied about is a tenth of the size.
 ENV CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true CARGO_PROFILE_RELEASE_STRIP=true
@@ -51,7 +55,7 @@ RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
     && mv target/*/orders /usr/local/bin/
 
-FROM gcr.io/distroless/cc-debian12:nonroot AS service
+FROM $BASE_IMAGE AS service
 ENV HTTP_ADDRESS=0.0.0.0:3000 LOG_FORMAT=json
 EXPOSE 3000
 USER 65532:65532

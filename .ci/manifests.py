@@ -74,13 +74,23 @@ def rendered(folder):
     return [document for document in yaml.safe_load_all(ran.stdout) if document]
 
 
+def pin_images(folder):
+    """What pin-images writes, with digests of no image."""
+    folder.mkdir()
+    images = [{"name": name, "digest": f"sha256:{'0' * 64}"} for name in ("nats", "postgres")]
+    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component",
+                     "images": images}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+
 def variants():
     """Each way to deploy that a person may choose, with its resources."""
     with tempfile.TemporaryDirectory() as temporary:
         k8s = pathlib.Path(temporary, "k8s")
-        shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("*.env"))
+        shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("*.env", "pinned-images"))
         subprocess.run([k8s / "overlays/production/make-passwords"], check=True,
                        stdout=subprocess.DEVNULL)
+        pin_images(k8s / "overlays/production/pinned-images")
         for overlay in ("local", "production"):
             yield overlay, rendered(k8s / "overlays" / overlay)
         alone = {component: [component] for component in COMPONENTS}
@@ -196,6 +206,15 @@ def check_secrets(variant, resources):
                 complain(variant, "lets anonymous clients into NATS")
 
 
+def check_images(resources):
+    """In production, every image that is not ours is named by its digest."""
+    for name, template in pod_templates(resources):
+        for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
+            image = container["image"]
+            if image not in ("tickets", "orders") and "@sha256:" not in image:
+                complain(f"production: {name}", f"{image} is not pinned: pin-images does not see it")
+
+
 def check_alerts():
     """Every metric that an alert asks for is one that the services have."""
     rules = yaml.safe_load((K8S / "components/prometheus/rules.yaml").read_text())
@@ -226,6 +245,8 @@ def main():
         check_selectors(variant, resources)
         check_replicas(variant, resources)
         check_secrets(variant, resources)
+        if variant == "production":
+            check_images(resources)
     job = yaml.safe_load((K8S / "verify/job.yaml").read_text())
     check_schema("verify", job, custom)
     check_pods("verify", [job])

@@ -3,7 +3,9 @@
 
 mod binary;
 mod data;
+mod databases;
 mod shared;
+mod tls;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -38,6 +40,7 @@ pub struct Builder {
     port: Option<u16>,
     fsync: bool,
     sync_delay: Option<Duration>,
+    certificate: Option<tls::Certificate>,
     progress: Progress,
 }
 
@@ -50,6 +53,7 @@ pub struct Postgres {
     port: u16,
     fsync: bool,
     sync_delay: Option<Duration>,
+    tls: bool,
     user: Option<User>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
@@ -128,11 +132,15 @@ impl Builder {
             port,
             fsync: self.fsync,
             sync_delay: self.sync_delay,
+            tls: self.certificate.is_some(),
             user,
             child: None,
             _temporary: temporary,
         };
         data::initialize(&server, &self.progress).await?;
+        if let Some(certificate) = &self.certificate {
+            certificate.write(&server)?;
+        }
         for attempt in 1.. {
             match server.restart().await {
                 Ok(()) => break,
@@ -153,7 +161,14 @@ impl Postgres {
     /// How to start a server.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { data: None, port: None, fsync: true, sync_delay: None, progress: silent() }
+        Builder {
+            data: None,
+            port: None,
+            fsync: true,
+            sync_delay: None,
+            certificate: None,
+            progress: silent(),
+        }
     }
 
     /// The port.
@@ -166,28 +181,6 @@ impl Postgres {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// Makes a database if there is none of that name. Returns its URL.
-    ///
-    /// # Errors
-    /// When the server does not answer, or the name is no plain one.
-    pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
-        let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        ensure!(plain && !name.is_empty(), "{name:?} is not a plain name for a database");
-        let mut connection = PgConnection::connect(&self.url("postgres")).await?;
-        let exists: bool =
-            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-                .bind(name)
-                .fetch_one(&mut connection)
-                .await?;
-        if !exists {
-            // The name was checked above; a statement like this takes no parameters.
-            let statement = sqlx::AssertSqlSafe(format!("create database {name}"));
-            sqlx::query(statement).execute(&mut connection).await?;
-        }
-        connection.close().await?;
-        Ok(self.url(name))
     }
 
     /// The postmaster, to watch. `None` while it is down.
@@ -255,7 +248,8 @@ impl Postgres {
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1".to_owned(),
             "unix_socket_directories=".to_owned(),
-            format!("fsync={}", if self.fsync { "on" } else { "off" }),
+            format!("fsync={}", on(self.fsync)),
+            format!("ssl={}", on(self.tls)),
             // `--replicas 50`, with sixteen connections each under load.
             "max_connections=900".to_owned(),
             "shared_buffers=128MB".to_owned(),
@@ -296,4 +290,8 @@ impl Postgres {
         postmaster.signal(signal);
         process::signal_children(postmaster.pid(), signal);
     }
+}
+
+fn on(yes: bool) -> &'static str {
+    if yes { "on" } else { "off" }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use embedded::{
-    NatsServer, Postgres, nats, ports,
+    NatsServer, Postgres, nats, ports, postgres,
     process::{Child, Command},
 };
 use serde_json::{Value, json};
@@ -66,17 +66,22 @@ pub(crate) struct Service {
 
 impl System {
     pub(crate) async fn start() -> Self {
-        Self::start_with(NatsServer::builder(), false).await
+        Self::start_with(NatsServer::builder(), Postgres::builder(), false).await
+    }
+
+    /// One whose Postgres is started in this way.
+    pub(crate) async fn start_with_postgres(postgres: postgres::Builder) -> Self {
+        Self::start_with(NatsServer::builder(), postgres, false).await
     }
 
     /// One whose nats-server has the users `tickets` and `orders`, each with its name for a
     /// password, and lets others do everything.
     pub(crate) async fn start_with_users(nats: nats::Builder) -> Self {
-        Self::start_with(nats, true).await
+        Self::start_with(nats, Postgres::builder(), true).await
     }
 
-    async fn start_with(nats: nats::Builder, users: bool) -> Self {
-        let (nats, postgres) = tokio::join!(nats.start(), Postgres::builder().start());
+    async fn start_with(nats: nats::Builder, postgres: postgres::Builder, users: bool) -> Self {
+        let (nats, postgres) = tokio::join!(nats.start(), postgres.start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
         let tickets_db = postgres.create_database("tickets").await.unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();

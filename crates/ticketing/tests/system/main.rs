@@ -17,6 +17,7 @@ mod members;
 mod newest;
 mod orders;
 mod outages;
+mod postgres_tls;
 mod race;
 mod rights;
 mod tools;
