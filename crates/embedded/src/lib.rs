@@ -4,6 +4,7 @@
 //! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
 //! - [`process`]: a child process that never outlives its parent.
 //! - [`python`]: programs from PyPI, fetched once.
+//! - [`small_disk`]: a disk that can be filled up.
 //! - [`Link`]: a TCP proxy that injects the faults of a network.
 
 mod cache;
@@ -13,6 +14,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod python;
+pub mod small_disk;
 mod unprivileged;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 pub use link::{Direction, Link};
 pub use nats::NatsServer;
 pub use postgres::Postgres;
+pub use small_disk::SmallDisk;
 pub use unprivileged::can_reach as unprivileged_can_reach;
 
 /// Told in a few words what takes time.

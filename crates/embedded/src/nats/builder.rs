@@ -24,6 +24,7 @@ pub struct Builder {
     settings: String,
     environment: Vec<(String, String)>,
     sync_delay: Option<Duration>,
+    disk: Option<u64>,
     progress: Progress,
 }
 
@@ -37,6 +38,7 @@ impl Builder {
             settings: String::new(),
             environment: Vec::new(),
             sync_delay: None,
+            disk: None,
             progress: silent(),
         }
     }
@@ -91,6 +93,14 @@ impl Builder {
         self
     }
 
+    /// Keeps streams on a disk in memory of so many bytes, which goes with the process. Needs
+    /// [`small_disk::is_possible`](crate::small_disk::is_possible).
+    #[must_use]
+    pub fn small_disk(mut self, bytes: u64) -> Self {
+        self.disk = Some(bytes);
+        self
+    }
+
     /// Whom to tell what takes time.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
@@ -128,6 +138,7 @@ impl Builder {
                 monitor_port,
                 environment: self.environment.clone(),
                 sync_delay: self.sync_delay,
+                disk: self.disk,
                 child: None,
                 _temporary: None,
             };

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::process::{Child, Command, Signal};
+use crate::{
+    process::{Child, Command, Signal},
+    small_disk::{self, SmallDisk},
+};
 
 /// How long the server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,6 +40,7 @@ pub struct NatsServer {
     monitor_port: u16,
     environment: Vec<(String, String)>,
     sync_delay: Option<Duration>,
+    disk: Option<u64>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
 }
@@ -86,6 +90,17 @@ impl NatsServer {
         self.child.as_ref()
     }
 
+    /// Its [small disk](Builder::small_disk), while it runs.
+    #[must_use]
+    pub fn small_disk(&self) -> Option<SmallDisk> {
+        let child = self.child.as_ref()?;
+        self.disk.map(|_| SmallDisk::of(child.pid(), &self.streams()))
+    }
+
+    fn streams(&self) -> PathBuf {
+        self.folder.join("jetstream")
+    }
+
     /// Kills the server (SIGKILL). Its streams stay on disk.
     pub async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -110,8 +125,15 @@ impl NatsServer {
         let log = self.folder.join("nats-server.log");
         // Only what this run says is of interest when it fails.
         let _ = fs::remove_file(&log);
-        let mut command = Command::with_slow_syncs(&self.binary, self.sync_delay)
-            .args(["--config".as_ref(), self.folder.join("nats-server.conf").as_os_str()]);
+        let config = ["--config".into(), self.folder.join("nats-server.conf").into_os_string()];
+        let mut command = if let Some(bytes) = self.disk {
+            fs::create_dir_all(self.streams())?;
+            let words = small_disk::prefix(&self.streams(), bytes);
+            Command::new(&words[0]).args(&words[1..]).args([&self.binary])
+        } else {
+            Command::with_slow_syncs(&self.binary, self.sync_delay)
+        };
+        command = command.args(config);
         for (name, value) in &self.environment {
             command = command.env(name, value);
         }
@@ -131,7 +153,7 @@ impl NatsServer {
     /// As [`Self::restart`].
     pub async fn wipe_and_restart(&mut self) -> anyhow::Result<()> {
         self.kill().await;
-        let streams = self.folder.join("jetstream");
+        let streams = self.streams();
         if streams.exists() {
             fs::remove_dir_all(&streams)?;
         }
