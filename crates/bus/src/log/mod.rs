@@ -12,6 +12,7 @@ pub(crate) mod page;
 pub(crate) mod publish;
 pub(crate) mod ranges;
 pub(crate) mod refill;
+pub(crate) mod remake;
 pub(crate) mod retention;
 pub(crate) mod session;
 pub(crate) mod step;

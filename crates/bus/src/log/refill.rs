@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::{
     Place,
-    page::{self, PAGE, Part},
+    page::{self, PAGE, Page, Part},
     ranges::{Span, Stored},
     session::bounded,
     stream_relay::StreamRelay,
@@ -28,7 +28,7 @@ const GROUP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A range that has to be published again.
 #[derive(Debug, sqlx::FromRow)]
-struct Lost {
+pub(super) struct Lost {
     number: i64,
     done: String,
     target: String,
@@ -97,21 +97,7 @@ impl StreamRelay {
     /// Publishes one page of what was lost. `false` when nothing is.
     async fn refill_page(&mut self) -> anyhow::Result<bool> {
         let stream = self.stream.name;
-        let connection = &mut self.session()?.connection;
-        let Some(lost) = bounded(next(connection, stream)).await? else {
-            return Ok(false);
-        };
-        let part = Part {
-            stream,
-            done: &lost.done,
-            target: Some(&lost.target),
-            after: lost.from(),
-            up_to: lost.to(),
-        };
-        let page = match lost.restored_after {
-            None => bounded(page::read(connection, part)).await?,
-            Some(since) => bounded(page::read_restored(connection, part, since)).await?,
-        };
+        let Some((lost, page)) = self.next_lost().await? else { return Ok(false) };
         let mut stored: Option<Stored> = None;
         for events in page.events.chunks(PAGE) {
             let now = self.publish(events, Some(lost.number)).await?;
@@ -133,6 +119,25 @@ impl StreamRelay {
             .increment(page.events.len() as u64);
         self.refilled += page.events.len() as u64;
         Ok(true)
+    }
+
+    /// The next page of what was lost, without publishing it.
+    pub(super) async fn next_lost(&mut self) -> anyhow::Result<Option<(Lost, Page)>> {
+        let stream = self.stream.name;
+        let connection = &mut self.session()?.connection;
+        let Some(lost) = bounded(next(connection, stream)).await? else { return Ok(None) };
+        let part = Part {
+            stream,
+            done: &lost.done,
+            target: Some(&lost.target),
+            after: lost.from(),
+            up_to: lost.to(),
+        };
+        let page = match lost.restored_after {
+            None => bounded(page::read(connection, part)).await?,
+            Some(since) => bounded(page::read_restored(connection, part, since)).await?,
+        };
+        Ok(Some((lost, page)))
     }
 
     /// Publishes events, and takes note of what the answer tells of the stream.

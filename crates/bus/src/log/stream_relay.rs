@@ -16,6 +16,7 @@ use super::{
     import,
     publish::Publisher,
     ranges::Ranges,
+    remake::Remade,
     retention,
     session::{Session, bounded},
     wake::{self, NOTIFY_GAP, Woken},
@@ -58,6 +59,7 @@ pub(crate) struct StreamRelay {
     /// The groups that the stream has had.
     pub(crate) groups: Vec<String>,
     refusal: Refusal,
+    pub(crate) remade: Remade,
     /// Whether the last confirmed message was there when it was last looked for.
     pub(crate) last_seen: bool,
     /// Whether ranges may have to be published again.
@@ -85,6 +87,7 @@ impl StreamRelay {
             publisher: None,
             groups: Vec::new(),
             refusal: Refusal::of(stream.name),
+            remade: Remade::default(),
             last_seen: false,
             lost: true,
             refilled: 0,
@@ -160,7 +163,10 @@ impl StreamRelay {
         self.ranges.forget();
         debug!(stream = self.stream.name, "this process relays");
         let epoch = link.borrow_and_update().epoch;
-        let ended = self.relay(&mut link, epoch, shutdown).await;
+        let mut ended = self.relay(&mut link, epoch, shutdown).await;
+        if let Err(failure) = ended {
+            ended = self.explain(failure).await;
+        }
         self.session = None;
         ended
     }
@@ -193,6 +199,7 @@ impl StreamRelay {
         epoch: u64,
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
+        self.remake_if_stopped().await?;
         let now = Instant::now();
         let (mut verify_at, mut retain_at, mut import_at) = (now, now, now);
         loop {

@@ -3,6 +3,7 @@
 
 mod config;
 mod consumers;
+mod full_disk;
 mod look;
 mod refusal;
 mod streams;
@@ -13,6 +14,7 @@ use async_nats::jetstream::{Context, kv, stream::StorageType};
 use tokio::time::timeout;
 
 pub(crate) use consumers::Group;
+pub(crate) use full_disk::{has_room, remake, stopped_by_full_disk};
 pub use look::{GroupState, groups};
 pub(crate) use look::{PUBLICATION, message};
 pub(crate) use refusal::Refusal;

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use crate::world::{PARCELS, World, until};
 
 /// A group that has acknowledged the first so many events.
-async fn group_that_had(world: &World, events: usize) {
+pub(crate) async fn group_that_had(world: &World, events: usize) {
     let stream = world.stream().await;
     let config = pull::Config { durable_name: Some("group".to_owned()), ..pull::Config::default() };
     let consumer = stream.create_consumer(config).await.unwrap();
@@ -22,7 +22,7 @@ async fn group_that_had(world: &World, events: usize) {
 }
 
 /// Waits until the relay knows what the group has acknowledged.
-async fn until_known(world: &World, acknowledged: i64) {
+pub(crate) async fn until_known(world: &World, acknowledged: i64) {
     until("the relay knows what was acknowledged", || async {
         sqlx::query_scalar::<_, i64>("select acknowledged from bus.progress")
             .fetch_one(&world.pool)

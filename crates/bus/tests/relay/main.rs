@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod full_disk;
 mod losses;
 mod moved;
 mod order;

@@ -120,7 +120,8 @@ fn api() -> Vec<String> {
     let mut subjects: Vec<String> = ["INFO", "STREAM.LIST", "STREAM.NAMES", "ACCOUNT.PURGE.x"]
         .map(|rest| format!("$JS.API.{rest}"))
         .to_vec();
-    for stream in ["TICKETS", "ORDERS", "KV_client-leases", "OTHER"] {
+    for stream in ["TICKETS", "TICKETS_ROOM", "ORDERS", "ORDERS_ROOM", "KV_client-leases", "OTHER"]
+    {
         for verb in [
             "CREATE",
             "UPDATE",
@@ -180,6 +181,10 @@ fn allowed(user: &str) -> Vec<&'static str> {
             "ticket:updated",
             "$JS.API.CONSUMER.LIST.TICKETS",
             "$JS.API.DIRECT.GET.TICKETS",
+            "$JS.API.STREAM.MSG.DELETE.TICKETS",
+            "$JS.API.STREAM.DELETE.TICKETS",
+            "$JS.API.STREAM.CREATE.TICKETS_ROOM",
+            "$JS.API.STREAM.DELETE.TICKETS_ROOM",
             "$JS.API.CONSUMER.CREATE.ORDERS.tickets-service",
             "$JS.API.CONSUMER.INFO.ORDERS.tickets-service",
             "$JS.API.CONSUMER.DELETE.ORDERS.tickets-service",
@@ -195,6 +200,10 @@ fn allowed(user: &str) -> Vec<&'static str> {
             "order:expired",
             "$JS.API.CONSUMER.LIST.ORDERS",
             "$JS.API.DIRECT.GET.ORDERS",
+            "$JS.API.STREAM.MSG.DELETE.ORDERS",
+            "$JS.API.STREAM.DELETE.ORDERS",
+            "$JS.API.STREAM.CREATE.ORDERS_ROOM",
+            "$JS.API.STREAM.DELETE.ORDERS_ROOM",
             "$JS.API.CONSUMER.CREATE.TICKETS.orders-service",
             "$JS.API.CONSUMER.INFO.TICKETS.orders-service",
             "$JS.API.CONSUMER.DELETE.TICKETS.orders-service",
