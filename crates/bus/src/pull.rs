@@ -11,6 +11,8 @@ use futures::StreamExt;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
+use crate::topology::ACK_WAIT;
+
 /// How long the server holds a request that it cannot fill. It is also the longest that an idle
 /// member takes to stop.
 const EXPIRES: Duration = Duration::from_secs(2);
@@ -46,6 +48,10 @@ pub(crate) struct Pull {
     silences: u32,
     outstanding: usize,
     deadline: Instant,
+    /// After a request that was given up, until the latest one's end is told: what has arrived may be of
+    /// either, so nobody knows how many events are still on their way. Until here at most; what was sent
+    /// before is with another member by then.
+    doubtful_until: Option<Instant>,
 }
 
 #[derive(Serialize)]
@@ -67,12 +73,18 @@ impl Pull {
             silences: 0,
             outstanding: 0,
             deadline: Instant::now(),
+            doubtful_until: None,
         })
     }
 
     /// Whether no request is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.outstanding == 0
+    }
+
+    /// Whether nothing is on its way here: whoever stops listening then leaves no event to the ack wait.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_idle() && self.doubtful_until.is_none_or(|until| Instant::now() >= until)
     }
 
     /// Asks for up to `batch` events. Only when idle: one request at a time is what makes its end
@@ -95,13 +107,17 @@ impl Pull {
 
     /// The next that comes of what was asked. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Pulled {
+        let deadline = match self.doubtful_until {
+            Some(until) if self.is_idle() => until,
+            _ => self.deadline,
+        };
         let message = tokio::select! {
             biased;
             message = self.messages.next() => message,
-            () = sleep_until(self.deadline) => return self.late(),
+            () = sleep_until(deadline) => return self.late(),
         };
         let Some(message) = message else {
-            self.outstanding = 0;
+            (self.outstanding, self.doubtful_until) = (0, None);
             return Pulled::Lost;
         };
         self.silences = 0;
@@ -114,7 +130,7 @@ impl Pull {
             // The end of a request that was given up for late.
             return Pulled::Nothing;
         }
-        self.outstanding = 0;
+        (self.outstanding, self.doubtful_until) = (0, None);
         let why = message.description.unwrap_or_default();
         match status {
             StatusCode::NO_RESPONDERS => Pulled::Gone("no consumer answers".to_owned()),
@@ -127,7 +143,12 @@ impl Pull {
     /// A server that is short of processor time answers late. Whoever stops listening then leaves what
     /// is on its way to the ack wait: so a request is given up, but not what still comes of it.
     fn late(&mut self) -> Pulled {
+        if self.is_idle() {
+            self.doubtful_until = None;
+            return Pulled::Nothing;
+        }
         self.outstanding = 0;
+        self.doubtful_until = Some(Instant::now() + ACK_WAIT);
         self.silences += 1;
         if self.silences < MAX_SILENCES { Pulled::Ended } else { Pulled::Lost }
     }

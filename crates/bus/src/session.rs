@@ -86,7 +86,7 @@ impl<L: Listener> Session<L> {
             if self.is_over() {
                 return Ok(());
             }
-            if matches!(self.mode, Mode::Paused(_)) && self.pull.is_idle() {
+            if matches!(self.mode, Mode::Paused(_)) && self.pull.is_quiet() {
                 // Not earlier: what goes back while a request is open may come straight here again.
                 self.give_everything_back().await;
             }
@@ -94,10 +94,13 @@ impl<L: Listener> Session<L> {
             if wants && self.pull.is_idle() {
                 self.pull.ask(BATCH).await?;
             }
+            // Who asks no more still takes what is on its way.
+            let taking = matches!(self.mode, Mode::Taking);
+            let listens = !self.pull.is_idle() || (!taking && !self.pull.is_quiet());
             let stoppable = !matches!(self.mode, Mode::Stopping | Mode::Leaving);
             tokio::select! {
                 outcome = maybe(self.working.as_mut()) => self.finished(outcome),
-                pulled = self.pull.next(), if !self.pull.is_idle() => self.pulled(pulled),
+                pulled = self.pull.next(), if listens => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
                     info!("the database is back, pulling again");
@@ -130,7 +133,7 @@ impl<L: Listener> Session<L> {
         match self.mode {
             Mode::Taking | Mode::Paused(_) => false,
             // An open request may still bring events; wait for its end, unless nobody is there.
-            Mode::Stopping => done && (self.pull.is_idle() || !self.link.borrow().up),
+            Mode::Stopping => done && (self.pull.is_quiet() || !self.link.borrow().up),
             Mode::Leaving => done,
         }
     }

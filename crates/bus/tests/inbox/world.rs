@@ -2,7 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
-use async_nats::jetstream::{self, message::PublishMessage};
+use async_nats::jetstream::{
+    self,
+    consumer::{Info, PullConsumer},
+    message::PublishMessage,
+};
 use bus::{
     connection::{Bus, Options},
     delivery::Delivery,
@@ -30,7 +34,7 @@ const PIPELINED: usize = 500;
 const CONNECTIONS: usize = 10;
 
 pub(crate) const GROUP: &str = "parcel-service";
-const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+pub(crate) const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
 
 /// What the listener is to do is in the name.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,10 +83,10 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 }
 
 pub(crate) struct World {
-    nats: NatsServer,
+    pub(crate) nats: NatsServer,
     _postgres: Postgres,
     pub(crate) pool: PgPool,
-    jetstream: jetstream::Context,
+    pub(crate) jetstream: jetstream::Context,
 }
 
 impl World {
@@ -124,6 +128,18 @@ impl World {
         join(self.nats.url(), self.pool.clone(), name).await;
     }
 
+    /// A member that reaches nats-server at this port, and what stops it.
+    pub(crate) async fn member_at(&self, port: u16, name: &str) -> Shutdown {
+        join(format!("nats://127.0.0.1:{port}"), self.pool.clone(), name).await
+    }
+
+    /// The group's consumer.
+    pub(crate) async fn group(&self) -> Option<Info> {
+        let group: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(GROUP, PARCELS.name).await;
+        group.ok().map(|group| group.cached_info().clone())
+    }
+
     /// Publishes events, each with its id and name.
     pub(crate) async fn publish(&self, events: &[(Uuid, &str)]) {
         let seal = |(id, name): &(Uuid, &str)| {
@@ -161,7 +177,7 @@ impl World {
 }
 
 /// Takes part in the group under this client id, until the process ends.
-async fn join(nats_url: String, pool: PgPool, client_id: &str) {
+async fn join(nats_url: String, pool: PgPool, client_id: &str) -> Shutdown {
     let (shutdown, reason) = Shutdown::new();
     std::mem::forget(reason);
     let options = Options {
@@ -175,5 +191,6 @@ async fn join(nats_url: String, pool: PgPool, client_id: &str) {
     let bus = Bus::connect(&options, &shutdown).await.unwrap();
     let lease = Lease::take(&bus, &shutdown, "parcels", &[GROUP]).await.unwrap();
     let pool = Pool::new(PgConnectOptions::clone(&pool.connect_options()), CONNECTIONS);
-    Delivery::new(Parcels, bus, pool, shutdown).spawn(lease);
+    Delivery::new(Parcels, bus, pool, shutdown.clone()).spawn(lease);
+    shutdown
 }
