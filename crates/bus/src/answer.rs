@@ -18,6 +18,13 @@ use crate::{
 /// How many dead letters are written in one transaction. A message may be a megabyte.
 const BURIED_AT_ONCE: usize = 32;
 
+/// How often an event is delivered that only a newer release can read, before a member that cannot makes it a
+/// dead letter: about five minutes, for a member that can to get hold of it. Not longer, because after a
+/// rollback nobody can, and each that waits counts as unacknowledged.
+pub(crate) const NEWER_DELIVERIES: i64 = 120;
+/// The longest delay between two of them. Short, because each goes to whichever member asks first.
+const NEWER_DELAY: Duration = Duration::from_secs(3);
+
 /// An event that is to become a dead letter.
 pub(crate) struct Grave {
     pub(crate) at: usize,
@@ -93,6 +100,14 @@ impl<L: Listener> Batch<L> {
             }
         }
         self.bury(graves).await
+    }
+
+    /// Gives events back that a member of a newer release may read.
+    pub(crate) async fn leave_to_newer_members(&mut self, events: Vec<(usize, String)>) {
+        for (at, reason) in events {
+            let deliveries = i32::try_from(self.slots[at].held.delivery).unwrap_or(i32::MAX);
+            self.give_back(at, 0, &reason, delay(deliveries).min(NEWER_DELAY)).await;
+        }
     }
 
     /// Gives one event back, to be tried again after a delay.

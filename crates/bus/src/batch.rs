@@ -9,9 +9,9 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::{
-    answer::Grave,
+    answer::{Grave, NEWER_DELIVERIES},
     attempts, database_is_away,
-    effect::{Decoded, Workshop, decode},
+    effect::{Decoded, Undecodable, Workshop, decode},
     held::Held,
     inbox,
     listener::{Failure, Listener, MAX_ATTEMPTS},
@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Slot<E> {
     pub(crate) held: Held,
     pub(crate) event_id: Uuid,
-    pub(crate) event: Result<Decoded<E>, String>,
+    pub(crate) event: Result<Decoded<E>, Undecodable>,
     pub(crate) answered: bool,
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn settle<L: Listener>(
 fn slot<L: Listener>(shop: &Workshop<L>, held: Held) -> Slot<L::Events> {
     let (event_id, event) = match decode(&held.subject, &held.payload, &shop.client_id) {
         Ok(event) => (event.received.id, Ok(event)),
-        Err(bad) => (bad.id.unwrap_or_else(|| held.id_of_bytes()), Err(bad.reason)),
+        Err(bad) => (bad.id.unwrap_or_else(|| held.id_of_bytes()), Err(bad)),
     };
     Slot { held, event_id, event, answered: false }
 }
@@ -88,11 +88,14 @@ impl<L: Listener> Batch<L> {
     async fn settle(&mut self) -> Result<(), sqlx::Error> {
         let now = OffsetDateTime::now_utc();
         let (mut fresh, mut again) = (Vec::new(), Vec::new());
-        let (mut unreadable, mut uncheckable) = (Vec::new(), Vec::new());
+        let (mut unreadable, mut uncheckable, mut newer) = (Vec::new(), Vec::new(), Vec::new());
         for (at, slot) in self.slots.iter().enumerate() {
             match (&slot.event, inbox::uncheckable(slot.event_id, now)) {
-                (Err(reason), _) => {
-                    unreadable.push(Grave { at, reason: reason.clone(), attempts: 0 })
+                (Err(bad), _) if bad.newer && slot.held.delivery < NEWER_DELIVERIES => {
+                    newer.push((at, bad.reason.clone()));
+                }
+                (Err(bad), _) => {
+                    unreadable.push(Grave { at, reason: bad.reason.clone(), attempts: 0 })
                 }
                 (Ok(_), Some(reason)) => uncheckable.push(Grave { at, reason, attempts: 0 }),
                 (Ok(_), None) if slot.held.delivery == 1 => fresh.push(at),
@@ -101,6 +104,7 @@ impl<L: Listener> Batch<L> {
         }
         // Those first that are probably good: they wait for none of the others.
         let mut alone = self.together(fresh, false).await?;
+        self.leave_to_newer_members(newer).await;
         self.bury(unreadable).await?;
         self.bury_uncheckable(uncheckable).await?;
         if !again.is_empty() {

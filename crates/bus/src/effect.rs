@@ -57,6 +57,8 @@ pub(crate) struct Undecodable {
     /// Its id, if it says one.
     pub(crate) id: Option<Uuid>,
     pub(crate) reason: String,
+    /// Whether a member of a newer release may read it.
+    pub(crate) newer: bool,
 }
 
 /// Reads a message.
@@ -65,16 +67,20 @@ pub(crate) fn decode<E: EventSet>(
     payload: &[u8],
     client_id: &ClientId,
 ) -> Result<Decoded<E>, Undecodable> {
-    let envelope = Envelope::parse(payload)
-        .map_err(|error| Undecodable { id: None, reason: error.to_string() })?;
-    let undecodable = |reason: String| Undecodable { id: Some(envelope.id), reason };
+    let envelope = Envelope::parse(payload).map_err(|error| Undecodable {
+        id: None,
+        reason: error.to_string(),
+        newer: false,
+    })?;
+    let undecodable = |reason: String| Undecodable { id: Some(envelope.id), reason, newer: false };
     if envelope.kind != subject {
         let kind = &envelope.kind;
         return Err(undecodable(format!("its type {kind:?} is not its subject {subject:?}")));
     }
     let version = envelope.schema_version().map_err(|error| undecodable(error.to_string()))?;
-    let event = E::decode(&envelope.kind, version, envelope.data.get())
-        .map_err(|error| undecodable(error.to_string()))?;
+    let event = E::decode(&envelope.kind, version, envelope.data.get()).map_err(|error| {
+        Undecodable { newer: error.is_of_a_newer_release(), ..undecodable(error.to_string()) }
+    })?;
     let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
     let (id, time, about) = (envelope.id, envelope.time, envelope.subject.into_owned());
     let received = Received { id, time, client_id: client_id.to_string(), event };

@@ -47,7 +47,8 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the subject is not of this set, the schema version is unknown, or the payload does not
-    /// parse. Such an event can never succeed, so it becomes a dead letter.
+    /// parse. Such an event becomes a dead letter; one that a newer release may read is given back first,
+    /// for some minutes.
     fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError>;
 }
 
@@ -75,6 +76,19 @@ pub enum DecodeError {
         /// Which field, and why.
         error: serde_path_to_error::Error<serde_json::Error>,
     },
+}
+
+impl DecodeError {
+    /// Whether a newer release may read it: members of two releases share a group while one replaces
+    /// the other.
+    #[must_use]
+    pub fn is_of_a_newer_release(&self) -> bool {
+        match self {
+            Self::UnknownSubject(_) => true,
+            Self::UnknownVersion { found, known, .. } => found > known,
+            Self::Payload { .. } => false,
+        }
+    }
 }
 
 impl<E: Event> EventSet for E {

@@ -6,5 +6,6 @@ mod late;
 mod masses;
 mod migration;
 mod plans;
+mod releases;
 mod ring;
 mod world;

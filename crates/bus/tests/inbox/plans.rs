@@ -1,7 +1,7 @@
 //! What the inbox's statements read of a filled table, by Postgres' own count, with plans for the
 //! values at hand and with those for any.
 
-use bus::{client_id::ClientId, inbox};
+use bus::{client_id::ClientId, dead_letters, inbox};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use uuid::Uuid;
 
@@ -79,4 +79,39 @@ async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
     println!("nothing to forget: {read:?}");
     // Entries of what was just deleted may be met once more.
     assert!(read.0 == 0 && read.1 <= 1_000, "{read:?} to find that nothing is old");
+}
+
+#[tokio::test]
+async fn counting_dead_letters_reads_no_more_than_it_counts() {
+    let world = World::start().await;
+    sqlx::raw_sql(
+        "insert into bus.dead_letters (queue_group, event_id, subject, payload, headers, stream,
+                                       stream_sequence, reason, attempts, client_id)
+         select grp, gen_random_uuid(), 'parcel:sent', '', '{}', 'PARCELS', n, 'why', 5, 'a'
+         from generate_series(1, 30000) as n, unnest(array['parcel-service', 'another']) as grp;
+         analyze bus.dead_letters",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let read = async || -> i64 {
+        world
+            .number(
+                "select coalesce(sum(seq_tup_read), 0)::bigint + (
+                     select sum(idx_tup_read)::bigint from pg_stat_user_indexes
+                     where relname = 'dead_letters')
+                 from pg_stat_user_tables where relname = 'dead_letters'",
+            )
+            .await
+    };
+    let mut connection = world.pool.acquire().await.unwrap();
+    let before = read().await;
+    let counted = dead_letters::count(&mut connection, GROUP).await.unwrap();
+    sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("select 1").execute(&mut *connection).await.unwrap();
+    let looked_at = read().await - before;
+    assert_eq!(counted, dead_letters::COUNTED);
+    // Without its index, entries of the other group are passed over.
+    assert!(looked_at <= 2 * dead_letters::COUNTED + 1_000, "{looked_at} rows or entries");
+    assert_eq!(dead_letters::count(&mut connection, "nobody").await.unwrap(), 0);
 }

@@ -37,8 +37,8 @@ pub(crate) const GROUP: &str = "parcel-service";
 pub(crate) const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
 
 /// What the listener is to do is in the name.
-#[derive(Debug, Serialize, Deserialize)]
-struct ParcelSent(String);
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ParcelSent(pub(crate) String);
 
 impl Event for ParcelSent {
     const SUBJECT: &'static str = "parcel:sent";
@@ -125,12 +125,12 @@ impl World {
 
     /// A member of the group, until the test ends.
     pub(crate) async fn member(&self, name: &str) {
-        join(self.nats.url(), self.pool.clone(), name).await;
+        join(Parcels, self.nats.url(), self.pool.clone(), name).await;
     }
 
     /// A member that reaches nats-server at this port, and what stops it.
     pub(crate) async fn member_at(&self, port: u16, name: &str) -> Shutdown {
-        join(format!("nats://127.0.0.1:{port}"), self.pool.clone(), name).await
+        join(Parcels, format!("nats://127.0.0.1:{port}"), self.pool.clone(), name).await
     }
 
     /// The group's consumer.
@@ -176,8 +176,13 @@ impl World {
     }
 }
 
-/// Takes part in the group under this client id, until the process ends.
-async fn join(nats_url: String, pool: PgPool, client_id: &str) -> Shutdown {
+/// Takes part in the group under this client id, until it is stopped or the process ends.
+pub(crate) async fn join<L: Listener>(
+    listener: L,
+    nats_url: String,
+    pool: PgPool,
+    client_id: &str,
+) -> Shutdown {
     let (shutdown, reason) = Shutdown::new();
     std::mem::forget(reason);
     let options = Options {
@@ -191,6 +196,6 @@ async fn join(nats_url: String, pool: PgPool, client_id: &str) -> Shutdown {
     let bus = Bus::connect(&options, &shutdown).await.unwrap();
     let lease = Lease::take(&bus, &shutdown, "parcels", &[GROUP]).await.unwrap();
     let pool = Pool::new(PgConnectOptions::clone(&pool.connect_options()), CONNECTIONS);
-    Delivery::new(Parcels, bus, pool, shutdown.clone()).spawn(lease);
+    Delivery::new(listener, bus, pool, shutdown.clone()).spawn(lease);
     shutdown
 }

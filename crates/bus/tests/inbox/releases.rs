@@ -1,0 +1,172 @@
+//! Members of two releases in one group, of which the newer one takes an event that the older one does not
+//! know.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    AckKind,
+    consumer::{Consumer, pull},
+    message::PublishMessage,
+};
+use bus::{
+    dead_letters::{self, DeadLetter},
+    envelope,
+    event::{Event, Stream},
+    listener::{Failure, Listener, Received},
+    shutdown::Shutdown,
+};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use crate::world::{GROUP, PARCELS, ParcelSent, World, join, until};
+
+/// The stream as the newer release has it.
+const NEWER: Stream = Stream { name: PARCELS.name, subjects: &["parcel:sent", "parcel:lost"] };
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ParcelLost(String);
+
+impl Event for ParcelLost {
+    const SUBJECT: &'static str = "parcel:lost";
+    const STREAM: &'static Stream = &NEWER;
+    const SCHEMA_VERSION: u32 = 1;
+    const SOURCE: &'static str = "/parcels";
+    fn about(&self) -> String {
+        self.0.clone()
+    }
+}
+
+bus::event_set! {
+    /// What the newer release takes.
+    enum NewerEvents in NEWER {
+        /// What the older one takes as well.
+        Sent(ParcelSent),
+        /// What it does not know.
+        Lost(ParcelLost),
+    }
+}
+
+struct NewerParcels;
+
+impl Listener for NewerParcels {
+    type Events = NewerEvents;
+    const QUEUE_GROUP: &'static str = GROUP;
+
+    async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<NewerEvents>],
+    ) -> Result<(), Failure> {
+        let ids: Vec<Uuid> = batch.iter().map(|received| received.id).collect();
+        let names = batch.iter().map(|received| match &received.event {
+            NewerEvents::Sent(ParcelSent(name)) | NewerEvents::Lost(ParcelLost(name)) => {
+                name.as_str()
+            }
+        });
+        sqlx::query("insert into effects select * from unnest($1::uuid[], $2::text[])")
+            .bind(ids)
+            .bind(names.collect::<Vec<_>>())
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+async fn newer_member(world: &World, name: &str) -> Shutdown {
+    join(NewerParcels, world.nats.url(), world.pool.clone(), name).await
+}
+
+async fn until_the_filter_has(world: &World, subjects: usize) {
+    until("the group's filter is as it must be", || async {
+        world.group().await.is_some_and(|group| {
+            let several = group.config.filter_subjects.len();
+            several + usize::from(!group.config.filter_subject.is_empty()) == subjects
+        })
+    })
+    .await;
+}
+
+async fn publish_lost(world: &World, events: usize) {
+    for _ in 0..events {
+        let event = ParcelLost("lost".to_owned());
+        let sealed = envelope::seal(Uuid::now_v7(), OffsetDateTime::now_utc(), &event).unwrap();
+        let message = PublishMessage::build().payload(sealed.into());
+        world.jetstream.send_publish("parcel:lost", message).await.unwrap().await.unwrap();
+    }
+}
+
+async fn letters(world: &World) -> Vec<DeadLetter> {
+    let mut connection = world.pool.acquire().await.unwrap();
+    dead_letters::list(&mut connection, None, 100).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_only_a_newer_release_knows_is_left_to_its_members() {
+    let world = World::start().await;
+    world.member("old").await;
+    until_the_filter_has(&world, 1).await;
+    let _newer = newer_member(&world, "new").await;
+    until_the_filter_has(&world, 2).await;
+    publish_lost(&world, 50).await;
+    until("a newer member has taken them all", || async { world.effects().await == (50, 50) })
+        .await;
+    assert!(letters(&world).await.is_empty(), "{:?}", letters(&world).await);
+}
+
+#[tokio::test]
+async fn what_no_member_knows_becomes_a_dead_letter_in_the_end() {
+    let world = World::start().await;
+    let newer = newer_member(&world, "new").await;
+    until_the_filter_has(&world, 2).await;
+    newer.begin();
+    assert!(newer.finish(Duration::from_secs(20)).await);
+    publish_lost(&world, 1).await;
+    // As often as an older member would have given it back in some minutes.
+    let group: Consumer<pull::Config> =
+        world.jetstream.get_consumer_from_stream(GROUP, PARCELS.name).await.unwrap();
+    let mut messages = group.messages().await.unwrap();
+    for _ in 0..120 {
+        let message = messages.next().await.unwrap().unwrap();
+        message.ack_with(AckKind::Nak(None)).await.unwrap();
+    }
+    drop(messages);
+    world.member("old").await;
+    until("it is a dead letter", || async { letters(&world).await.len() == 1 }).await;
+    assert!(letters(&world).await[0].reason.contains("parcel:lost"));
+}
+
+#[tokio::test]
+async fn members_of_two_releases_do_not_edit_the_group_in_turn() {
+    let world = World::start().await;
+    world.member("old").await;
+    until_the_filter_has(&world, 1).await;
+    let _newer = newer_member(&world, "new").await;
+    until_the_filter_has(&world, 2).await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let subject = format!("{}.{GROUP}", PARCELS.name);
+    let mut looks = client.subscribe(format!("$JS.API.CONSUMER.INFO.{subject}")).await.unwrap();
+    let mut edits = client.subscribe(format!("$JS.API.CONSUMER.CREATE.{subject}.>")).await.unwrap();
+    let mut plain_edits =
+        client.subscribe(format!("$JS.API.CONSUMER.CREATE.{subject}")).await.unwrap();
+    let mut deletions =
+        client.subscribe(format!("$JS.API.CONSUMER.DELETE.{subject}")).await.unwrap();
+    let mut stream_edits =
+        client.subscribe(format!("$JS.API.STREAM.UPDATE.{}", PARCELS.name)).await.unwrap();
+    // Two looks of each member.
+    for _ in 0..4 {
+        looks.next().await.unwrap();
+    }
+    let soon = Instant::now() + Duration::from_millis(500);
+    tokio::select! {
+        edit = edits.next() => panic!("edited: {edit:?}"),
+        edit = plain_edits.next() => panic!("edited: {edit:?}"),
+        deletion = deletions.next() => panic!("deleted: {deletion:?}"),
+        edit = stream_edits.next() => panic!("edited: {edit:?}"),
+        () = sleep_until(soon) => {}
+    }
+    until_the_filter_has(&world, 2).await;
+}
