@@ -69,21 +69,29 @@ async fn the_price_that_was_posted_is_exact_everywhere() {
 async fn a_post_that_is_not_a_ticket_is_refused_by_the_names_of_its_fields() {
     let tickets = Service::start().await;
     let long = json!({ "title": "é".repeat(201), "price": 1 }).to_string();
-    let unprocessable: [(&str, &[(&str, &str)]); 15] = [
+    let unprocessable: [(&str, &[(&str, &str)]); 17] = [
         ("{}", &[("title", "is required"), ("price", "is required")]),
         (r#"{"title":"a"}"#, &[("price", "is required")]),
-        (
-            r#"{"title":"","price":1}"#,
-            &[("title", "must have at least one character that is not white space")],
-        ),
+        (r#"{"title":"","price":1}"#, &[("title", "must have at least one visible character")]),
         (
             r#"{"title":" \u3000\t","price":1}"#,
-            &[("title", "must have at least one character that is not white space")],
+            &[("title", "must have at least one visible character")],
+        ),
+        (
+            r#"{"title":"\u200b","price":1}"#,
+            &[("title", "must have at least one visible character")],
         ),
         (&long, &[("title", "must have at most 200 characters, has 201")]),
         (
             r#"{"title":"a\u0000b","price":1}"#,
-            &[("title", "must not hold control characters, holds U+0000")],
+            &[("title", "must not hold control characters or line breaks, holds U+0000")],
+        ),
+        (
+            r#"{"title":"a\u202eb","price":1}"#,
+            &[(
+                "title",
+                "must not hold characters that change the direction of text, holds U+202E",
+            )],
         ),
         (r#"{"title":7,"price":1}"#, &[("title", "invalid type: integer `7`, expected a string")]),
         (r#"{"title":null,"price":1}"#, &[("title", "invalid type: null, expected a string")]),
@@ -96,7 +104,7 @@ async fn a_post_that_is_not_a_ticket_is_refused_by_the_names_of_its_fields() {
         (
             r#"{"title":"","price":-1,"id":"x","seat":1}"#,
             &[
-                ("title", "must have at least one character that is not white space"),
+                ("title", "must have at least one visible character"),
                 ("price", "must not be negative"),
                 ("id", "is not a field of this request"),
                 ("seat", "is not a field of this request"),
@@ -405,7 +413,7 @@ async fn a_put_that_cannot_be_made_is_refused_and_changes_nothing() {
             "\"1\"",
             r#"{"title":"","price":-1,"version":0,"seat":1}"#,
             422,
-            "title must have at least one character that is not white space; \
+            "title must have at least one visible character; \
              price must not be negative; version must be at least 1; \
              seat is not a field of this request",
         ),

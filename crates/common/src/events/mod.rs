@@ -6,6 +6,7 @@ pub mod asyncapi;
 pub mod money;
 pub mod order;
 pub mod ticket;
+pub mod title;
 
 pub use bus::event::{DecodeError, Event, EventSet, Stream};
 
