@@ -11,6 +11,11 @@ use uuid::Uuid;
 use super::{BUCKET, MAX_AGE};
 use crate::{client_id::ClientId, connection::Bus, topology};
 
+/// The longest text of a lease, in bytes: the longest name that Kubernetes has, of a node.
+const MAX_TEXT: usize = 253;
+/// How many queue groups a lease may name. A process of ours is in one.
+const MAX_GROUPS: usize = 64;
+
 /// Who holds a client id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -35,15 +40,26 @@ impl Holder {
         format!("_CLIENT.{}.{}", self.client_id, self.process.simple())
     }
 
+    /// Whether its texts can be shown on a person's terminal: none is too long, or moves the cursor.
+    fn can_be_shown(&self) -> bool {
+        let mut texts = self.queue_groups.iter().chain([&self.service, &self.node]);
+        self.queue_groups.len() <= MAX_GROUPS
+            && texts.all(|text| text.len() <= MAX_TEXT && !text.contains(char::is_control))
+    }
+
     /// The holder of this id. `None` when the value is no lease on it: whoever may write to the
     /// bucket may write anything there.
     pub(super) fn read(id: &ClientId, value: &[u8]) -> Option<Self> {
         match serde_json::from_slice::<Self>(value) {
-            Ok(holder) if holder.client_id == *id => Some(holder),
-            Ok(holder) => {
+            Ok(holder) if holder.client_id != *id => {
                 debug!(client.id = %id, "passed over a lease on {}", holder.client_id);
                 None
             }
+            Ok(holder) if !holder.can_be_shown() => {
+                debug!(client.id = %id, "passed over a lease with texts that no process writes");
+                None
+            }
+            Ok(holder) => Some(holder),
             Err(error) => {
                 debug!(client.id = %id, %error, "passed over a value that is no lease");
                 None

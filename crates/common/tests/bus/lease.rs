@@ -1,10 +1,12 @@
 //! The bucket of leases, in which whoever may write there may write anything.
 
+use async_nats::HeaderMap;
 use common::{
     bus::lease::{self, Lease},
     pod::client_id::ClientId,
 };
 use embedded::NatsServer;
+use serde_json::{Value, json};
 
 use crate::member::{connect, until};
 
@@ -16,7 +18,20 @@ async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
     let bucket = bus.jetstream.get_key_value("client-leases").await.unwrap();
     let lease_of_one = bucket.get("one").await.unwrap().unwrap();
     let deep = "[".repeat(100_000);
-    let junk: [(&str, &[u8]); 8] = [
+    let large = vec![b'x'; 900_000];
+    let edited = |key: &str, value: Value| {
+        let mut lease: Value = serde_json::from_slice(&lease_of_one).unwrap();
+        (lease["client_id"], lease[key]) = (json!("eight"), value);
+        lease.to_string().into_bytes()
+    };
+    let cursor = edited("node", json!("\u{1b}[2J"));
+    let long = edited("service", json!("x".repeat(100_000)));
+    let groups = edited("queue_groups", json!(vec!["group"; 100_000]));
+    let junk: [(&str, &[u8]); 12] = [
+        ("nine", &large),
+        ("eight", &cursor),
+        ("eight", &long),
+        ("eight", &groups),
         ("two", b"not JSON"),
         ("three", b""),
         ("four", &lease_of_one),
@@ -34,17 +49,29 @@ async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
         // Some of these keys no library would write.
         let subject = format!("$KV.client-leases.{}", key.replace(' ', "-"));
         bus.client.publish(subject, value.to_vec().into()).await.unwrap();
+        bus.client.flush().await.unwrap();
+        assert_eq!(holders().await, ["one"], "with junk under {key}");
+    }
+    // Marks of deletion with or without a value, and marks that there are none of.
+    for mark in ["DEL", "PURGE", "PUT", "JUNK"] {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", mark);
+        let subject = format!("$KV.client-leases.mark-{mark}");
+        bus.client.publish_with_headers(subject, headers, "junk".into()).await.unwrap();
     }
     bus.client.flush().await.unwrap();
     assert_eq!(holders().await, ["one"]);
 
     // Its own key as well.
-    for id in ["two", "three", "four", "six"] {
+    let ids = ["two", "three", "four", "six", "eight", "nine", "mark-DEL", "mark-PURGE", "mark-JUNK"];
+    for id in ids {
         let (bus, shutdown) = connect(&nats.url(), id).await;
         let lease = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();
         tokio::time::timeout(crate::member::PATIENCE, lease.held()).await.unwrap();
     }
-    assert_eq!(holders().await, ["four", "one", "six", "three", "two"]);
+    let mut all = [ids.as_slice(), &["one"]].concat();
+    all.sort_unstable();
+    assert_eq!(holders().await, all);
     bus.client.publish("$KV.client-leases.one", "junk".into()).await.unwrap();
     bus.client.flush().await.unwrap();
     until("the holder has written its lease again", || async {
