@@ -3,14 +3,12 @@
 //! Runs as any number of replicas.
 //!
 //! - [`http`]: the API.
-//! - [`auth`]: who a request's buyer is.
 //! - [`order`]: what can become of an order.
 //! - [`payment`]: what is asked of a payment provider, and a stand-in for one.
 //! - [`expiry`], [`capture`]: what is done about orders that nobody asks for.
 //! - [`listener`]: what it does with an event about a ticket.
 //! - [`store`]: all SQL.
 
-pub mod auth;
 pub mod capture;
 pub mod expiry;
 pub mod http;
@@ -28,6 +26,7 @@ use common::{
     bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
     events::order::ORDERS,
     pod::{
+        auth::{Auth, AuthSettings, Caller},
         config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
         database, health, idempotency,
         lease::Lease,
@@ -35,7 +34,6 @@ use common::{
     },
 };
 
-use auth::{Auth, AuthSettings};
 use http::Api;
 use listener::Tickets;
 use payment::{Provider, StandIn};
@@ -69,9 +67,19 @@ pub struct Settings {
     #[command(flatten)]
     pub nats: NatsSettings,
 
-    /// Who its buyers are.
+    /// How its buyers say who they are.
     #[command(flatten)]
     pub auth: AuthSettings,
+
+    /// Whose every order is while AUTH is off.
+    #[arg(
+        long,
+        env,
+        value_name = "DEFAULT_BUYER",
+        default_value = "local-buyer",
+        help_heading = "Callers"
+    )]
+    pub default_buyer: Caller,
 
     /// How long a ticket is reserved for who ordered it, such as 15m; at most 7days.
     #[arg(
@@ -102,7 +110,7 @@ pub async fn main() -> ExitCode {
 
 /// The service from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    let auth = match Auth::new(&settings.auth) {
+    let auth = match Auth::new(&settings.auth, &settings.default_buyer) {
         Ok(auth) => auth,
         Err(reason) => {
             eprintln!("error: {reason}");
@@ -150,7 +158,7 @@ async fn start(
     let delivery = Delivery::new(Tickets, bus.clone(), pool.clone(), pod.shutdown.clone());
     pod.ready_once_joined(lease.clone(), delivery.spawn(lease.clone()));
 
-    if let Auth::Off(buyer) = &auth {
+    if let Some(buyer) = auth.always() {
         warn!(%buyer, "AUTH is off: every order is this buyer's");
     }
     let reservation = settings.reservation_time;

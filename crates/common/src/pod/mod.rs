@@ -1,6 +1,7 @@
 //! How a process behaves in a pod: who it is, how it is told what to do, how it says how it is,
 //! and how it ends. [`run`](process::run) is the frame that every service's `main` is.
 
+pub mod auth;
 pub mod body;
 pub mod chore;
 pub mod config;

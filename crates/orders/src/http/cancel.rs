@@ -3,11 +3,11 @@
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
     events::order::Order,
-    pod::{page::PathId, problem::Problem},
+    pod::{auth::Caller, page::PathId, problem::Problem},
 };
 
 use super::{Api, change::change};
-use crate::{auth::Buyer, order::Command};
+use crate::order::Command;
 
 /// Cancel an order.
 ///
@@ -36,7 +36,7 @@ use crate::{auth::Buyer, order::Command};
 )]
 pub(super) async fn cancel(
     State(api): State<Api>,
-    buyer: Buyer,
+    buyer: Caller,
     PathId(id): PathId,
 ) -> Result<Json<Order>, Problem> {
     match change(&api, id, &buyer, Command::Cancel).await? {

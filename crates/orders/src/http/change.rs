@@ -3,7 +3,7 @@
 use common::{
     bus::outbox,
     events::order::Order,
-    pod::{problem::Problem, trace::TraceContext},
+    pod::{auth::Caller, problem::Problem, trace::TraceContext},
 };
 use sqlx::PgConnection;
 use tracing::info;
@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::{Api, no_order};
 use crate::{
-    auth::Buyer,
     order::{self, Command, Refused},
     store::orders,
 };
@@ -24,7 +23,7 @@ use crate::{
 pub(super) async fn change(
     api: &Api,
     id: Uuid,
-    buyer: &Buyer,
+    buyer: &Caller,
     command: Command,
 ) -> Result<Result<Order, Refused>, Problem> {
     let change = async |tx: &mut PgConnection| {

@@ -3,14 +3,14 @@
 use axum::{Json, extract::State};
 use common::{
     events::order::Order,
-    pod::{page::PageQuery, problem::Problem},
+    pod::{auth::Caller, page::PageQuery, problem::Problem},
 };
 use serde::Serialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::Api;
-use crate::{auth::Buyer, store::orders};
+use crate::store::orders;
 
 /// A page of orders.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,7 +49,7 @@ pub(super) struct OrderPage {
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    buyer: Buyer,
+    buyer: Caller,
     query: PageQuery,
 ) -> Result<Json<OrderPage>, Problem> {
     let page = async |connection: &mut PgConnection| {

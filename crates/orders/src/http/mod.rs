@@ -11,16 +11,20 @@ mod tickets;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, http::StatusCode};
+use axum::{Router, extract::FromRef, http::StatusCode};
 use common::{
     bus::{pool::Pool, relay::Wake},
     events::asyncapi,
-    pod::{http::stack, openapi, problem::Problem},
+    pod::{
+        auth::{self, Auth},
+        http::stack,
+        openapi,
+        problem::Problem,
+    },
 };
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{auth::Auth, payment::Provider};
+use crate::payment::Provider;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -37,6 +41,12 @@ pub struct Api {
     pub reservation: Duration,
 }
 
+impl FromRef<Api> for Auth {
+    fn from_ref(api: &Api) -> Self {
+        api.auth.clone()
+    }
+}
+
 /// The API and its description, behind the stack of limits. At most `concurrent` requests run at
 /// once.
 pub fn router(api: Api, concurrent: usize) -> Router {
@@ -48,9 +58,7 @@ pub fn router(api: Api, concurrent: usize) -> Router {
         .routes(routes!(tickets::read))
         .with_state(api)
         .split_for_parts();
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-    let components = description.components.get_or_insert_default();
-    components.add_security_scheme("buyer", SecurityScheme::Http(bearer));
+    auth::describe(&mut description, "buyer");
     let about =
         "Orders: each reserves a ticket for one buyer, until it is paid, cancelled or expires.";
     let description = openapi::routes(description, "orders", about);

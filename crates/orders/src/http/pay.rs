@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::{Json, extract::State, http::StatusCode};
 use common::{
     events::order::{Order, Payment},
-    pod::{body::Fields, page::PathId, problem::Problem},
+    pod::{auth::Caller, body::Fields, page::PathId, problem::Problem},
 };
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::{Api, change::change, no_order};
 use crate::{
-    auth::Buyer,
     order::{self, Command},
     payment::{Charge, NotAuthorized},
     store::orders,
@@ -95,7 +94,7 @@ impl NewPayment {
 )]
 pub(super) async fn pay(
     State(api): State<Api>,
-    buyer: Buyer,
+    buyer: Caller,
     PathId(id): PathId,
     fields: Fields,
 ) -> Result<Json<Order>, Problem> {
@@ -126,7 +125,7 @@ pub(super) async fn pay(
 
 /// The order, if it can be paid or is; so that the provider is not asked in vain. `None` when there is
 /// none.
-async fn payable(api: &Api, id: Uuid, buyer: &Buyer) -> Result<Option<Order>, Problem> {
+async fn payable(api: &Api, id: Uuid, buyer: &Caller) -> Result<Option<Order>, Problem> {
     let find = async |connection: &mut PgConnection| {
         let order = orders::find(connection, id, buyer.as_str()).await?;
         Ok::<_, sqlx::Error>(order.zip(Some(orders::now(connection).await?)))

@@ -3,12 +3,12 @@
 use axum::{Json, extract::State};
 use common::{
     events::order::Order,
-    pod::{page::PathId, problem::Problem},
+    pod::{auth::Caller, page::PathId, problem::Problem},
 };
 use sqlx::PgConnection;
 
 use super::{Api, no_order};
-use crate::{auth::Buyer, store::orders};
+use crate::store::orders;
 
 /// Read one of your orders.
 #[utoipa::path(
@@ -32,7 +32,7 @@ use crate::{auth::Buyer, store::orders};
 )]
 pub(super) async fn read(
     State(api): State<Api>,
-    buyer: Buyer,
+    buyer: Caller,
     PathId(id): PathId,
 ) -> Result<Json<Order>, Problem> {
     let find =

@@ -10,6 +10,7 @@ use common::{
     bus::outbox,
     events::order::{Order, OrderStatus},
     pod::{
+        auth::Caller,
         body::Fields,
         idempotency::{self, Answer, Claim, Keyed},
         problem::Problem,
@@ -24,7 +25,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Api, tickets::no_ticket};
-use crate::{auth::Buyer, order, store::orders};
+use crate::{order, store::orders};
 
 /// Where orders are.
 const PATH: &str = "/api/orders";
@@ -86,14 +87,13 @@ impl NewOrder {
 )]
 pub(super) async fn reserve(
     State(api): State<Api>,
-    buyer: Buyer,
+    buyer: Caller,
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Problem> {
     let key = idempotency::key(&headers)?;
     let NewOrder { ticket_id } = NewOrder::parse(fields)?;
-    // Each buyer's keys are their own. A key holds no blank, so the pair is read in one way only.
-    let keyed = key.map(|key| Keyed::new(format!("{buyer} {key}"), &ticket_id.to_string()));
+    let keyed = key.map(|key| Keyed::new(buyer.own_key(&key), &ticket_id.to_string()));
 
     let make =
         async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
@@ -123,7 +123,7 @@ enum Made {
 async fn make(
     tx: &mut PgConnection,
     api: &Api,
-    buyer: &Buyer,
+    buyer: &Caller,
     ticket_id: Uuid,
     keyed: Option<&Keyed>,
 ) -> Result<Made, Problem> {
@@ -150,7 +150,7 @@ async fn make(
 }
 
 /// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.
-fn taken(by: Option<Order>, buyer: &Buyer, now: OffsetDateTime) -> Problem {
+fn taken(by: Option<Order>, buyer: &Caller, now: OffsetDateTime) -> Problem {
     let detail = match by {
         Some(order) if order.buyer == buyer.as_str() => match order.status {
             OrderStatus::Completed => {

@@ -12,4 +12,5 @@ mod provider;
 mod races;
 mod reserving;
 mod service;
+#[path = "../../../tickets/tests/service/tokens.rs"]
 mod tokens;

@@ -9,10 +9,16 @@ mod database;
 use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
 
 pub(crate) use answer::Answer;
-use common::{bus::relay::Wake, events::ticket::Ticket, pod::shutdown::Shutdown};
+use common::{
+    bus::relay::Wake,
+    events::ticket::Ticket,
+    pod::{
+        auth::{Auth, Scheme},
+        shutdown::Shutdown,
+    },
+};
 use database::Database;
 use orders::{
-    auth::{Auth, Scheme},
     capture, expiry,
     http::{Api, router},
     store::tickets::{self, Copied},
@@ -43,7 +49,7 @@ pub(crate) struct Service {
 impl Service {
     /// Its buyers have tokens that are signed with HS256.
     pub(crate) async fn start() -> Self {
-        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, RESERVATION).await
     }
 
@@ -52,7 +58,7 @@ impl Service {
     }
 
     pub(crate) async fn with_reservation(reservation: Duration) -> Self {
-        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, reservation).await
     }
 
@@ -63,7 +69,7 @@ impl Service {
     }
 
     pub(crate) async fn without_database() -> Self {
-        let auth = Auth::new(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::serve(Database::away().await, auth, RESERVATION).await
     }
 

@@ -1,0 +1,55 @@
+//! What can be the secret of HS256. A public key cannot: whoever has it could make tokens, and everybody
+//! may have it.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value};
+
+/// The shortest secret, in bytes: that of HS256's hash (RFC 7518, section 3.2).
+const SHORTEST: usize = 32;
+
+/// Whether a text can be the secret.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn check(text: &str) -> Result<(), String> {
+    if is_a_key(text) {
+        return Err(
+            "JWT_KEY is a key in PEM or a like form; for hs256 it must be a secret that nobody \
+                    else has. For a public key, set AUTH to eddsa, or to oidc."
+                .to_owned(),
+        );
+    }
+    if text.len() < SHORTEST {
+        let has = text.len();
+        return Err(format!("JWT_KEY has {has} bytes; for hs256 it must have at least {SHORTEST}"));
+    }
+    Ok(())
+}
+
+/// A key or a certificate as PEM, as OpenSSH writes it, as a JWK, or as PEM without its first and last line.
+fn is_a_key(text: &str) -> bool {
+    let text = text.trim();
+    text.contains("-----BEGIN ")
+        || text.starts_with("ssh-")
+        || text.starts_with("ecdsa-sha2-")
+        || serde_json::from_str::<Map<String, Value>>(text).is_ok()
+        || is_der(text)
+}
+
+/// In base64, an ASN.1 sequence of just this length that begins with another, as public keys and
+/// certificates do, or with a number, as private keys do.
+fn is_der(text: &str) -> bool {
+    const SEQUENCE: u8 = 0x30;
+    const INTEGER: u8 = 0x02;
+    let text: String = text.split_whitespace().collect();
+    let Ok(bytes) = STANDARD.decode(text) else { return false };
+    let (length, content) = match bytes[..] {
+        [SEQUENCE, length @ ..=0x7f, ref content @ ..] => (usize::from(length), content),
+        [SEQUENCE, 0x81, length, ref content @ ..] => (usize::from(length), content),
+        [SEQUENCE, 0x82, high, low, ref content @ ..] => {
+            (usize::from(u16::from_be_bytes([high, low])), content)
+        }
+        _ => return false,
+    };
+    length == content.len() && matches!(content, [SEQUENCE | INTEGER, ..])
+}
