@@ -107,7 +107,7 @@ def variants():
                     {"name": "nats-users", "literals": ["tickets=a", "orders=b", "route=c"]},
                     {"name": "postgres-users",
                      "literals": ["postgres=a", "tickets=b", "orders=c"]},
-                    {"name": "buyers", "literals": ["jwt-key=d"]},
+                    {"name": "tokens", "literals": ["jwt-key=d"]},
                 ],
             }
             (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -199,7 +199,7 @@ def check_secrets(variant, resources):
                 if reference and reference["key"] not in keys.get(reference["name"], set()):
                     complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
                 if variant != "local" and (variable["name"], variable.get("value")) == ("AUTH", "off"):
-                    complain(f"{variant}: {name}", "asks no buyer for a token")
+                    complain(f"{variant}: {name}", "asks nobody for a token")
     for resource in resources:
         if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {}):
             if variant != "local" and "no_auth_user" in resource["data"]["users.conf"]:

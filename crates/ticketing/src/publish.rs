@@ -38,8 +38,8 @@ const TELL_EACH: u64 = 20;
   ticketing publish --count 1000 --rate 100
   ticketing publish --raw 'not an event'     ends as a dead letter of every group")]
 pub(crate) struct Options {
-    /// The ticket as JSON: title, price; also id, version, created_at, updated_at, which are made
-    /// up when missing.
+    /// The ticket as JSON: title, price; also id, version, created_at, updated_at, seller, which are
+    /// made up when missing.
     #[arg(value_name = "JSON", default_value = r#"{"title": "Concert", "price": 20}"#)]
     payload: String,
 
@@ -168,6 +168,7 @@ impl Options {
         let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
         let made_up = json!({
             "id": Uuid::now_v7(), "version": 1, "created_at": now, "updated_at": now,
+            "seller": "publisher",
         });
         let mut ticket = Map::new();
         ticket.extend(made_up.as_object().cloned().unwrap_or_default());

@@ -6,11 +6,13 @@
 //! - [`ticket`]: those types.
 //! - [`group_commit`]: tickets that arrive together are committed together.
 //! - [`listener`]: what it does with an event about an order.
+//! - [`sellers`]: who may store a ticket, and change it.
 //! - [`store`]: all SQL.
 
 pub mod group_commit;
 pub mod http;
 pub mod listener;
+pub mod sellers;
 pub mod store;
 pub mod ticket;
 
@@ -21,13 +23,16 @@ use common::{
     bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
     events::ticket::TICKETS,
     pod::{
-        config::{self, DatabaseSettings, NatsSettings, PodSettings},
+        auth::{AuthSettings, Caller},
+        config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
         database, health, idempotency,
         lease::Lease,
         process::{self, Pod},
     },
 };
 use listener::Orders;
+use sellers::Sellers;
+use tracing::warn;
 
 /// Keeps tickets: takes them over HTTP, stores them in Postgres, tells of them on NATS, and hears there
 /// which of them are ordered.
@@ -55,6 +60,25 @@ pub struct Settings {
     #[command(flatten)]
     pub nats: NatsSettings,
 
+    /// How its sellers say who they are.
+    #[command(flatten)]
+    pub auth: AuthSettings,
+
+    /// Whose every new ticket is while AUTH is off.
+    #[arg(
+        long,
+        env,
+        value_name = "DEFAULT_SELLER",
+        default_value = "local-seller",
+        help_heading = "Callers"
+    )]
+    pub default_seller: Caller,
+
+    /// Who may change tickets without a seller, which a release before sellers has stored. Whoever
+    /// changes one is its seller from then on. Default: nobody; while AUTH is off, the default seller.
+    #[arg(long, env, value_name = "SELLER_OF_OLD_TICKETS", help_heading = "Callers")]
+    pub seller_of_old_tickets: Option<Caller>,
+
     /// How many requests may run at once; a further one is answered 503 with Retry-After. More
     /// than the database has connections for only wait for one, so this bounds the memory and the
     /// longest wait.
@@ -75,12 +99,21 @@ pub async fn main() -> ExitCode {
 
 /// The service from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    process::run(settings.pod.clone(), |pod| start(settings, pod)).await
+    let Settings { auth, default_seller, seller_of_old_tickets, .. } = &settings;
+    let sellers = match Sellers::new(auth, default_seller, seller_of_old_tickets.as_ref()) {
+        Ok(sellers) => sellers,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
+        }
+    };
+    process::run(settings.pod.clone(), |pod| start(settings, sellers, pod)).await
 }
 
 /// Opens what the service needs and spawns its tasks. Returns what closes the rest after them.
 async fn start(
     settings: Settings,
+    sellers: Sellers,
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
     let listener = common::pod::http::bind(settings.pod.http_address).await?;
@@ -103,7 +136,10 @@ async fn start(
     Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), pod.shutdown.clone())
         .spawn(lease.clone());
 
-    let api = http::Api::start(pool.clone(), wake, &pod.shutdown);
+    if let Some(seller) = sellers.auth.always() {
+        warn!(%seller, "AUTH is off: every ticket is this seller's");
+    }
+    let api = http::Api::start(pool.clone(), wake, sellers, &pod.shutdown);
     // Outside the stack's bound: a process that is busy is alive, and says so.
     let router = http::router(api, settings.http_max_concurrent.get())
         .merge(health::routes(pod.health, pod.metrics));

@@ -13,13 +13,14 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::ticket::ChangedTicket;
+use crate::{sellers::Seller, ticket::ChangedTicket};
 
 /// A [`Row`]'s columns, by name: with `*`, a release that adds one would break the statements that
 /// the release before has prepared.
 macro_rules! columns {
     () => {
-        "tickets.id, title, price, tickets.version, created_at, updated_at, hold_order_id, hold_status"
+        "tickets.id, title, price, tickets.version, created_at, updated_at, seller, hold_order_id,
+         hold_status"
     };
 }
 
@@ -48,11 +49,12 @@ pub async fn insert<'a>(
         columns.versions.push(ticket.version);
         columns.created.push(ticket.created_at);
         columns.updated.push(ticket.updated_at);
+        columns.sellers.push(ticket.seller.as_deref());
     }
     sqlx::query(
-        "insert into tickets (id, title, price, version, created_at, updated_at)
+        "insert into tickets (id, title, price, version, created_at, updated_at, seller)
          select * from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[],
-                              $5::timestamptz[], $6::timestamptz[])",
+                              $5::timestamptz[], $6::timestamptz[], $7::text[])",
     )
     .bind(columns.ids)
     .bind(columns.titles)
@@ -60,6 +62,7 @@ pub async fn insert<'a>(
     .bind(columns.versions)
     .bind(columns.created)
     .bind(columns.updated)
+    .bind(columns.sellers)
     .execute(tx)
     .await?;
     Ok(())
@@ -74,6 +77,7 @@ struct Columns<'a> {
     versions: Vec<i32>,
     created: Vec<OffsetDateTime>,
     updated: Vec<OffsetDateTime>,
+    sellers: Vec<Option<&'a str>>,
 }
 
 /// How a change went.
@@ -83,14 +87,16 @@ pub enum Change {
     Made(Ticket),
     /// It is at this version, which is none of those expected.
     Stale(i32),
+    /// It has this seller, or none, and is not the caller's to change.
+    NotYours(Option<String>),
     /// An order holds it, so that it must stay as it is.
     Held(Hold),
     /// There is no such ticket.
     NoTicket,
 }
 
-/// Replaces a ticket's title and price, if no order holds it and its version is one of `expected`
-/// (`None`: whatever it is). Of two changes at the same time, the second waits for the first to
+/// Replaces the title and price of a seller's ticket, if no order holds it and its version is one of
+/// `expected` (`None`: whatever it is). Of two changes at the same time, the second waits for the first to
 /// commit and then sees its version, so never both win.
 ///
 /// # Errors
@@ -98,15 +104,19 @@ pub enum Change {
 pub async fn change(
     tx: &mut PgConnection,
     id: Uuid,
+    seller: Seller<'_>,
     to: &ChangedTicket,
     expected: Option<&[i32]>,
 ) -> Result<Change, sqlx::Error> {
     loop {
-        if let Some(changed) = try_change(tx, id, to, expected).await? {
+        if let Some(changed) = try_change(tx, id, seller, to, expected).await? {
             return Ok(Change::Made(changed));
         }
         return Ok(match find(tx, id).await? {
             None => Change::NoTicket,
+            Some(ticket) if !seller.may_change(ticket.seller.as_deref()) => {
+                Change::NotYours(ticket.seller)
+            }
             Some(Ticket { hold: Some(hold), .. }) => Change::Held(hold),
             // Held when it was to be changed, and free by now.
             Some(ticket) if expected.is_none_or(|some| some.contains(&ticket.version)) => continue,
@@ -118,14 +128,16 @@ pub async fn change(
 async fn try_change(
     tx: &mut PgConnection,
     id: Uuid,
+    seller: Seller<'_>,
     to: &ChangedTicket,
     expected: Option<&[i32]>,
 ) -> Result<Option<Ticket>, sqlx::Error> {
     // Clocks of replicas differ; a ticket's time never runs backwards all the same.
     let changed: Option<Row> = sqlx::query_as(concat!(
         "update tickets set title = $2, price = $3, version = version + 1,
-                            updated_at = greatest(updated_at, $4)
+                            updated_at = greatest(updated_at, $4), seller = $6
          where id = $1 and hold_order_id is null
+           and (seller = $6 or seller is null and $7)
            and ($5::integer[] is null or version = any ($5))
          returning ",
         columns!(),
@@ -135,6 +147,8 @@ async fn try_change(
     .bind(to.price)
     .bind(now())
     .bind(expected)
+    .bind(seller.name)
+    .bind(seller.adopts)
     .fetch_optional(tx)
     .await?;
     Ok(changed.map(Ticket::from))
@@ -248,15 +262,16 @@ struct Row {
     version: i32,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
+    seller: Option<String>,
     hold_order_id: Option<Uuid>,
     hold_status: Option<HoldStatus>,
 }
 
 impl From<Row> for Ticket {
     fn from(row: Row) -> Self {
-        let Row { id, title, price, version, created_at, updated_at, .. } = row;
+        let Row { id, title, price, version, created_at, updated_at, seller, .. } = row;
         let hold = row.hold_order_id.zip(row.hold_status);
         let hold = hold.map(|(order_id, status)| Hold { order_id, status });
-        Self { id, title, price, version, created_at, updated_at, hold }
+        Self { id, title, price, version, created_at, updated_at, seller, hold }
     }
 }

@@ -2,7 +2,7 @@
 
 use common::{
     events::{money::Price, ticket::Ticket, title::Title},
-    pod::{body::Fields, database::now, problem::Problem},
+    pod::{auth::Caller, body::Fields, database::now, problem::Problem},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -44,9 +44,9 @@ impl NewTicket {
         format!("{}\0{}", self.title.as_str(), self.price)
     }
 
-    /// The first version of a ticket, with an id of its own.
+    /// The first version of a seller's ticket, with an id of its own.
     #[must_use]
-    pub fn into_ticket(self) -> Ticket {
+    pub fn into_ticket(self, seller: &Caller) -> Ticket {
         let now = now();
         Ticket {
             id: Uuid::now_v7(),
@@ -55,6 +55,7 @@ impl NewTicket {
             version: 1,
             created_at: now,
             updated_at: now,
+            seller: Some(seller.as_str().to_owned()),
             hold: None,
         }
     }

@@ -60,9 +60,15 @@ impl Documented {
 /// cannot read one of these cannot read what is still in a stream.
 const EXAMPLES: &[(&str, &str, &str)] = &[
     ("ticket:created", "new", include_str!("golden/ticket.json")),
+    ("ticket:created", "new, with its seller", include_str!("golden/ticket-of-seller.json")),
     ("ticket:updated", "free", include_str!("golden/ticket.json")),
     ("ticket:updated", "reserved", include_str!("golden/ticket-reserved.json")),
     ("ticket:updated", "sold", include_str!("golden/ticket-sold.json")),
+    (
+        "ticket:updated",
+        "reserved, with its seller",
+        include_str!("golden/ticket-of-seller-reserved.json"),
+    ),
     ("order:created", "reserved", include_str!("golden/order-reserved.json")),
     ("order:completed", "completed", include_str!("golden/order-completed.json")),
     ("order:cancelled", "cancelled", include_str!("golden/order-cancelled.json")),

@@ -31,6 +31,11 @@ pub struct Ticket {
     /// When this version was committed.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
+    /// Who sells it, by the name that their token gave them; missing where a release without sellers has
+    /// stored it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_length = 1, max_length = 200)]
+    pub seller: Option<String>,
     /// Whose it is; missing while anybody may order it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

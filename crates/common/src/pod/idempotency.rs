@@ -60,6 +60,7 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 #[derive(Debug, Clone)]
 pub struct Keyed {
     key: String,
+    before: Option<String>,
     hash: [u8; 32],
 }
 
@@ -110,7 +111,14 @@ impl Keyed {
     /// a client may write the same JSON differently.
     #[must_use]
     pub fn new(key: String, request: &str) -> Self {
-        Self { key, hash: Sha256::digest(request.as_bytes()).into() }
+        Self { key, before: None, hash: Sha256::digest(request.as_bytes()).into() }
+    }
+
+    /// Finds the same request under this key as well: the one that the release before kept it by. Another
+    /// request's does not count.
+    #[must_use]
+    pub fn or_before(self, key: String) -> Self {
+        Self { before: Some(key), ..self }
     }
 
     /// Claims the key for this transaction.
@@ -136,9 +144,13 @@ impl Keyed {
         // A statement of its own: its snapshot is taken after the lock, so that it sees what the
         // lock's holder before us has committed.
         let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(
-            "select request_hash, resource_id, answer from bus.idempotency_keys where key = $1",
+            "select request_hash, resource_id, answer from bus.idempotency_keys
+             where key = $1 or (key = $2 and request_hash = $3)
+             order by key = $1 desc limit 1",
         )
         .bind(&self.key)
+        .bind(&self.before)
+        .bind(&self.hash[..])
         .fetch_optional(tx)
         .await?;
         Ok(match known {

@@ -173,6 +173,7 @@ impl World {
             version: 1,
             created_at: now,
             updated_at: now,
+            seller: None,
             hold: None,
         };
         let sealed = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();

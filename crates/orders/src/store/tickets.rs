@@ -15,8 +15,8 @@ use uuid::Uuid;
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "select id, title, price, version, created_at, updated_at, hold, event_id, processed_by,
-                    processed_at from tickets ",
+            "select id, title, price, version, created_at, updated_at, seller, hold, event_id,
+                    processed_by, processed_at from tickets ",
             $rest
         )
     };
@@ -42,17 +42,19 @@ pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result
     // One state a ticket, because a statement may not change a row twice; and in the order of
     // ids, so that two batches with the same tickets wait for one another and do not deadlock.
     sqlx::query(
-        "insert into tickets (id, title, price, version, created_at, updated_at, hold, event_id,
-                              processed_by)
+        "insert into tickets (id, title, price, version, created_at, updated_at, seller, hold,
+                              event_id, processed_by)
          select distinct on (id) *
          from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
-                     $6::timestamptz[], $7::jsonb[], $8::uuid[], $9::text[])
-              as copied (id, title, price, version, created_at, updated_at, hold, event_id,
-                         processed_by)
+                     $6::timestamptz[], $7::text[], $8::jsonb[], $9::uuid[], $10::text[])
+              as copied (id, title, price, version, created_at, updated_at, seller, hold,
+                         event_id, processed_by)
          order by id, version desc
          on conflict (id) do update
          set title = excluded.title, price = excluded.price, version = excluded.version,
              updated_at = excluded.updated_at, hold = excluded.hold, event_id = excluded.event_id,
+             -- A replica of the release before leaves it out.
+             seller = coalesce(excluded.seller, tickets.seller),
              processed_by = excluded.processed_by, processed_at = excluded.processed_at
          where tickets.version < excluded.version",
     )
@@ -62,6 +64,7 @@ pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result
     .bind(copies.iter().map(|copy| copy.ticket.version).collect::<Vec<_>>())
     .bind(column(|copy| copy.ticket.created_at))
     .bind(column(|copy| copy.ticket.updated_at))
+    .bind(copies.iter().map(|copy| copy.ticket.seller.as_deref()).collect::<Vec<_>>())
     .bind(copies.iter().map(|copy| copy.ticket.hold.map(Json)).collect::<Vec<_>>())
     .bind(copies.iter().map(|copy| copy.event_id).collect::<Vec<_>>())
     .bind(copies.iter().map(|copy| copy.processed_by).collect::<Vec<_>>())
@@ -87,6 +90,10 @@ pub struct KnownTicket {
     /// When this version was committed by the tickets service.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
+    /// Who sells it, by the tickets service; missing where no event has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub seller: Option<String>,
     /// Whose it is, by the tickets service; missing while nobody's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[sqlx(json(nullable))]

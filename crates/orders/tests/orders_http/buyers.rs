@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
 
 use crate::{
-    service::{Answer, Service},
+    service::{self, Answer, Service},
     tokens::{
         self, PUBLIC_KEY, SECRET, TOO_EARLY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac,
         hs256, in_seconds, settings, unsigned,
@@ -26,7 +26,7 @@ const BAD_SUB: &str =
     "The token's sub must have 1-200 characters, none of them a control character.";
 
 async fn with(settings: &AuthSettings) -> Service {
-    Service::with_auth(tokens::auth(settings).unwrap()).await
+    Service::with_auth(service::auth(settings).unwrap()).await
 }
 
 /// The request is answered 401 for this reason, and told what would be accepted.
@@ -296,7 +296,7 @@ async fn where_tokens_are_turned_off_every_order_is_the_default_buyers() {
 fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
     let refused = |auth, key: Option<&str>| {
         let jwt_key = key.map(|key| key.to_owned().into());
-        tokens::auth(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
+        service::auth(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
     };
     for secret in [None, Some(""), Some(&*"k".repeat(31))] {
         let reason = refused(Scheme::Hs256, secret);
@@ -323,7 +323,7 @@ fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
     }
     let secret = "MFUs3RZ6vmyzm7dYoZ1/nUpSjkMiR8ZYsXw3RbVPRkk=".to_owned();
     let random = AuthSettings { jwt_key: Some(secret.into()), ..settings(Scheme::Hs256) };
-    assert!(tokens::auth(&random).is_ok(), "a random secret in base64 is one");
+    assert!(service::auth(&random).is_ok(), "a random secret in base64 is one");
     let other_kind = PUBLIC_KEY.replace("MCowBQYDK2Vw", "MCowBQYDK2Vu");
     for pem in [
         None,
@@ -340,6 +340,6 @@ fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
 
 #[test]
 fn a_key_is_never_shown() {
-    let auth = tokens::auth(&settings(Scheme::Hs256)).unwrap();
+    let auth = service::auth(&settings(Scheme::Hs256)).unwrap();
     assert!(!format!("{auth:?}").contains("secret of"), "{auth:?}");
 }

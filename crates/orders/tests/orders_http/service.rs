@@ -13,7 +13,7 @@ use common::{
     bus::relay::Wake,
     events::ticket::Ticket,
     pod::{
-        auth::{Auth, Scheme},
+        auth::{Auth, AuthSettings, Scheme},
         shutdown::Shutdown,
     },
 };
@@ -49,7 +49,7 @@ pub(crate) struct Service {
 impl Service {
     /// Its buyers have tokens that are signed with HS256.
     pub(crate) async fn start() -> Self {
-        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, RESERVATION).await
     }
 
@@ -58,7 +58,7 @@ impl Service {
     }
 
     pub(crate) async fn with_reservation(reservation: Duration) -> Self {
-        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, reservation).await
     }
 
@@ -69,7 +69,7 @@ impl Service {
     }
 
     pub(crate) async fn without_database() -> Self {
-        let auth = tokens::auth(&tokens::settings(Scheme::Hs256)).unwrap();
+        let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::serve(Database::away().await, auth, RESERVATION).await
     }
 
@@ -121,6 +121,7 @@ impl Service {
             version: 1,
             created_at: now,
             updated_at: now,
+            seller: Some("grace".to_owned()),
             hold: None,
         };
         let copy = Copied { ticket: &ticket, event_id: Uuid::now_v7(), processed_by: "orders-0" };
@@ -227,6 +228,11 @@ impl Service {
     pub(crate) async fn holds(&self, orders: i64, events: i64) {
         self.counts("orders", orders, events).await;
     }
+}
+
+/// By these settings; where they turn tokens off, every buyer is `local`.
+pub(crate) fn auth(settings: &AuthSettings) -> Result<Auth, String> {
+    Auth::new(settings, &"local".parse().unwrap())
 }
 
 /// What a test asks of the database, it asks of the service that has it.

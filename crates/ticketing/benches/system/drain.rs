@@ -72,6 +72,7 @@ pub(crate) fn ticket(number: i64) -> Ticket {
         version: 1,
         created_at: now,
         updated_at: now,
+        seller: None,
         hold: None,
     }
 }

@@ -54,7 +54,9 @@ pub(super) fn read(line: &str) -> Said {
                 delivery => format!(" (delivery {delivery})"),
             }
         )),
-        "AUTH is off: every order is this buyer's" | "payment captured" => Said::Nothing,
+        "AUTH is off: every ticket is this seller's"
+        | "AUTH is off: every order is this buyer's"
+        | "payment captured" => Said::Nothing,
         "joined the queue group" => Said::Joined(field("queue.group")),
         "listening" => Said::Listening(field("http.address")),
         "starting"

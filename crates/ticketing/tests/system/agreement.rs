@@ -87,6 +87,7 @@ impl World {
                 version: 1,
                 created_at: now,
                 updated_at: now,
+                seller: Some("grace".to_owned()),
                 hold: None,
             };
             let mut tx = world.tickets_db.begin().await.unwrap();

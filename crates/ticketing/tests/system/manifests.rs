@@ -52,7 +52,7 @@ fn probes(pod: &Value, port: &str) -> Vec<String> {
 }
 
 /// The environment that the manifest gives to the container, with a name for what Kubernetes
-/// knows, the service's name for a password, and a key of the shortest length for buyers' tokens.
+/// knows, the service's name for a password, and a key of the shortest length for tokens.
 fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let value = |variable: &Value| {
@@ -61,7 +61,7 @@ fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
         }
         let from = &variable["valueFrom"];
         let secret = &from["secretKeyRef"];
-        if secret["name"] == "buyers" {
+        if secret["name"] == "tokens" {
             return "k".repeat(32);
         }
         if secret.is_object() {

@@ -22,6 +22,7 @@ fn ticket(id: Uuid, version: i32) -> Ticket {
         version,
         created_at: now,
         updated_at: now,
+        seller: None,
         hold: None,
     }
 }

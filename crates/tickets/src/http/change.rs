@@ -9,7 +9,7 @@ use axum::{
 use common::{
     bus::outbox,
     events::ticket::{Hold, HoldStatus, Ticket, TicketUpdated},
-    pod::{body::Fields, page::PathId, problem::Problem, trace::TraceContext},
+    pod::{auth::Caller, body::Fields, page::PathId, problem::Problem, trace::TraceContext},
 };
 use sqlx::PgConnection;
 use tracing::info;
@@ -27,7 +27,7 @@ use crate::{
 
 /// Change a ticket.
 ///
-/// Replaces title and price, and publishes `ticket:updated`. The change is made from a version:
+/// Replaces title and price of a ticket that you sell, and publishes `ticket:updated`. The change is made from a version:
 /// send it as If-Match (`*` for whichever it is) or as `version` in the body. When the ticket has
 /// another version by now, nothing is changed and the answer is 412; while an order holds it, 409. A
 /// change to the same values makes a new version all the same.
@@ -35,6 +35,7 @@ use crate::{
     put,
     path = "/api/tickets/{id}",
     tag = "tickets",
+    security(("seller" = [])),
     params(
         ("id" = Uuid, Path, description = "The ticket's id."),
         ("If-Match" = Option<String>, Header,
@@ -46,6 +47,10 @@ use crate::{
         (status = 200, description = "The ticket as it is now.", body = Ticket,
             headers(("ETag" = String, description = "The ticket's new version in quotes."))),
         (status = 400, description = "The id, If-Match or the body cannot be read, or If-Match and `version` disagree.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The ticket is another seller's.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no ticket with this id.",
             body = Problem, content_type = "application/problem+json"),
@@ -65,6 +70,7 @@ use crate::{
 )]
 pub(super) async fn change(
     State(api): State<Api>,
+    seller: Caller,
     PathId(id): PathId,
     headers: HeaderMap,
     fields: Fields,
@@ -73,10 +79,12 @@ pub(super) async fn change(
     let to = ChangedTicket::parse(fields)?;
     let expected = expected(if_match, to.version)?;
 
+    let seller = api.sellers.seller(&seller);
     let change = async |tx: &mut PgConnection| {
-        let ticket = match store::change(tx, id, &to, expected.as_deref()).await? {
+        let ticket = match store::change(tx, id, seller, &to, expected.as_deref()).await? {
             Change::Made(ticket) => ticket,
             Change::Stale(version) => return Err(stale(version)),
+            Change::NotYours(seller) => return Err(not_yours(seller.as_deref())),
             Change::Held(hold) => return Err(held(hold)),
             Change::NoTicket => return Err(no_ticket()),
         };
@@ -112,6 +120,15 @@ fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i
         (Some(Tags::Versions(versions)), None) => Ok(Some(versions)),
         (Some(Tags::Any), None) => Ok(None),
     }
+}
+
+/// 403: the ticket itself is no secret, so that it is there need not be one.
+fn not_yours(seller: Option<&str>) -> Problem {
+    let detail = match seller {
+        Some(_) => "The ticket is another seller's; only its seller may change it.",
+        None => "The ticket was stored before tickets had sellers; it has none who may change it.",
+    };
+    Problem::new(StatusCode::FORBIDDEN, detail)
 }
 
 fn stale(version: i32) -> Problem {

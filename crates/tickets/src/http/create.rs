@@ -10,6 +10,7 @@ use common::{
     bus::outbox,
     events::ticket::{Ticket, TicketCreated},
     pod::{
+        auth::Caller,
         body::Fields,
         idempotency::{self, Answer, Claim, Keyed},
         problem::Problem,
@@ -29,16 +30,17 @@ const FIRST_VERSION: i32 = 1;
 
 /// Create a ticket.
 ///
-/// Publishes `ticket:created`. With an Idempotency-Key, a repetition within 24 hours of a request that
+/// The ticket is its seller's, who alone may change it. Publishes `ticket:created`. With an Idempotency-Key, a repetition within 24 hours of a request that
 /// was answered 201 is answered the same, and makes no second ticket. Requests are the same when their
 /// title (after trimming) and price are.
 #[utoipa::path(
     post,
     path = "/api/tickets",
     tag = "tickets",
+    security(("seller" = [])),
     params((
         "Idempotency-Key" = Option<String>, Header,
-        description = "The client's name for this request: 1-255 visible ASCII characters.",
+        description = "The seller's name for this request: 1-255 visible ASCII characters.",
         min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
     )),
     request_body = NewTicket,
@@ -50,7 +52,9 @@ const FIRST_VERSION: i32 = 1;
                 ("ETag" = String, description = "The ticket's version in quotes."),
                 ("Idempotency-Replayed" = bool, description = "`true` when the first request's answer is repeated."),
             )),
-        (status = 400, description = "The body is not a JSON object, or Idempotency-Key is malformed.",
+        (status = 400, description = "The body is not a JSON object, or a header is malformed.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or one that is not accepted.",
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json"),
@@ -64,6 +68,7 @@ const FIRST_VERSION: i32 = 1;
 )]
 pub(super) async fn create(
     State(api): State<Api>,
+    seller: Caller,
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, Problem> {
@@ -71,11 +76,15 @@ pub(super) async fn create(
     let new = NewTicket::parse(fields)?;
 
     let (created, event_id) = match key {
-        None => without_key(&api, new.into_ticket()).await?,
-        Some(key) => match with_key(&api, &Keyed::new(key, &new.canonical()), new).await? {
-            Made::Now(created, event_id) => (created, event_id),
-            Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),
-        },
+        None => without_key(&api, new.into_ticket(&seller)).await?,
+        Some(key) => {
+            // A client may repeat what it has sent before the upgrade.
+            let keyed = Keyed::new(seller.own_key(&key), &new.canonical()).or_before(key);
+            match with_key(&api, &keyed, new, &seller).await? {
+                Made::Now(created, event_id) => (created, event_id),
+                Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),
+            }
+        }
     };
     info!(
         ticket.id = %created.resource_id,
@@ -102,7 +111,12 @@ enum Made {
 }
 
 /// With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
-async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Problem> {
+async fn with_key(
+    api: &Api,
+    keyed: &Keyed,
+    new: NewTicket,
+    seller: &Caller,
+) -> Result<Made, Problem> {
     let made = api
         .pool
         .transaction(async |tx| {
@@ -111,7 +125,7 @@ async fn with_key(api: &Api, keyed: &Keyed, new: NewTicket) -> Result<Made, Prob
                 Claim::Answered(answer) => return Ok(Made::Before(answer)),
                 Claim::Refused(problem) => return Err(problem),
             }
-            let ticket = new.into_ticket();
+            let ticket = new.into_ticket(seller);
             let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
             store::insert(tx, [&ticket]).await?;
             let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;

@@ -9,17 +9,24 @@ mod read;
 
 use axum::{
     Router,
+    extract::FromRef,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use common::{
     bus::{pool::Pool, relay::Wake},
     events::{asyncapi, ticket::Ticket},
-    pod::{http::stack, openapi, problem::Problem, shutdown::Shutdown},
+    pod::{
+        auth::{self, Auth},
+        http::stack,
+        openapi,
+        problem::Problem,
+        shutdown::Shutdown,
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::group_commit::GroupCommit;
+use crate::{group_commit::GroupCommit, sellers::Sellers};
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -28,6 +35,8 @@ pub struct Api {
     pub pool: Pool,
     /// Wakes the relay after a commit.
     pub wake: Wake,
+    /// Who its sellers are.
+    pub sellers: Sellers,
     /// Stores new tickets.
     pub group_commit: GroupCommit,
 }
@@ -35,20 +44,27 @@ pub struct Api {
 impl Api {
     /// Starts what the handlers need.
     #[must_use]
-    pub fn start(pool: Pool, wake: Wake, shutdown: &Shutdown) -> Self {
+    pub fn start(pool: Pool, wake: Wake, sellers: Sellers, shutdown: &Shutdown) -> Self {
         let group_commit = GroupCommit::start(&pool, &wake, shutdown);
-        Self { pool, wake, group_commit }
+        Self { pool, wake, sellers, group_commit }
+    }
+}
+
+impl FromRef<Api> for Auth {
+    fn from_ref(api: &Api) -> Self {
+        api.sellers.auth.clone()
     }
 }
 
 /// The API and its description, behind the stack of limits. At most `concurrent` requests run at
 /// once.
 pub fn router(api: Api, concurrent: usize) -> Router {
-    let (routes, description) = OpenApiRouter::new()
+    let (routes, mut description) = OpenApiRouter::new()
         .routes(routes!(create::create, list::list))
         .routes(routes!(read::read, change::change))
         .with_state(api)
         .split_for_parts();
+    auth::describe(&mut description, "seller");
     let description = openapi::routes(description, "tickets", "Tickets, each with a version.");
     stack(routes.merge(description).merge(asyncapi::routes()), concurrent)
 }

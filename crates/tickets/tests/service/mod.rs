@@ -1,20 +1,31 @@
-//! The API in this process, on a free port, with a database of its own.
+//! The API in this process, on a free port, with a database of its own; and the sellers who use it.
 
 mod answer;
 mod database;
+pub(crate) mod tokens;
 
 use std::{net::Ipv4Addr, ops::Deref};
 
 pub(crate) use answer::Answer;
 use common::{
     bus::relay::Wake,
-    pod::{database::unhurried, shutdown::Shutdown},
+    pod::{
+        auth::{AuthSettings, Scheme},
+        database::unhurried,
+        shutdown::Shutdown,
+    },
 };
 use database::Database;
 use reqwest::{Client, Method, RequestBuilder, header};
 use sqlx::{PgConnection, PgPool};
-use tickets::http::{Api, router};
+use tickets::{
+    http::{Api, router},
+    sellers::Sellers,
+};
 use tokio::net::TcpListener;
+
+/// Who sells, where a test does not say.
+const SELLER: &str = "sally";
 
 pub(crate) struct Service {
     database: Database,
@@ -30,39 +41,106 @@ impl Service {
     pub(crate) async fn with_concurrency(concurrent: usize) -> Self {
         let database = migrated().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, concurrent).await
+        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), concurrent)
+            .await
+    }
+
+    pub(crate) async fn with_sellers(sellers: Sellers) -> Self {
+        let database = migrated().await;
+        let pool = database.pool.clone();
+        Self::serve(database, pool, sellers, 64).await
     }
 
     /// Its statements have no time limit, so that the request's own is what ends it.
     pub(crate) async fn patient() -> Self {
         let database = migrated().await;
         let pool = unhurried(&database.pool.clone().into());
-        Self::serve(database, pool, 64).await
+        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), 64).await
     }
 
     pub(crate) async fn without_database() -> Self {
         let database = Database::away().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, 64).await
+        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), 64).await
     }
 
-    async fn serve(database: Database, for_service: PgPool, concurrent: usize) -> Self {
+    async fn serve(
+        database: Database,
+        for_service: PgPool,
+        sellers: Sellers,
+        concurrent: usize,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (shutdown, _) = Shutdown::new();
-        let router = router(Api::start(for_service.into(), Wake::default(), &shutdown), concurrent);
+        let api = Api::start(for_service.into(), Wake::default(), sellers, &shutdown);
+        let router = router(api, concurrent);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { database, base, client: Client::new() }
     }
 
-    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    /// Somebody with a token.
+    pub(crate) fn seller(&self, name: &str) -> Seller<'_> {
+        self.bearer(tokens::hs256(&tokens::claims(name)))
+    }
+
+    pub(crate) fn bearer(&self, token: String) -> Seller<'_> {
+        Seller { service: self, token }
+    }
+
+    /// Without a token.
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Of the one seller of most tests.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.seller(SELLER).request(method, path)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) fn posting(&self, body: &str) -> RequestBuilder {
+        self.seller(SELLER).posting(body)
+    }
+
+    pub(crate) async fn post(&self, body: &str) -> Answer {
+        Answer::of(self.posting(body)).await
+    }
+
+    pub(crate) async fn post_with_key(&self, key: &str, body: &str) -> Answer {
+        self.seller(SELLER).post_with_key(key, body).await
+    }
+
+    /// Changes a ticket; an empty `if_match` is not sent.
+    pub(crate) async fn put(&self, id: &str, if_match: &str, body: &str) -> Answer {
+        self.seller(SELLER).put(id, if_match, body).await
+    }
+
+    /// Locks the tickets until the connection is closed.
+    pub(crate) async fn lock_tickets(&self) -> PgConnection {
+        self.lock("tickets").await
+    }
+
+    /// How many tickets and how many events are committed.
+    pub(crate) async fn holds(&self, tickets: i64, events: i64) {
+        self.counts("tickets", tickets, events).await;
+    }
+}
+
+/// Who makes requests with a token.
+pub(crate) struct Seller<'a> {
+    service: &'a Service,
+    token: String,
+}
+
+impl Seller<'_> {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.service.anonymous(method, path).bearer_auth(&self.token)
     }
 
     pub(crate) fn posting(&self, body: &str) -> RequestBuilder {
@@ -91,16 +169,6 @@ impl Service {
         }
         Answer::of(request).await
     }
-
-    /// Locks the tickets until the connection is closed.
-    pub(crate) async fn lock_tickets(&self) -> PgConnection {
-        self.lock("tickets").await
-    }
-
-    /// How many tickets and how many events are committed.
-    pub(crate) async fn holds(&self, tickets: i64, events: i64) {
-        self.counts("tickets", tickets, events).await;
-    }
 }
 
 /// What a test asks of the database, it asks of the service that has it.
@@ -110,6 +178,12 @@ impl Deref for Service {
     fn deref(&self) -> &Database {
         &self.database
     }
+}
+
+/// Sellers by these settings; where they turn tokens off, everybody is `local`.
+pub(crate) fn sellers(settings: &AuthSettings, of_old_tickets: Option<&str>) -> Sellers {
+    let of_old_tickets = of_old_tickets.map(|name| name.parse().unwrap());
+    Sellers::new(settings, &"local".parse().unwrap(), of_old_tickets.as_ref()).unwrap()
 }
 
 async fn migrated() -> Database {

@@ -2,7 +2,7 @@
 //! well.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::pod::auth::{Auth, AuthSettings, Scheme};
+use common::pod::auth::{AuthSettings, Scheme};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto, encode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -14,7 +14,7 @@ pub(crate) const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 ";
-pub(crate) const SEED: [u8; 32] = [
+const SEED: [u8; 32] = [
     0xd4, 0xee, 0x72, 0xdb, 0xf9, 0x13, 0x58, 0x4a, 0xd5, 0xb6, 0xd8, 0xf1, 0xf7, 0x69, 0xf8, 0xad,
     0x3a, 0xfe, 0x7c, 0x28, 0xcb, 0xf1, 0xd4, 0xfb, 0xe0, 0x97, 0xa8, 0x8f, 0x44, 0x75, 0x58, 0x42,
 ];
@@ -34,11 +34,6 @@ pub(crate) fn settings(auth: Scheme) -> AuthSettings {
         Scheme::Off => None,
     };
     AuthSettings { auth, jwt_key, jwt_issuer: None, jwt_audience: None }
-}
-
-/// By these settings; where they turn tokens off, every caller is `local`.
-pub(crate) fn auth(settings: &AuthSettings) -> Result<Auth, String> {
-    Auth::new(settings, &"local".parse().unwrap())
 }
 
 /// Claims that are valid for a while.

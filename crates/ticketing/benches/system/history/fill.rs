@@ -20,6 +20,7 @@ static ENVELOPE: LazyLock<String> = LazyLock::new(|| {
         version: 1,
         created_at: now,
         updated_at: now,
+        seller: None,
         hold: None,
     };
     common::bus::envelope::seal(Uuid::nil(), now, &TicketCreated(ticket))
