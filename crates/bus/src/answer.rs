@@ -1,22 +1,25 @@
 //! A member's answers for the events in its hands, each given for many at once: acknowledged, given
 //! back for another try, or made a dead letter.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::Subject;
 use sqlx::PgConnection;
 use tracing::{debug, error, info, warn};
+use uuid::Uuid;
 
 use crate::{
     attempts,
     batch::Batch,
-    dead_letters::{self, Dying},
+    burial::{self, Dying},
+    effect::Usurped,
     held,
+    inbox::{self, Claim, Standing},
     listener::{Failure, Listener, MAX_ATTEMPTS, delay},
 };
 
-/// How many dead letters are written in one transaction. A message may be a megabyte.
-const BURIED_AT_ONCE: usize = 32;
+/// How many bytes of dead letters are written in one transaction, about. A message may be a megabyte.
+const BURIED_AT_ONCE: usize = 8 << 20;
 
 /// How often an event is delivered that only a newer release can read, before a member that cannot makes it a
 /// dead letter: about five minutes, for a member that can to get hold of it. Not longer, because after a
@@ -30,6 +33,20 @@ pub(crate) struct Grave {
     pub(crate) at: usize,
     pub(crate) reason: String,
     pub(crate) attempts: i32,
+    /// Its id is another event's, so that the dead letter has one of its own.
+    pub(crate) usurped: bool,
+}
+
+impl Grave {
+    /// That of an event for which nobody was called.
+    pub(crate) fn untried(at: usize, reason: String) -> Self {
+        Self { at, reason, attempts: 0, usurped: false }
+    }
+
+    /// That of an event whose id is another's.
+    pub(crate) fn usurped(at: usize, reason: String) -> Self {
+        Self { at, reason, attempts: 0, usurped: true }
+    }
 }
 
 impl<L: Listener> Batch<L> {
@@ -66,6 +83,58 @@ impl<L: Listener> Batch<L> {
         }
     }
 
+    /// Acknowledges what took effect before, and makes dead letters of what bears another event's id.
+    /// Returns the rest.
+    pub(crate) async fn acknowledge_known(
+        &mut self,
+        slots: Vec<usize>,
+    ) -> Result<Vec<usize>, sqlx::Error> {
+        let claims: Vec<Claim> = self.decoded(&slots).map(|event| event.claim).collect();
+        let ask = async |connection: &mut PgConnection| {
+            inbox::known(connection, L::QUEUE_GROUP, &claims).await
+        };
+        let standings = self.shop.pool.run(ask).await?;
+        let (mut known, mut usurped, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, standing) in slots.into_iter().zip(standings) {
+            match standing {
+                Standing::Known => known.push(at),
+                Standing::Usurped(reason) => usurped.push(Grave::usurped(at, reason)),
+                Standing::New | Standing::Twin(_) => rest.push(at),
+            }
+        }
+        metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP)
+            .increment(known.len() as u64);
+        self.acknowledge(&known).await;
+        self.bury(usurped).await?;
+        Ok(rest)
+    }
+
+    /// Makes dead letters of events that cannot be checked, except for those that are known all the
+    /// same.
+    pub(crate) async fn bury_uncheckable(&mut self, graves: Vec<Grave>) -> Result<(), sqlx::Error> {
+        if graves.is_empty() {
+            return Ok(());
+        }
+        let slots = graves.iter().map(|grave| grave.at).collect();
+        let unknown = self.acknowledge_known(slots).await?;
+        let unknown = graves.into_iter().filter(|grave| unknown.contains(&grave.at));
+        self.bury(unknown.collect()).await
+    }
+
+    /// Answers for events that took effect together, but for those whose id is another's.
+    pub(crate) async fn answer(
+        &mut self,
+        slots: Vec<usize>,
+        usurped: Vec<Usurped>,
+    ) -> Result<(), sqlx::Error> {
+        let graves: Vec<_> =
+            usurped.into_iter().map(|(place, why)| Grave::usurped(slots[place], why)).collect();
+        let is_dead = |at: &usize| graves.iter().any(|grave| grave.at == *at);
+        let done: Vec<usize> = slots.into_iter().filter(|at| !is_dead(at)).collect();
+        self.acknowledge(&done).await;
+        self.bury(graves).await
+    }
+
     /// Answers for events that failed by themselves: dead letters, or given back for another try.
     pub(crate) async fn failed(
         &mut self,
@@ -80,7 +149,9 @@ impl<L: Listener> Batch<L> {
                     let delay = delay(i32::try_from(delivery).unwrap_or(i32::MAX));
                     self.give_back(at, 0, &error.to_string(), delay).await;
                 }
-                Failure::Reject(reason) => graves.push(Grave { at, reason, attempts: 1 }),
+                Failure::Reject(reason) => {
+                    graves.push(Grave { at, reason, attempts: 1, usurped: false });
+                }
                 Failure::Retry(error) => retried.push((at, format!("{error:#}"))),
             }
         }
@@ -93,7 +164,7 @@ impl<L: Listener> Batch<L> {
             for (at, reason) in retried {
                 let attempts = counts.get(&self.slots[at].event_id).copied().unwrap_or(1);
                 if attempts >= MAX_ATTEMPTS {
-                    graves.push(Grave { at, reason, attempts });
+                    graves.push(Grave { at, reason, attempts, usurped: false });
                 } else {
                     self.give_back(at, attempts, &reason, delay(attempts)).await;
                 }
@@ -124,48 +195,91 @@ impl<L: Listener> Batch<L> {
         slot.answered = true;
     }
 
-    /// Makes dead letters of events.
+    /// Makes dead letters of events. Nothing is said to the server before they are committed.
     pub(crate) async fn bury(&mut self, graves: Vec<Grave>) -> Result<(), sqlx::Error> {
-        for graves in graves.chunks(BURIED_AT_ONCE) {
-            let dying: Vec<Dying<'_>> = graves.iter().map(|grave| self.dying(grave)).collect();
+        let mut graves = self.copies_together(&graves);
+        while !graves.is_empty() {
+            let mut bytes = 0;
+            let fits = |copies: &&Vec<&Grave>| {
+                bytes += self.slots[copies[0].at].held.payload.len();
+                bytes <= BURIED_AT_ONCE
+            };
+            let size = graves.iter().take_while(fits).count().max(1);
+            let rest = graves.split_off(size);
+            let dying: Vec<Dying<'_>> = graves.iter().map(|copies| self.dying(copies)).collect();
             let client = &self.shop.client_id;
             let bury = async |tx: &mut PgConnection| {
-                dead_letters::bury(tx, L::QUEUE_GROUP, client, &dying).await
+                burial::bury(tx, L::QUEUE_GROUP, client, &dying).await
             };
             self.shop.pool.transaction(bury).await?;
-            metrics::counter!("bus_dead_lettered_total", "group" => L::QUEUE_GROUP)
-                .increment(graves.len() as u64);
-            let mut told = Vec::new();
-            for Grave { at, reason, attempts } in graves {
-                let slot = &mut self.slots[*at];
-                error!(
-                    event.id = %slot.event_id, event.r#type = %slot.held.subject,
-                    event.sequence = slot.held.sequence, queue.group = L::QUEUE_GROUP, reason,
-                    attempts, "an event became a dead letter",
-                );
-                slot.answered = true;
-                told.push((slot.held.reply.clone(), reason.as_str()));
-            }
-            if self.shop.bus.is_on(self.epoch)
-                && let Err(error) = held::terminate(&self.shop.bus.client, &told).await
-            {
-                debug!(%error, "the end of dead letters was not confirmed");
-            }
+            drop(dying);
+            self.say_that_they_are_dead(&graves).await;
+            graves = rest;
         }
         Ok(())
     }
 
-    fn dying<'a>(&'a self, grave: &'a Grave) -> Dying<'a> {
+    /// Graves of the same bytes as one, in the order of the first of each.
+    fn copies_together<'a>(&self, graves: &'a [Grave]) -> Vec<Vec<&'a Grave>> {
+        let mut places = HashMap::new();
+        let mut together: Vec<Vec<&Grave>> = Vec::new();
+        for grave in graves {
+            let slot = &self.slots[grave.at];
+            let same = (self.letter_id(grave), &slot.held.payload);
+            let place = *places.entry(same).or_insert(together.len());
+            match together.get_mut(place) {
+                Some(copies) => copies.push(grave),
+                None => together.push(vec![grave]),
+            }
+        }
+        together
+    }
+
+    fn letter_id(&self, grave: &Grave) -> Uuid {
         let slot = &self.slots[grave.at];
+        if grave.usurped { slot.held.id_of_bytes() } else { slot.event_id }
+    }
+
+    /// What follows the commit of dead letters.
+    async fn say_that_they_are_dead(&mut self, graves: &[Vec<&Grave>]) {
+        let mut told = Vec::new();
+        for copies in graves {
+            let Grave { at, reason, attempts, .. } = copies[0];
+            let slot = &self.slots[*at];
+            error!(
+                event.id = %slot.event_id, event.r#type = %slot.held.subject,
+                event.sequence = slot.held.sequence, copies = copies.len(),
+                queue.group = L::QUEUE_GROUP, reason, attempts, "an event became a dead letter",
+            );
+            for grave in copies {
+                let slot = &mut self.slots[grave.at];
+                slot.answered = true;
+                told.push((slot.held.reply.clone(), grave.reason.as_str()));
+            }
+        }
+        metrics::counter!("bus_dead_lettered_total", "group" => L::QUEUE_GROUP)
+            .increment(told.len() as u64);
+        if self.shop.bus.is_on(self.epoch)
+            && let Err(error) = held::terminate(&self.shop.bus.client, &told).await
+        {
+            debug!(%error, "the end of dead letters was not confirmed");
+        }
+    }
+
+    /// The dead letter of copies of one message.
+    fn dying<'a>(&'a self, copies: &[&'a Grave]) -> Dying<'a> {
+        let first = copies[0];
+        let slot = &self.slots[first.at];
         Dying {
-            event_id: slot.event_id,
+            event_id: self.letter_id(first),
+            id_of_bytes: slot.held.id_of_bytes(),
             subject: &slot.held.subject,
             payload: &slot.held.payload,
             headers: slot.held.headers_json(),
             stream: &slot.held.stream,
-            stream_sequence: i64::try_from(slot.held.sequence).unwrap_or(i64::MAX),
-            reason: &grave.reason,
-            attempts: grave.attempts,
+            sequences: copies.iter().map(|grave| self.slots[grave.at].held.sequence).collect(),
+            reason: &first.reason,
+            attempts: first.attempts,
         }
     }
 }

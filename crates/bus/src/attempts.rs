@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use crate::{pool::Pool, storable};
+use crate::{pool::Pool, shortened};
 
 /// What stands as the reason of an attempt until its outcome is known.
 const INTERRUPTED: &str = "the process ended while the event was handled";
@@ -93,7 +93,7 @@ pub(crate) async fn failed(
     failed: &[(Uuid, String)],
 ) -> Result<HashMap<Uuid, i32>, sqlx::Error> {
     let (events, reasons): (Vec<Uuid>, Vec<String>) =
-        failed.iter().map(|(event, reason)| (*event, storable(reason))).unzip();
+        failed.iter().map(|(event, reason)| (*event, shortened(reason))).unzip();
     let note = sqlx::query_as(
         "insert into bus.attempts (queue_group, event_id, attempts, last_error)
          select distinct on (event_id) $1, event_id, 1, reason

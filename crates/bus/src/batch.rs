@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::{
     answer::{Grave, NEWER_DELIVERIES},
     attempts, database_is_away,
-    effect::{Decoded, Undecodable, Workshop, decode},
+    effect::{Decoded, Undecodable, Usurped, Workshop, decode},
     held::Held,
     inbox,
     listener::{Failure, Listener, MAX_ATTEMPTS},
@@ -76,8 +76,9 @@ pub(crate) async fn settle<L: Listener>(
 
 fn slot<L: Listener>(shop: &Workshop<L>, held: Held) -> Slot<L::Events> {
     let (event_id, event) = match decode(&held.subject, &held.payload, &shop.client_id) {
-        Ok(event) => (event.received.id, Ok(event)),
-        Err(bad) => (bad.id.unwrap_or_else(|| held.id_of_bytes()), Err(bad)),
+        Ok(event) => (event.claim.id, Ok(event)),
+        // Not the id that it says, which may be that of another.
+        Err(bad) => (held.id_of_bytes(), Err(bad)),
     };
     Slot { held, event_id, event, answered: false }
 }
@@ -94,10 +95,8 @@ impl<L: Listener> Batch<L> {
                 (Err(bad), _) if bad.newer && slot.held.delivery < NEWER_DELIVERIES => {
                     newer.push((at, bad.reason.clone()));
                 }
-                (Err(bad), _) => {
-                    unreadable.push(Grave { at, reason: bad.reason.clone(), attempts: 0 })
-                }
-                (Ok(_), Some(reason)) => uncheckable.push(Grave { at, reason, attempts: 0 }),
+                (Err(bad), _) => unreadable.push(Grave::untried(at, bad.reason.clone())),
+                (Ok(_), Some(reason)) => uncheckable.push(Grave::untried(at, reason)),
                 (Ok(_), None) if slot.held.delivery == 1 => fresh.push(at),
                 (Ok(_), None) => again.push(at),
             }
@@ -139,6 +138,7 @@ impl<L: Listener> Batch<L> {
                     at,
                     reason: tried.last_error.clone(),
                     attempts: tried.attempts,
+                    usurped: false,
                 }),
                 Some(tried) if tried.was_interrupted() => alone.push(Lone { at, counted: false }),
                 // They failed and killed nobody: one transaction, and apart from what is fresh.
@@ -157,32 +157,6 @@ impl<L: Listener> Batch<L> {
         Ok(alone)
     }
 
-    /// Acknowledges what took effect before. Returns the rest.
-    async fn acknowledge_known(&mut self, slots: Vec<usize>) -> Result<Vec<usize>, sqlx::Error> {
-        let (pool, ids) = (&self.shop.pool, self.ids(&slots));
-        let known = pool
-            .run(async |connection| inbox::known(connection, L::QUEUE_GROUP, &ids).await)
-            .await?;
-        let (known, rest): (Vec<_>, Vec<_>) =
-            slots.into_iter().partition(|at| known.contains(&self.slots[*at].event_id));
-        metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP)
-            .increment(known.len() as u64);
-        self.acknowledge(&known).await;
-        Ok(rest)
-    }
-
-    /// Makes dead letters of events that cannot be checked, except for those that are known all the
-    /// same.
-    async fn bury_uncheckable(&mut self, graves: Vec<Grave>) -> Result<(), sqlx::Error> {
-        if graves.is_empty() {
-            return Ok(());
-        }
-        let slots = graves.iter().map(|grave| grave.at).collect();
-        let unknown = self.acknowledge_known(slots).await?;
-        let unknown = graves.into_iter().filter(|grave| unknown.contains(&grave.at));
-        self.bury(unknown.collect()).await
-    }
-
     /// Lets events take effect in one transaction. Returns those to try alone.
     async fn together(
         &mut self,
@@ -193,7 +167,7 @@ impl<L: Listener> Batch<L> {
             return Ok(Vec::new());
         }
         match self.effect(&slots, counted).await {
-            Ok(()) => self.acknowledge(&slots).await,
+            Ok(usurped) => self.answer(slots, usurped).await?,
             Err(Failure::Away(error)) => return Err(error),
             Err(failure) if slots.len() == 1 => self.failed(vec![(slots[0], failure)]).await?,
             Err(failure) => {
@@ -214,9 +188,8 @@ impl<L: Listener> Batch<L> {
     ) -> Result<Vec<Lone>, sqlx::Error> {
         let mut alone = Vec::new();
         while !slots.is_empty() {
-            let events = slots.iter().filter_map(|at| self.slots[*at].event.as_ref().ok());
-            let received: Vec<_> = events.map(|decoded| &decoded.received).collect();
-            let verdicts = match self.shop.take_effect_in_pieces(&received, size, counted).await {
+            let events: Vec<_> = self.decoded(&slots).collect();
+            let verdicts = match self.shop.take_effect_in_pieces(&events, size, counted).await {
                 Ok(verdicts) => verdicts,
                 Err(Failure::Away(error)) => {
                     self.note_in_vain(&slots, counted);
@@ -233,9 +206,11 @@ impl<L: Listener> Batch<L> {
                 }
             };
             let (mut done, mut failed, mut untried) = (Vec::new(), Vec::new(), Vec::new());
+            let mut usurped = Vec::new();
             for (at, verdict) in slots.into_iter().zip(verdicts) {
                 match verdict {
                     Verdict::Effect | Verdict::Known => done.push(at),
+                    Verdict::Usurped(reason) => usurped.push(Grave::usurped(at, reason)),
                     Verdict::Failed(failure) => {
                         let in_vain = matches!(failure, Failure::Busy(_));
                         self.note_in_vain(&[at], counted && in_vain);
@@ -246,6 +221,7 @@ impl<L: Listener> Batch<L> {
                 }
             }
             self.acknowledge(&done).await;
+            self.bury(usurped).await?;
             self.failed(failed).await?;
             slots = untried;
         }
@@ -259,16 +235,18 @@ impl<L: Listener> Batch<L> {
             attempts::begin(&self.shop.pool, L::QUEUE_GROUP, &self.ids(&[at])).await?;
         }
         match self.effect(&[at], true).await {
-            Ok(()) => {
-                self.acknowledge(&[at]).await;
-                Ok(())
-            }
+            Ok(usurped) => self.answer(vec![at], usurped).await,
             Err(Failure::Away(error)) => Err(error),
             Err(failure) => self.failed(vec![(at, failure)]).await,
         }
     }
 
-    async fn effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
+    /// The events in these slots, which all were read.
+    pub(crate) fn decoded(&self, slots: &[usize]) -> impl Iterator<Item = &Decoded<L::Events>> {
+        slots.iter().filter_map(|at| self.slots[*at].event.as_ref().ok())
+    }
+
+    async fn effect(&self, slots: &[usize], counted: bool) -> Result<Vec<Usurped>, Failure> {
         let outcome = self.try_effect(slots, counted).await;
         if matches!(outcome, Err(Failure::Away(_) | Failure::Busy(_))) {
             self.note_in_vain(slots, counted);
@@ -282,11 +260,10 @@ impl<L: Listener> Batch<L> {
         }
     }
 
-    async fn try_effect(&self, slots: &[usize], counted: bool) -> Result<(), Failure> {
-        let events = || slots.iter().filter_map(|at| self.slots[*at].event.as_ref().ok());
-        let received: Vec<_> = events().map(|decoded| &decoded.received).collect();
-        let effect = self.shop.take_effect(&received, counted, None);
-        match events().next().and_then(|decoded| decoded.trace) {
+    async fn try_effect(&self, slots: &[usize], counted: bool) -> Result<Vec<Usurped>, Failure> {
+        let events: Vec<_> = self.decoded(slots).collect();
+        let effect = self.shop.take_effect(&events, counted, None);
+        match events.first().and_then(|decoded| decoded.trace) {
             // What one event causes belongs to its trace. Of a batch, no trace is the only one.
             Some(trace) if slots.len() == 1 => trace.child().scope(effect).await,
             _ => effect.await,

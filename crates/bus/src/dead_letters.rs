@@ -8,7 +8,25 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{attempts, client_id::ClientId, storable};
+use crate::{client_id::ClientId, shortened};
+
+/// A [`DeadLetter`]'s columns, by name: with `*`, a release that adds one would break the statements
+/// that the release before has prepared.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select id, queue_group, event_id, subject, payload, headers, stream, stream_sequence,
+                    coalesce(copies, 1) as copies, reason, attempts, client_id, dead_at,
+                    coalesce(last_at, dead_at) as last_at, redrive_at,
+                    case when sequences is null then array[stream_sequence::text] else array(
+                        select case when upper(range) - lower(range) = 1 then lower(range)::text
+                                    else lower(range) || '-' || upper(range) - 1 end
+                        from unnest(bus.first_and_last(sequences)) as range) end as sequences
+             from bus.dead_letters left join bus.dead_letter_copies on dead_letter = id ",
+            $rest
+        )
+    };
+}
 
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
@@ -17,7 +35,7 @@ pub struct DeadLetter {
     pub id: i64,
     /// The group in which it failed.
     pub queue_group: String,
-    /// The event's id; for what is no event at all, one made from its bytes.
+    /// The event's id; for what is no event at all, or has the id of another, one made from its bytes.
     pub event_id: Uuid,
     /// The NATS subject it came by.
     pub subject: String,
@@ -28,17 +46,26 @@ pub struct DeadLetter {
     pub headers: serde_json::Value,
     /// The stream that it came from.
     pub stream: String,
-    /// Where it was in that stream.
+    /// Where it was in that stream, the first time.
     pub stream_sequence: i64,
+    /// How many such messages there were: the same bytes by the same subject. One that is delivered
+    /// again, and not published again, is counted once.
+    pub copies: i64,
+    /// Where they were in the stream, as numbers and as ranges such as `7-12`: the first 99, and the
+    /// last one.
+    pub sequences: Vec<String>,
     /// Why it failed, the last time.
     pub reason: String,
     /// How often it was tried by itself.
     pub attempts: i32,
     /// The member that gave up.
     pub client_id: String,
-    /// When.
+    /// When, the first time.
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
+    /// When the last of the copies came.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_at: OffsetDateTime,
     /// When it was given back to its group, while it waits for that.
     #[serde(with = "time::serde::rfc3339::option")]
     pub redrive_at: Option<OffsetDateTime>,
@@ -89,65 +116,17 @@ impl Which {
     }
 }
 
-/// An event that is about to become a dead letter.
-#[derive(Debug)]
-pub(crate) struct Dying<'a> {
-    pub(crate) event_id: Uuid,
-    pub(crate) subject: &'a str,
-    pub(crate) payload: &'a [u8],
-    pub(crate) headers: serde_json::Value,
-    pub(crate) stream: &'a str,
-    pub(crate) stream_sequence: i64,
-    pub(crate) reason: &'a str,
-    pub(crate) attempts: i32,
-}
-
-/// Writes dead letters, or the newest reason of those that died again. Their attempts are not
-/// counted any more.
-pub(crate) async fn bury(
-    tx: &mut PgConnection,
-    group: &str,
-    client_id: &ClientId,
-    events: &[Dying<'_>],
-) -> Result<(), sqlx::Error> {
-    /// One column of all of them.
-    fn column<'a, T>(events: &'a [Dying<'a>], of: impl Fn(&'a Dying<'a>) -> T) -> Vec<T> {
-        events.iter().map(of).collect()
-    }
-    let ids = column(events, |event| event.event_id);
-    // In the order in which they came. An event may be there twice; a statement can write a row once.
-    sqlx::query(
-        "insert into bus.dead_letters (queue_group, client_id, event_id, subject, payload, headers,
-                                       stream, stream_sequence, reason, attempts)
-         select $1, $2, event_id, subject, payload, headers, stream, stream_sequence, reason, attempts
-         from (select distinct on (event_id) *
-               from unnest($3::uuid[], $4::text[], $5::bytea[], $6::jsonb[], $7::text[], $8::bigint[],
-                           $9::text[], $10::integer[]) with ordinality
-                   as dying (event_id, subject, payload, headers, stream, stream_sequence, reason,
-                             attempts, place)
-               order by event_id, place) as once
-         order by place
-         on conflict (queue_group, event_id) do update
-         set reason = excluded.reason, attempts = excluded.attempts,
-             client_id = excluded.client_id, dead_at = clock_timestamp(), redrive_at = null",
-    )
-    .bind(group)
-    .bind(client_id.as_str())
-    .bind(&ids)
-    .bind(column(events, |event| event.subject))
-    .bind(column(events, |event| event.payload))
-    .bind(column(events, |event| event.headers.clone()))
-    .bind(column(events, |event| event.stream))
-    .bind(column(events, |event| event.stream_sequence))
-    .bind(column(events, |event| storable(event.reason)))
-    .bind(column(events, |event| event.attempts))
-    .execute(&mut *tx)
-    .await?;
-    attempts::forget(tx, group, &ids).await
-}
-
 /// The reason of a dead letter while a member tries it again. It stays if that ends the process.
 pub const INTERRUPTED: &str = "was redriven, and the process ended while it was handled";
+
+/// A dead letter that was given back.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Redriven {
+    pub(crate) id: i64,
+    pub(crate) event_id: Uuid,
+    pub(crate) subject: String,
+    pub(crate) payload: Vec<u8>,
+}
 
 /// Takes a dead letter that was given back to the group and makes it an ordinary dead letter
 /// again, committed by the caller before the event is tried: should the handler kill the process
@@ -155,14 +134,14 @@ pub const INTERRUPTED: &str = "was redriven, and the process ended while it was 
 pub(crate) async fn take_redriven(
     tx: &mut PgConnection,
     group: &str,
-) -> Result<Option<DeadLetter>, sqlx::Error> {
+) -> Result<Option<Redriven>, sqlx::Error> {
     sqlx::query_as(
         "update bus.dead_letters
          set redrive_at = null, attempts = attempts + 1, reason = $2
          where id = (select id from bus.dead_letters
                      where queue_group = $1 and redrive_at <= now()
                      order by redrive_at limit 1 for update skip locked)
-         returning *",
+         returning id, event_id, subject, payload",
     )
     .bind(group)
     .bind(INTERRUPTED)
@@ -182,7 +161,7 @@ pub(crate) async fn failed_again(
          set reason = $2, client_id = $3, dead_at = clock_timestamp() where id = $1",
     )
     .bind(id)
-    .bind(storable(reason))
+    .bind(shortened(reason))
     .bind(client_id.as_str())
     .execute(connection)
     .await?;
@@ -204,14 +183,11 @@ pub async fn list(
     group: Option<&str>,
     limit: i64,
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
-    sqlx::query_as(
-        "select * from bus.dead_letters where ($1::text is null or queue_group = $1)
-         order by id limit $2",
-    )
-    .bind(group)
-    .bind(limit)
-    .fetch_all(connection)
-    .await
+    sqlx::query_as(select!("where ($1::text is null or queue_group = $1) order by id limit $2"))
+        .bind(group)
+        .bind(limit)
+        .fetch_all(connection)
+        .await
 }
 
 /// One dead letter by its number.
@@ -222,10 +198,7 @@ pub async fn show(
     connection: &mut PgConnection,
     id: i64,
 ) -> Result<Option<DeadLetter>, sqlx::Error> {
-    sqlx::query_as("select * from bus.dead_letters where id = $1")
-        .bind(id)
-        .fetch_optional(connection)
-        .await
+    sqlx::query_as(select!("where id = $1")).bind(id).fetch_optional(connection).await
 }
 
 /// Gives dead letters back to the group in which they failed. A member tries each within a second
@@ -259,7 +232,8 @@ pub async fn discard(connection: &mut PgConnection, which: Which) -> Result<u64,
 /// The most dead letters that [`count`] counts: it is asked every second.
 pub const COUNTED: i64 = 10_000;
 
-/// How many dead letters a group has; [`COUNTED`] means that many or more.
+/// How many dead letters a group has, each with its copies being one: what a person has to look at.
+/// [`COUNTED`] means that many or more.
 ///
 /// # Errors
 /// When the database does.

@@ -18,9 +18,11 @@ use crate::{
     connection::Bus,
     dead_letters,
     envelope::Envelope,
-    inbox,
+    inbox::{self, Claim, Standing},
     listener::{Failure, HANDLER_TIMEOUT, Listener, Received},
+    outbox::MAX_BYTES,
     pool::{self, Pool},
+    shortened,
 };
 use crate::{client_id::ClientId, event::EventSet, trace::TraceContext};
 
@@ -47,6 +49,7 @@ pub(crate) struct Workshop<L> {
 /// A message that was read.
 pub(crate) struct Decoded<E> {
     pub(crate) received: Received<E>,
+    pub(crate) claim: Claim,
     /// What it is about, such as a ticket's id.
     pub(crate) about: String,
     pub(crate) trace: Option<TraceContext>,
@@ -54,37 +57,63 @@ pub(crate) struct Decoded<E> {
 
 /// A message that cannot be read, now or later.
 pub(crate) struct Undecodable {
-    /// Its id, if it says one.
-    pub(crate) id: Option<Uuid>,
+    /// Why: a short text, whatever is in the message.
     pub(crate) reason: String,
     /// Whether a member of a newer release may read it.
     pub(crate) newer: bool,
 }
 
+/// An event whose id is another's, by its place among those that were to take effect, and what is to be
+/// said of it.
+pub(crate) type Usurped = (usize, String);
+
 /// Reads a message.
+///
+/// # Errors
+/// Why it is no event that a listener could take, now or later: a short text, whatever is in the message.
 pub(crate) fn decode<E: EventSet>(
     subject: &str,
     payload: &[u8],
     client_id: &ClientId,
 ) -> Result<Decoded<E>, Undecodable> {
-    let envelope = Envelope::parse(payload).map_err(|error| Undecodable {
-        id: None,
-        reason: error.to_string(),
-        newer: false,
-    })?;
-    let undecodable = |reason: String| Undecodable { id: Some(envelope.id), reason, newer: false };
-    if envelope.kind != subject {
-        let kind = &envelope.kind;
-        return Err(undecodable(format!("its type {kind:?} is not its subject {subject:?}")));
+    read(subject, payload, client_id)
+        .map_err(|bad| Undecodable { reason: shortened(&bad.reason), ..bad })
+}
+
+impl From<String> for Undecodable {
+    fn from(reason: String) -> Self {
+        Self { reason, newer: false }
     }
-    let version = envelope.schema_version().map_err(|error| undecodable(error.to_string()))?;
+}
+
+fn read<E: EventSet>(
+    subject: &str,
+    payload: &[u8],
+    client_id: &ClientId,
+) -> Result<Decoded<E>, Undecodable> {
+    if payload.len() > MAX_BYTES {
+        return Err(
+            format!("it has {} bytes, an event has at most {MAX_BYTES}", payload.len()).into()
+        );
+    }
+    let envelope = Envelope::parse(payload).map_err(|error| error.to_string())?;
+    if envelope.kind != subject {
+        return Err(format!("its type {:?} is not its subject {subject:?}", envelope.kind).into());
+    }
+    let version = envelope.schema_version().map_err(|error| error.to_string())?;
     let event = E::decode(&envelope.kind, version, envelope.data.get()).map_err(|error| {
-        Undecodable { newer: error.is_of_a_newer_release(), ..undecodable(error.to_string()) }
+        Undecodable { reason: error.to_string(), newer: error.is_of_a_newer_release() }
     })?;
+    let at = E::SUBJECTS.iter().position(|known| *known == subject);
+    if let Some(expected) = at.and_then(|at| E::SOURCES.get(at))
+        && envelope.source != *expected
+    {
+        return Err(format!("its source is {:?}, expected {expected:?}", envelope.source).into());
+    }
     let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
     let (id, time, about) = (envelope.id, envelope.time, envelope.subject.into_owned());
     let received = Received { id, time, client_id: client_id.to_string(), event };
-    Ok(Decoded { received, about, trace })
+    Ok(Decoded { received, claim: Claim::new(id, payload), about, trace })
 }
 
 /// What came of looking for a dead letter that was given back.
@@ -122,57 +151,63 @@ impl<L: Listener> Workshop<L> {
     }
 
     /// One transaction: claim what is new, have the listener write its effect, commit. All of the
-    /// events have taken effect afterwards, or none has.
+    /// events have taken effect afterwards, or none has; but for those whose id is another's, which
+    /// are returned.
     ///
     /// `counted` says that attempts were counted for them, which are then forgotten; `redriven`
     /// that it is a dead letter, which then is none any more.
     pub(crate) async fn take_effect(
         &self,
-        events: &[&Received<L::Events>],
+        events: &[&Decoded<L::Events>],
         counted: bool,
         redriven: Option<i64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Usurped>, Failure> {
         let group = L::QUEUE_GROUP;
         let begun = Instant::now();
-        let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
+        let ids: Vec<Uuid> = events.iter().map(|event| event.claim.id).collect();
         let effect = async |tx: &mut PgConnection| {
-            let fresh = self.claim_and_call(tx, events).await?;
+            let (fresh, usurped) = self.claim_and_call(tx, events).await?;
             if counted {
                 attempts::forget(tx, group, &ids).await?;
             }
-            if let Some(id) = redriven {
+            if let Some(id) = redriven
+                && usurped.is_empty()
+            {
                 dead_letters::resolve(tx, id).await?;
             }
-            Ok::<_, Failure>(fresh)
+            Ok::<_, Failure>((fresh, usurped))
         };
-        let fresh = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
+        let (fresh, usurped) = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
         self.note_committed(begun, &fresh);
-        Ok(())
+        Ok(usurped)
     }
 
-    /// Has what is new among the events take effect in this transaction. Returns which these are.
+    /// Has what is new among the events take effect in this transaction. Returns which these are, and
+    /// those whose id is another's.
     async fn claim_and_call<'a>(
         &self,
         tx: &mut PgConnection,
-        events: &[&'a Received<L::Events>],
-    ) -> Result<Vec<&'a Received<L::Events>>, Failure> {
-        let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
-        let mut new = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &ids).await?;
-        // An event that is there twice is new once.
-        let fresh: Vec<_> = events
-            .iter()
-            .copied()
-            .filter(|received| {
-                let at = new.iter().position(|id| *id == received.id);
-                at.map(|at| new.swap_remove(at)).is_some()
-            })
-            .collect();
+        events: &[&'a Decoded<L::Events>],
+    ) -> Result<(Vec<&'a Received<L::Events>>, Vec<Usurped>), Failure> {
+        let claims: Vec<Claim> = events.iter().map(|event| event.claim).collect();
+        let standings = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &claims).await?;
+        let (mut fresh, mut usurped) = (Vec::new(), Vec::new());
+        for (at, standing) in standings.into_iter().enumerate() {
+            match standing {
+                Standing::New => fresh.push(&events[at].received),
+                Standing::Twin(first) if claims[first] != claims[at] => {
+                    usurped.push((at, inbox::usurped(None)));
+                }
+                Standing::Usurped(reason) => usurped.push((at, reason)),
+                Standing::Twin(_) | Standing::Known => {}
+            }
+        }
         if !fresh.is_empty() {
             self.call(tx, &fresh).await?;
         }
-        let repeats = (events.len() - fresh.len()) as u64;
+        let repeats = (events.len() - fresh.len() - usurped.len()) as u64;
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP).increment(repeats);
-        Ok(fresh)
+        Ok((fresh, usurped))
     }
 
     /// What follows the commit of the effects of these events.
@@ -227,8 +262,13 @@ impl<L: Listener> Workshop<L> {
         let Some(letter) = letter else { return Ok(Redrive::NoneWaits) };
         let decoded = decode::<L::Events>(&letter.subject, &letter.payload, &self.client_id);
         let outcome = match decoded {
-            Ok(event) => self.take_effect(&[&event.received], true, Some(letter.id)).await,
-            Err(undecodable) => Err(Failure::Reject(undecodable.reason)),
+            Ok(event) => match self.take_effect(&[&event], true, Some(letter.id)).await {
+                Ok(mut usurped) => {
+                    usurped.pop().map_or(Ok(()), |(_, why)| Err(Failure::Reject(why)))
+                }
+                Err(failure) => Err(failure),
+            },
+            Err(bad) => Err(Failure::Reject(bad.reason)),
         };
         match outcome {
             Ok(()) => {

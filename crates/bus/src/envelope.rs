@@ -32,7 +32,7 @@ pub struct Envelope<'a> {
     #[serde(default)]
     pub subject: Cow<'a, str>,
     /// When it happened.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::rfc3339")]
     pub time: OffsetDateTime,
     #[serde(default)]
     datacontenttype: Cow<'a, str>,

@@ -42,6 +42,8 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     const STREAM: &'static Stream;
     /// The subjects to consume.
     const SUBJECTS: &'static [&'static str];
+    /// Who publishes each of them, in the same order: see [`Event::SOURCE`].
+    const SOURCES: &'static [&'static str];
 
     /// Reads one event's payload.
     ///
@@ -94,6 +96,7 @@ impl DecodeError {
 impl<E: Event> EventSet for E {
     const STREAM: &'static Stream = E::STREAM;
     const SUBJECTS: &'static [&'static str] = &[E::SUBJECT];
+    const SOURCES: &'static [&'static str] = &[E::SOURCE];
 
     fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError> {
         if subject != E::SUBJECT {
@@ -166,6 +169,8 @@ macro_rules! event_set {
             const STREAM: &'static $crate::event::Stream = &$stream;
             const SUBJECTS: &'static [&'static str] =
                 &[$( <$event as $crate::event::Event>::SUBJECT ),+];
+            const SOURCES: &'static [&'static str] =
+                &[$( <$event as $crate::event::Event>::SOURCE ),+];
 
             fn decode(
                 subject: &str,

@@ -54,10 +54,11 @@ impl Held {
         serde_json::Value::Object(headers.collect())
     }
 
-    /// An id for a message that has none of its own: the same for the same bytes, wherever in
-    /// whatever stream they are.
+    /// An id for a message that has none of its own: the same for the same bytes by the same subject,
+    /// wherever in whatever stream they are.
     pub(crate) fn id_of_bytes(&self) -> Uuid {
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, &self.payload)
+        let name = [self.subject.as_bytes(), b"\0", &*self.payload].concat();
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
     }
 }
 

@@ -12,7 +12,9 @@ use time::OffsetDateTime;
 use tracing::{debug, info};
 use uuid::{Uuid, Variant};
 
-use crate::{client_id::ClientId, is_locked};
+pub(crate) use crate::claim::usurped;
+pub use crate::claim::{Claim, Standing, claim, known};
+use crate::is_locked;
 
 /// How long an id is remembered at least: from the time that it carries, or, where it carries none,
 /// from when its event took effect. Above the longest way that an event can take: published again at
@@ -30,32 +32,6 @@ const SLOTS: i64 = 18;
 /// How long emptying or dropping a table waits for its lock. Writers queue behind it meanwhile. It is
 /// tried again a minute later.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
-
-/// Claims events for this transaction. Returns those that are new; the others took effect before.
-/// An event that another transaction is claiming is waited for.
-///
-/// # Errors
-/// When the database does.
-pub async fn claim(
-    tx: &mut PgConnection,
-    group: &str,
-    client: &ClientId,
-    events: &[Uuid],
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    // In the order of ids, so that two members with the same events in their hands wait for one
-    // another and do not deadlock.
-    sqlx::query_scalar(
-        "insert into bus.inbox (queue_group, event_id, client_id)
-         select $1, event_id, $2 from unnest($3::uuid[]) as claimed (event_id) order by event_id
-         on conflict do nothing
-         returning event_id",
-    )
-    .bind(group)
-    .bind(client.as_str())
-    .bind(events)
-    .fetch_all(tx)
-    .await
-}
 
 /// Gives up claims of this transaction, for events that could not take effect in it.
 ///
@@ -79,30 +55,6 @@ pub(crate) async fn unclaim(
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// Which of the events took effect before, by one index probe each.
-///
-/// # Errors
-/// When the database does.
-pub async fn known(
-    connection: &mut PgConnection,
-    group: &str,
-    events: &[Uuid],
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    // The limit makes it a probe an event, in every plan; the slots leave it one partition.
-    sqlx::query_scalar(
-        "select asked.id from unnest($2::uuid[]) as asked (id)
-         cross join lateral (
-             select from bus.inbox
-             where queue_group = $1 and event_id = asked.id
-               and bus.inbox_slot(event_id) = bus.inbox_slot(asked.id)
-             limit 1) as found",
-    )
-    .bind(group)
-    .bind(events)
-    .fetch_all(connection)
-    .await
 }
 
 /// Why it cannot be told whether an event took effect, if so: what is that old may be forgotten, and

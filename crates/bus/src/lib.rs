@@ -9,6 +9,8 @@
 mod answer;
 mod attempts;
 mod batch;
+mod burial;
+mod claim;
 pub mod client_id;
 pub mod connection;
 pub mod dead_letters;
@@ -25,6 +27,7 @@ pub mod outbox;
 pub mod pool;
 mod pull;
 pub mod relay;
+pub mod rfc3339;
 mod session;
 pub mod shutdown;
 mod split;
@@ -95,6 +98,18 @@ pub fn database_is_busy(error: &sqlx::Error) -> bool {
 /// Text as Postgres can hold it: neither `text` nor `jsonb` knows NUL.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// How much of a reason is kept, in characters. It may quote a message, and that may be a megabyte.
+const REASON: usize = 1000;
+
+/// A reason as it is kept.
+fn shortened(reason: &str) -> String {
+    let kept = storable(reason);
+    match kept.char_indices().nth(REASON) {
+        Some((end, _)) => format!("{}…", &kept[..end]),
+        None => kept,
+    }
 }
 
 /// A time without what Postgres does not keep of it.

@@ -2,16 +2,15 @@
 //! tried in pieces, each behind a savepoint, and a piece that fails in smaller ones. A bad event ends
 //! up alone; one commit serves all the others.
 
-use std::{collections::HashSet, ops::Range, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use sqlx::PgConnection;
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
 use crate::{
     attempts,
-    effect::{BEGIN, EFFECT_TIMEOUT, Workshop},
-    inbox,
+    effect::{BEGIN, Decoded, EFFECT_TIMEOUT, Workshop},
+    inbox::{self, Claim, Standing},
     listener::{Failure, Listener, Received},
 };
 
@@ -31,6 +30,8 @@ pub(crate) enum Verdict {
     Effect,
     /// It took effect before.
     Known,
+    /// Its id is another event's: why it never can.
+    Usurped(String),
     /// It failed, by itself.
     Failed(Failure),
     /// It took longer by itself than a piece may take.
@@ -47,7 +48,7 @@ impl<L: Listener> Workshop<L> {
     /// When the database could not serve or commit. Nothing has taken effect then.
     pub(crate) async fn take_effect_in_pieces(
         &self,
-        events: &[&Received<L::Events>],
+        events: &[&Decoded<L::Events>],
         size: Size,
         counted: bool,
     ) -> Result<Vec<Verdict>, Failure> {
@@ -60,21 +61,21 @@ impl<L: Listener> Workshop<L> {
             .increment(known as u64);
         let effected = events.iter().zip(&verdicts);
         let effected = effected.filter(|(_, verdict)| matches!(verdict, Verdict::Effect));
-        self.note_committed(begun, &effected.map(|(event, _)| *event).collect::<Vec<_>>());
+        self.note_committed(begun, &effected.map(|(event, _)| &event.received).collect::<Vec<_>>());
         Ok(verdicts)
     }
 
     async fn try_pieces(
         &self,
         tx: &mut PgConnection,
-        events: &[&Received<L::Events>],
+        events: &[&Decoded<L::Events>],
         size: Size,
         counted: bool,
         begun: Instant,
     ) -> Result<Vec<Verdict>, Failure> {
         let mut verdicts: Vec<Verdict> = events.iter().map(|_| Verdict::Untried).collect();
         let places = self.claim_places(tx, events, &mut verdicts).await?;
-        let fresh: Vec<_> = places.iter().map(|at| events[*at]).collect();
+        let fresh: Vec<_> = places.iter().map(|at| &events[*at].received).collect();
         let mut pieces = match size {
             Size::Pieces => split(0..fresh.len()),
             Size::Single => (0..fresh.len()).rev().map(|at| at..at + 1).collect(),
@@ -93,9 +94,14 @@ impl<L: Listener> Workshop<L> {
             }
         }
         let ids = |wanted: &dyn Fn(usize) -> bool| {
-            (0..events.len()).filter(|at| wanted(*at)).map(|at| events[at].id).collect::<Vec<_>>()
+            (0..events.len())
+                .filter(|at| wanted(*at))
+                .map(|at| events[at].claim.id)
+                .collect::<Vec<_>>()
         };
-        let taken = |at: usize| matches!(verdicts[at], Verdict::Effect | Verdict::Known);
+        let taken = |at: usize| {
+            matches!(verdicts[at], Verdict::Effect | Verdict::Known | Verdict::Usurped(_))
+        };
         let undone = ids(&|at| places.contains(&at) && !taken(at));
         if !undone.is_empty() {
             inbox::unclaim(tx, L::QUEUE_GROUP, &undone).await?;
@@ -111,18 +117,18 @@ impl<L: Listener> Workshop<L> {
     async fn claim_places(
         &self,
         tx: &mut PgConnection,
-        events: &[&Received<L::Events>],
+        events: &[&Decoded<L::Events>],
         verdicts: &mut [Verdict],
     ) -> Result<Vec<usize>, Failure> {
-        let ids: Vec<Uuid> = events.iter().map(|received| received.id).collect();
-        let new = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &ids).await?;
-        let new: HashSet<Uuid> = new.into_iter().collect();
-        let (mut first, mut places) = (HashSet::new(), Vec::new());
-        for (at, id) in ids.iter().enumerate() {
-            if !new.contains(id) {
-                verdicts[at] = Verdict::Known;
-            } else if first.insert(*id) {
-                places.push(at);
+        let claims: Vec<Claim> = events.iter().map(|event| event.claim).collect();
+        let mut places = Vec::new();
+        let standings = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &claims).await?;
+        for (at, standing) in standings.into_iter().enumerate() {
+            match standing {
+                Standing::New => places.push(at),
+                Standing::Known => verdicts[at] = Verdict::Known,
+                Standing::Usurped(reason) => verdicts[at] = Verdict::Usurped(reason),
+                Standing::Twin(_) => {}
             }
         }
         Ok(places)

@@ -100,9 +100,15 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
     }
     for letter in &letters {
         let DeadLetter { id, queue_group, subject, stream_sequence, attempts, reason, .. } = letter;
+        let copies = match letter.copies {
+            1 => String::new(),
+            copies => {
+                format!("{copies} copies, the last at {}  ", letter.last_at.format(&Rfc3339)?)
+            }
+        };
         let at = letter.dead_at.format(&Rfc3339)?;
         say!(
-            "{id}  {at}  {queue_group}  {subject} #{stream_sequence}  {attempts} attempts  {reason}"
+            "{id}  {at}  {queue_group}  {subject} #{stream_sequence}  {attempts} attempts  {copies}{reason}"
         );
     }
     if i64::try_from(letters.len())? == LISTED {

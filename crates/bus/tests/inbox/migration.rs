@@ -9,14 +9,17 @@ use std::{
     time::Duration,
 };
 
-use bus::{client_id::ClientId, inbox};
+use bus::{
+    client_id::ClientId,
+    inbox::{self, Standing},
+};
 use embedded::Postgres;
 use rand::seq::SliceRandom;
 use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::world::{GROUP, until};
+use crate::world::{GROUP, claims, until};
 
 /// The statements of the release before, as they were.
 const CLAIM: &str = "insert into bus.inbox (queue_group, event_id, client_id)
@@ -56,7 +59,11 @@ async fn take_effect(pool: &PgPool, release: Release, ids: &[Uuid]) -> Result<()
     let client: ClientId = "a".parse().unwrap();
     let mut tx = pool.begin().await?;
     let new: Vec<Uuid> = match release {
-        Release::New => inbox::claim(&mut tx, GROUP, &client, ids).await?,
+        Release::New => {
+            let standings = inbox::claim(&mut tx, GROUP, &client, &claims(ids)).await?;
+            let new = ids.iter().zip(standings).filter(|(_, found)| *found == Standing::New);
+            new.map(|(id, _)| *id).collect()
+        }
         Release::Before => {
             let claim = sqlx::query_scalar(CLAIM).bind(GROUP).bind("a").bind(ids);
             claim.fetch_all(&mut *tx).await?
@@ -219,7 +226,7 @@ async fn what_only_the_table_of_before_knows_cannot_be_claimed() {
     bus::migrate(&pool).await.unwrap();
     let mut connection = pool.acquire().await.unwrap();
     // It spares redelivered events a try; whether they are new is for the claim to say.
-    assert!(inbox::known(&mut connection, GROUP, &ids).await.unwrap().is_empty());
+    assert!(inbox::known(&mut connection, GROUP, &claims(&ids)).await.unwrap().is_empty());
     drop(connection);
     take_effect(&pool, Release::New, &ids).await.unwrap();
     let effects: i64 =

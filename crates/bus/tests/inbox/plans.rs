@@ -1,11 +1,15 @@
 //! What the inbox's statements read of a filled table, by Postgres' own count, with plans for the
 //! values at hand and with those for any.
 
-use bus::{client_id::ClientId, dead_letters, inbox};
+use bus::{
+    client_id::ClientId,
+    dead_letters,
+    inbox::{self, Standing},
+};
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use crate::world::{GROUP, World};
+use crate::world::{GROUP, World, claims};
 
 /// What was read of the inbox's partitions: rows by sequential scans, entries of indexes.
 async fn read(connection: &mut PgConnection, pool: &PgPool) -> (i64, i64) {
@@ -56,13 +60,13 @@ async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
             println!("{mode}, {what}: {rows} rows by scans, {entries} entries of indexes");
             assert!(rows + entries <= i64::try_from(most).unwrap(), "{mode}, {what} read too much");
         };
-        let found = inbox::known(&mut connection, GROUP, &known).await.unwrap();
-        assert_eq!(found.len(), BATCH);
+        let found = inbox::known(&mut connection, GROUP, &claims(&known)).await.unwrap();
+        assert_eq!(found, vec![Standing::Known; BATCH]);
         cost(&mut connection, "what is known", 2 * BATCH).await;
         let new: Vec<Uuid> =
             known.iter().copied().chain((0..BATCH).map(|_| Uuid::now_v7())).collect();
-        let claimed = inbox::claim(&mut connection, GROUP, &client, &new).await.unwrap();
-        assert_eq!(claimed.len(), BATCH);
+        let claimed = inbox::claim(&mut connection, GROUP, &client, &claims(&new)).await.unwrap();
+        assert_eq!(claimed.iter().filter(|found| **found == Standing::New).count(), BATCH);
         cost(&mut connection, "a claim", 4 * BATCH).await;
         assert_eq!(inbox::prune(&mut connection, 1_000).await.unwrap(), 1_000);
         cost(&mut connection, "forgetting a thousand", 3_000).await;

@@ -1,9 +1,13 @@
 //! What the inbox remembers, and for how long.
 
-use bus::{client_id::ClientId, dead_letters, inbox};
+use bus::{
+    client_id::ClientId,
+    dead_letters,
+    inbox::{self, Standing},
+};
 use uuid::Uuid;
 
-use crate::world::{GROUP, World, until};
+use crate::world::{GROUP, World, claims, until};
 
 #[tokio::test]
 async fn an_event_too_old_to_be_checked_is_a_dead_letter_until_a_person_decides() {
@@ -89,16 +93,19 @@ async fn an_event_is_new_once_whatever_its_id() {
     let mut connection = world.pool.acquire().await.unwrap();
     let others = [Uuid::nil(), Uuid::max(), Uuid::from_u128(7 << 76), Uuid::new_v4()];
     let ids: Vec<Uuid> = (0..100).map(|_| Uuid::now_v7()).chain(others).collect();
-    let twice: Vec<Uuid> = ids.iter().chain(&ids).copied().collect();
+    let once = claims(&ids);
+    let twice = [once.clone(), once.clone()].concat();
     let claimed = inbox::claim(&mut connection, GROUP, &client, &twice).await.unwrap();
-    assert_eq!(claimed.len(), ids.len());
+    for (at, standing) in claimed.into_iter().enumerate() {
+        let second = at.checked_sub(ids.len()).map(Standing::Twin);
+        assert_eq!(standing, second.unwrap_or(Standing::New));
+    }
     let again = inbox::claim(&mut connection, GROUP, &client, &twice).await.unwrap();
-    assert!(again.is_empty());
-    let mut known = inbox::known(&mut connection, GROUP, &ids).await.unwrap();
-    known.sort_unstable();
-    let mut ids = ids;
-    ids.sort_unstable();
-    assert_eq!(known, ids);
-    assert!(inbox::known(&mut connection, "another", &ids).await.unwrap().is_empty());
-    assert_eq!(inbox::claim(&mut connection, "another", &client, &ids).await.unwrap().len(), 104);
+    assert_eq!(again, vec![Standing::Known; 208]);
+    let known = inbox::known(&mut connection, GROUP, &once).await.unwrap();
+    assert_eq!(known, vec![Standing::Known; 104]);
+    let known = inbox::known(&mut connection, "another", &once).await.unwrap();
+    assert_eq!(known, vec![Standing::New; 104]);
+    let claimed = inbox::claim(&mut connection, "another", &client, &once).await.unwrap();
+    assert_eq!(claimed, vec![Standing::New; 104]);
 }

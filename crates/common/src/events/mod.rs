@@ -3,6 +3,7 @@
 //! nothing here needs to change.
 
 pub mod asyncapi;
+mod checked;
 pub mod money;
 pub mod order;
 pub mod ticket;

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, Stream, events_of, money::Price};
+use super::{Event, Stream, checked, events_of, money::Price};
 
 /// The stream of order events.
 pub const ORDERS: Stream = Stream {
@@ -28,6 +28,7 @@ pub struct Order {
     /// The ticket that it is for.
     pub ticket_id: Uuid,
     /// Who ordered it, by the subject of the token that the request came with.
+    #[serde(deserialize_with = "checked::buyer")]
     #[schema(min_length = 1, max_length = 200)]
     pub buyer: String,
     /// What the ticket cost when it was reserved, and what is to be paid.
@@ -35,16 +36,17 @@ pub struct Order {
     /// What has become of it.
     pub status: OrderStatus,
     /// 1 when created, one more with each change: the greater one is the newer state.
+    #[serde(deserialize_with = "checked::version")]
     #[schema(minimum = 1)]
     pub version: i32,
     /// Until when the ticket is reserved.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "bus::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// When it was created.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "bus::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When this version was committed.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "bus::rfc3339")]
     pub updated_at: OffsetDateTime,
     /// What completed it; missing otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,7 +88,8 @@ pub struct Payment {
     /// How much.
     pub amount: Price,
     /// The payment's name at its provider.
-    #[schema(min_length = 1, max_length = 200)]
+    #[serde(deserialize_with = "checked::reference")]
+    #[schema(min_length = 1)]
     pub reference: String,
 }
 
@@ -100,4 +103,38 @@ events_of! {
     OrderCancelled = "order:cancelled";
     /// An order was not paid in time.
     OrderExpired = "order:expired";
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::events::EventSet;
+
+    #[test]
+    fn an_event_is_checked_as_a_request_is_and_the_reason_names_the_field() {
+        let golden: Value =
+            serde_json::from_str(include_str!("golden/order-completed.json")).unwrap();
+        for (field, value, reason) in [
+            ("/buyer", json!(""), "buyer: must not be empty"),
+            ("/buyer", json!("x".repeat(201)), "buyer: must have at most 200 characters"),
+            ("/buyer", json!("a\u{1b}b"), "buyer: must not hold control characters"),
+            ("/price", json!(-1), "price: must not be negative"),
+            ("/payment/amount", json!(0.001), "payment.amount: must have at most two decimals"),
+            ("/payment/reference", json!(""), "payment.reference: must not be empty"),
+            ("/version", json!(0), "version: must be at least 1"),
+            ("/expiresAt", json!("0000-06-01T00:00:00Z"), "expiresAt: must be in the years"),
+            ("/createdAt", json!("0000-06-01T00:00:00Z"), "createdAt: must be in the years"),
+            ("/updatedAt", json!("0000-06-01T00:00:00Z"), "updatedAt: must be in the years"),
+            ("/status", json!("gone"), "unknown variant"),
+            ("/ticketId", json!("x"), "ticketId: "),
+        ] {
+            let mut order = golden.clone();
+            *order.pointer_mut(field).unwrap() = value;
+            let read = OrderCompleted::decode("order:completed", 1, &order.to_string());
+            let error = read.unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
 }

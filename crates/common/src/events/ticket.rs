@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, Stream, events_of, money::Price};
+use super::{Event, Stream, checked, events_of, money::Price};
 
 /// The stream of ticket events.
 pub const TICKETS: Stream =
@@ -18,18 +18,20 @@ pub struct Ticket {
     /// The ticket's id, the same in every service.
     pub id: Uuid,
     /// Its title, 1–200 characters.
+    #[serde(deserialize_with = "checked::title")]
     #[schema(min_length = 1, max_length = 200)]
     pub title: String,
     /// Its price.
     pub price: Price,
     /// 1 when created, one more with each change: the greater one is the newer state.
+    #[serde(deserialize_with = "checked::version")]
     #[schema(minimum = 1)]
     pub version: i32,
     /// When it was created.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "bus::rfc3339")]
     pub created_at: OffsetDateTime,
     /// When this version was committed.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "bus::rfc3339")]
     pub updated_at: OffsetDateTime,
     /// Who sells it, by the name that their token gave them; missing where a release without sellers has
     /// stored it.
@@ -92,6 +94,45 @@ mod tests {
     fn a_field_added_by_a_newer_publisher_is_passed_over() {
         let newer = GOLDEN.replacen('{', r#"{"seat":"12A","#, 1);
         assert!(TicketUpdated::decode("ticket:updated", 1, &newer).is_ok());
+    }
+
+    #[test]
+    fn an_event_is_checked_as_a_request_is_and_the_reason_names_the_field() {
+        let read = |field: &str, value: &str| {
+            let at = GOLDEN.find(&format!(r#""{field}":"#)).unwrap() + field.len() + 3;
+            let end = at + GOLDEN[at..].find([',', '}']).unwrap();
+            let text = format!("{}{value}{}", &GOLDEN[..at], &GOLDEN[end..]);
+            TicketUpdated::decode("ticket:updated", 1, &text)
+        };
+        for (field, value, reason) in [
+            ("title", r#""""#, "must not be empty"),
+            ("title", r#"" \t ""#, "must not be empty"),
+            ("title", &format!("\"{}\"", "x".repeat(201)), "at most 200 characters, has 201"),
+            ("title", r#""a\u0000b""#, "holds U+0000"),
+            ("title", r#""a\u001b[2Jb""#, "holds U+001B"),
+            ("title", r#""a\nb""#, "holds U+000A"),
+            ("title", "7", "invalid type"),
+            ("price", "-1", "must not be negative"),
+            ("price", "1.005", "must have at most two decimals"),
+            ("price", "1000000.01", "must be at most 1000000.00"),
+            ("version", "0", "must be at least 1"),
+            ("version", "-1", "must be at least 1"),
+            ("version", "2147483648", "invalid value"),
+            ("created_at", r#""0000-01-01T00:00:00Z""#, "must be in the years 1 to 9999"),
+            ("updated_at", r#""0001-01-01T00:00:00+00:01""#, "must be in the years 1 to 9999"),
+            ("updated_at", r#""9999-12-31T23:59:59-00:01""#, "must be in the years 1 to 9999"),
+            ("id", r#""x""#, "UUID"),
+        ] {
+            let error = read(field, value).unwrap_err().to_string();
+            let named = format!("ticket:updated: {field}: ");
+            assert!(error.starts_with(&named) && error.contains(reason), "{value}: {error}");
+        }
+        // What any release has answered 201 takes effect, also where a later one takes it no more.
+        for title in ["\u{200b}", "a\u{202e}b", "\u{2066}a\u{2069}", &"é".repeat(200)] {
+            let read = read("title", &serde_json::to_string(title).unwrap()).unwrap();
+            assert_eq!(read.0.title, title);
+        }
+        assert!(read("created_at", r#""9999-12-31T23:59:59.999999999Z""#).is_ok());
     }
 
     #[test]

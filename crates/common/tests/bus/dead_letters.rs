@@ -44,6 +44,12 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
         change(&mut envelope);
         envelope.to_string()
     };
+    let ticket = |created_at: &str, characters: usize| {
+        serde_json::json!({
+            "id": uuid::Uuid::now_v7(), "title": "x".repeat(characters), "price": 1, "version": 1,
+            "created_at": created_at, "updated_at": "2026-01-01T00:00:00Z",
+        })
+    };
     let cases = [
         ("\u{0}\u{1}".to_owned(), "not a CloudEvent"),
         ("{}".to_owned(), "missing field"),
@@ -54,7 +60,23 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
             sealed(&|e| e["dataschema"] = "urn:ticketing:event:ticket:created:0".into()),
             "schema version 0, this listener knows 1",
         ),
-        (sealed(&|_| {}), "ticket:created: "),
+        (sealed(&|_| {}), "ticket:created: title: invalid type"),
+        (sealed(&|e| e["id"] = "x".into()), "UUID"),
+        (sealed(&|e| e["time"] = "0000-01-01T00:00:00Z".into()), "must be in the years 1 to 9999"),
+        (sealed(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 990_000)), "bytes, an event has"),
+        (sealed(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 201)), "ticket:created: title: "),
+        (
+            sealed(&|e| e["data"] = ticket("0000-01-01T00:00:00Z", 1)),
+            "ticket:created: created_at: ",
+        ),
+        (
+            sealed(&|e| {
+                e["source"] = "/somebody".into();
+                e["data"] = ticket("2026-01-01T00:00:00Z", 1);
+            }),
+            "its source is \"/somebody\", expected \"/tickets\"",
+        ),
+        (sealed(&|e| e["type"] = "x".repeat(9_000).into()), "its type \"xxx"),
     ];
     for (bytes, _) in &cases {
         world.publish_bytes(bytes.as_bytes()).await;
@@ -66,6 +88,7 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
         assert!(letter.reason.contains(reason), "{reason:?} is not in {:?}", letter.reason);
         assert_eq!(letter.payload, bytes.as_bytes(), "kept to the byte");
         assert_eq!(letter.attempts, 0);
+        assert!(letter.reason.chars().count() <= 1_001, "a reason is short");
     }
     until("the neighbour took effect", || async { world.effects(0).await == ["fine"] }).await;
 }

@@ -63,7 +63,8 @@ async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
     assert_eq!(holders().await, ["one"]);
 
     // Its own key as well.
-    let ids = ["two", "three", "four", "six", "eight", "nine", "mark-DEL", "mark-PURGE", "mark-JUNK"];
+    let ids =
+        ["two", "three", "four", "six", "eight", "nine", "mark-DEL", "mark-PURGE", "mark-JUNK"];
     for id in ids {
         let (bus, shutdown) = connect(&nats.url(), id).await;
         let lease = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();

@@ -63,3 +63,42 @@ async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_dis
     assert_eq!(status, Some(1), "{said}");
     system.each_effect_happened_once().await;
 }
+
+#[tokio::test]
+async fn an_event_that_nobody_could_show_is_a_dead_letter_and_the_tickets_are_shown() {
+    let system = System::start().await;
+    let orders = system.orders("orders-1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let nats_url = system.nats.url();
+    let publish = async |payload: &str| {
+        let arguments = ["publish", "--nats-url", &nats_url, payload];
+        ticketing(folder.path(), &arguments).end().await
+    };
+    let (status, said) =
+        publish(r#"{"title": "old", "price": 1, "created_at": "0000-01-01T00:00:00Z"}"#).await;
+    assert!(!status.success() && said.contains("created_at: must be in the years"), "{said}");
+    // Past the check of the tool.
+    let id = uuid::Uuid::now_v7();
+    let event = serde_json::json!({
+        "specversion": "1.0", "id": id, "source": "/tickets", "type": "ticket:created",
+        "subject": id, "time": "2026-01-01T00:00:00Z",
+        "dataschema": "urn:ticketing:event:ticket:created:1",
+        "data": {
+            "id": id, "title": "old", "price": 1, "version": 1,
+            "created_at": "0000-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+        },
+    });
+    let raw = ["publish", "--nats-url", &nats_url, "--raw", &event.to_string()];
+    let (status, said) = ticketing(folder.path(), &raw).end().await;
+    assert!(status.success(), "{said}");
+    let (status, said) = publish(r#"{"title": "fine", "price": 1}"#).await;
+    assert!(status.success(), "{said}");
+    until("the fine one took effect", || async { system.known().await.len() == 1 }).await;
+    let shown = system.http.get(format!("{}/api/tickets", orders.url)).send().await.unwrap();
+    assert_eq!(shown.status(), 200);
+    let reason: String = sqlx::query_scalar("select reason from bus.dead_letters")
+        .fetch_one(&system.orders_db)
+        .await
+        .unwrap();
+    assert!(reason.contains("created_at: must be in the years 1 to 9999"), "{reason}");
+}

@@ -1,0 +1,135 @@
+//! Claiming an event in the inbox. An id belongs to one event, to the byte: what comes again is passed
+//! over, and what comes with an id that another event has is not taken for that one. See
+//! `docs/adr/0032`.
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use crate::client_id::ClientId;
+
+/// An event as the inbox knows it: its id, and what tells it from others that claim to be it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The event's id.
+    pub id: Uuid,
+    /// The first 16 bytes of the SHA-256 of the event's bytes: nobody makes two events with one.
+    pub digest: [u8; 16],
+}
+
+impl Claim {
+    /// The claim of an event that is these bytes.
+    #[must_use]
+    pub fn new(id: Uuid, bytes: &[u8]) -> Self {
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&Sha256::digest(bytes)[..16]);
+        Self { id, digest }
+    }
+}
+
+/// What the inbox says of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not taken effect. Where it was claimed: it is this transaction's now.
+    New,
+    /// Its id is also that of the event at this place, which is new, of the same claim.
+    Twin(usize),
+    /// It took effect before.
+    Known,
+    /// Another event with its id took effect: why this one never can.
+    Usurped(String),
+}
+
+/// Claims events for this transaction. Returns how each of them stands. An event that another
+/// transaction is claiming is waited for.
+///
+/// # Errors
+/// When the database does.
+pub async fn claim(
+    tx: &mut PgConnection,
+    group: &str,
+    client: &ClientId,
+    events: &[Claim],
+) -> Result<Vec<Standing>, sqlx::Error> {
+    // In the order of ids, so that two members with the same events in their hands wait for one
+    // another and do not deadlock. Of two events with one id, the first.
+    let new: Vec<Uuid> = sqlx::query_scalar(
+        "insert into bus.inbox (queue_group, event_id, client_id, digest)
+         select $1, event_id, $2, digest
+         from unnest($3::uuid[], $4::bytea[]) with ordinality as claimed (event_id, digest, place)
+         order by event_id, place
+         on conflict do nothing
+         returning event_id",
+    )
+    .bind(group)
+    .bind(client.as_str())
+    .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| &event.digest[..]).collect::<Vec<_>>())
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut new: HashMap<Uuid, Option<usize>> = new.into_iter().map(|id| (id, None)).collect();
+    let mut standings = vec![Standing::Known; events.len()];
+    let mut others = Vec::new();
+    for (at, event) in events.iter().enumerate() {
+        match new.get_mut(&event.id) {
+            Some(Some(first)) => standings[at] = Standing::Twin(*first),
+            Some(first) => {
+                *first = Some(at);
+                standings[at] = Standing::New;
+            }
+            None => others.push(at),
+        }
+    }
+    if !others.is_empty() {
+        let asked: Vec<Claim> = others.iter().map(|at| events[*at]).collect();
+        for (at, found) in others.into_iter().zip(known(tx, group, &asked).await?) {
+            // The inbox of the release before has it: there is nothing to compare it with.
+            standings[at] = if found == Standing::New { Standing::Known } else { found };
+        }
+    }
+    Ok(standings)
+}
+
+/// How each of the events stands, by one index probe each.
+///
+/// # Errors
+/// When the database does.
+pub async fn known(
+    connection: &mut PgConnection,
+    group: &str,
+    events: &[Claim],
+) -> Result<Vec<Standing>, sqlx::Error> {
+    // The limit makes it a probe an event, in every plan; the slots leave it one partition.
+    let found: Vec<(i64, Option<Vec<u8>>, OffsetDateTime)> = sqlx::query_as(
+        "select place, digest, processed_at
+         from unnest($2::uuid[]) with ordinality as asked (id, place)
+         cross join lateral (
+             select digest, processed_at from bus.inbox
+             where queue_group = $1 and event_id = asked.id
+               and bus.inbox_slot(event_id) = bus.inbox_slot(asked.id)
+             limit 1) as found",
+    )
+    .bind(group)
+    .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let mut standings = vec![Standing::New; events.len()];
+    for (place, digest, at) in found {
+        let at_place = usize::try_from(place - 1).unwrap_or_default();
+        // What replicas of the release before have claimed has no digest.
+        let same = digest.is_none_or(|digest| digest == events[at_place].digest);
+        standings[at_place] =
+            if same { Standing::Known } else { Standing::Usurped(usurped(Some(at))) };
+    }
+    Ok(standings)
+}
+
+/// Why an event can never take effect whose id is another's.
+pub(crate) fn usurped(at: Option<OffsetDateTime>) -> String {
+    let at = at.and_then(|at| at.format(&Rfc3339).ok());
+    let when = at.map_or_else(|| "just now".to_owned(), |at| format!("at {at}"));
+    format!("its id is that of another event, with other bytes, which took effect {when}")
+}

@@ -1,0 +1,75 @@
+//! Messages that nobody can read, in masses: what they leave, and how long they hold up others.
+
+use std::time::Duration;
+
+use bus::dead_letters::{self, Which};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::world::{World, until};
+
+const GARBAGE: usize = 20_000;
+/// What is measured is not measured beside itself.
+static MEASURED: Mutex<()> = Mutex::const_new(());
+/// What a good event may wait for that came after all of them.
+const DELAY: Duration = Duration::from_secs(3);
+
+/// How much later a good event takes effect than one that is on the other side of garbage.
+async fn delay_behind(world: &World, garbage: Vec<Vec<u8>>) -> Duration {
+    let _alone = MEASURED.lock().await;
+    world.publish(&[(Uuid::now_v7(), "before")]).await;
+    world.publish_bytes(garbage).await;
+    world.publish(&[(Uuid::now_v7(), "behind")]).await;
+    world.member("member").await;
+    until("both took effect", || async { world.effects().await.0 == 2 }).await;
+    let delay = "select extract(epoch from max(at) - min(at))::float8 from effects";
+    Duration::from_secs_f64(sqlx::query_scalar(delay).fetch_one(&world.pool).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_copies_of_one_message_are_one_dead_letter_and_delay_a_good_event_by_3_s() {
+    let world = World::start().await;
+    let delay = delay_behind(&world, vec![b"no event".to_vec(); GARBAGE]).await;
+    println!("the good one waited {delay:?} behind copies");
+    assert!(delay <= DELAY, "{delay:?}");
+    let mut connection = world.pool.acquire().await.unwrap();
+    let letters = dead_letters::list(&mut connection, None, 10).await.unwrap();
+    let [letter] = &letters[..] else { panic!("{} dead letters", letters.len()) };
+    assert_eq!(letter.copies, 20_000);
+    assert_eq!(letter.sequences, ["2-20001"]);
+    assert!(letter.last_at > letter.dead_at);
+    assert_eq!(dead_letters::discard(&mut connection, Which::One(letter.id)).await.unwrap(), 1);
+    assert_eq!(world.number("select count(*) from bus.dead_letter_copies").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_different_messages_delay_a_good_event_by_3_s() {
+    let world = World::start().await;
+    let garbage = (0..GARBAGE).map(|n| format!("{{no event {n}").into_bytes()).collect();
+    let delay = delay_behind(&world, garbage).await;
+    println!("the good one waited {delay:?} behind as many that differ");
+    assert!(delay <= DELAY, "{delay:?}");
+    assert_eq!(world.number("select count(*) from bus.dead_letters").await, 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_are_scattered_keep_the_first_places_and_the_last() {
+    let world = World::start().await;
+    // Every other message is the same; the others are each their own.
+    let bytes =
+        |n: usize| if n % 2 == 0 { b"no event".to_vec() } else { format!("{n}").into_bytes() };
+    world.publish_bytes((0..600).map(bytes).collect()).await;
+    world.member("one").await;
+    world.member("two").await;
+    until("all are dead letters", || async {
+        world.number("select count(*) from bus.dead_letters").await == 301
+            && world.number("select sum(copies)::bigint from bus.dead_letter_copies").await == 300
+    })
+    .await;
+    let mut connection = world.pool.acquire().await.unwrap();
+    let letters = dead_letters::list(&mut connection, None, 1_000).await.unwrap();
+    let copied: Vec<_> = letters.iter().filter(|letter| letter.copies > 1).collect();
+    let [letter] = copied[..] else { panic!("{} have copies", copied.len()) };
+    assert_eq!((letter.copies, letter.sequences.len()), (300, 100));
+    assert_eq!((letter.sequences[0].as_str(), letter.sequences[99].as_str()), ("1", "599"));
+}
