@@ -21,17 +21,11 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
     })
     .await;
     assert_eq!(world.effects().await, (10_000, 10_000));
-    let took: f64 =
-        sqlx::query_scalar("select extract(epoch from max(at) - min(at))::float8 from effects")
-            .fetch_one(&world.pool)
-            .await
-            .unwrap();
-    println!("the good ones took {took:.2} s");
-    // Five tries take ten seconds or more, by their delays.
-    let waited =
-        "select count(*) from effects, (select min(dead_at) as at from bus.dead_letters) as first
-                  where effects.at > first.at";
-    assert_eq!(world.number(waited).await, 0, "good events came after the first dead letter");
+    // Each transaction is one commit to wait for. One by one, they would be as many as the events; some
+    // more than the batches there are, because one that takes long is committed in parts.
+    let commits = world.number("select count(distinct transaction) from effects").await;
+    println!("{commits} commits for ten thousand good events");
+    assert!(commits < 500, "{commits} commits for ten thousand good events");
     assert_eq!(world.number("select min(attempts)::bigint from bus.dead_letters").await, 5);
     assert_eq!(world.number("select count(*) from bus.attempts").await, 0);
 }

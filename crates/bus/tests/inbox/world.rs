@@ -113,7 +113,8 @@ impl World {
                  event_id uuid not null,
                  name text not null check (name <> 'refused'),
                  one integer generated always as (1 / length(name)) stored,
-                 at timestamptz not null default clock_timestamp());
+                 at timestamptz not null default clock_timestamp(),
+                 transaction xid8 not null default pg_current_xact_id());
              create table late (name text unique deferrable initially deferred);
              create function late() returns trigger language plpgsql as $$
                  begin insert into late values ('late'); return new; end $$;
