@@ -56,8 +56,9 @@ async fn twenty_thousand_different_messages_delay_a_good_event_by_3_s() {
 async fn copies_that_are_scattered_keep_the_first_places_and_the_last() {
     let world = World::start().await;
     // Every other message is the same; the others are each their own.
-    let bytes =
-        |n: usize| if n % 2 == 0 { b"no event".to_vec() } else { format!("{n}").into_bytes() };
+    let bytes = |n: usize| {
+        if n.is_multiple_of(2) { b"no event".to_vec() } else { format!("{n}").into_bytes() }
+    };
     world.publish_bytes((0..600).map(bytes).collect()).await;
     world.member("one").await;
     world.member("two").await;
