@@ -28,6 +28,7 @@ pub mod pool;
 mod pull;
 pub mod relay;
 pub mod rfc3339;
+mod server_version;
 mod session;
 pub mod shutdown;
 mod split;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     connection::Bus, event::Stream, log::stream_relay::StreamRelay, outbox, pool::Pool,
-    shutdown::Shutdown, topology,
+    server_version, shutdown::Shutdown, topology,
 };
 
 /// How long an event stays in the log, to be published again should its stream lose it: as long as the
@@ -64,6 +64,8 @@ impl Relay {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let depth = outbox::measure(self.pool.clone(), self.streams, shutdown.clone());
         shutdown.spawn("outbox depth", depth);
+        let version = server_version::look(self.bus.clone(), shutdown.clone());
+        shutdown.spawn("server version", version);
         for stream in self.streams {
             let (bus, pool, wake) = (self.bus.clone(), self.pool.clone(), self.wake.0.subscribe());
             let relay = StreamRelay::new(bus, pool, stream, wake);

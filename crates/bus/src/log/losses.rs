@@ -110,3 +110,54 @@ pub(crate) async fn newest(
     .fetch_all(connection)
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use embedded::Postgres;
+    use sqlx::PgPool;
+
+    use super::newest;
+    use crate::log::session::Session;
+
+    #[tokio::test]
+    async fn the_newest_ranges_are_found_without_reading_the_others() {
+        let postgres = Postgres::builder().fsync(false).start().await.unwrap();
+        let pool = PgPool::connect(&postgres.create_database("log").await.unwrap()).await.unwrap();
+        crate::migrate(&pool).await.unwrap();
+        sqlx::raw_sql(
+            "insert into bus.ranges (stream, created, first_sequence, last_sequence, last_id, done,
+                                     target, events)
+             select stream, '2026-01-01', n * 10 + 1, n * 10 + 10, gen_random_uuid(), '3:3:', '3:3:', 10
+             from generate_series(0, 49999) as n, unnest(array['PARCELS', 'OTHER']) as stream;
+             analyze bus.ranges",
+        )
+        .execute(&pool)
+        .await
+        .unwrap();
+        let created = sqlx::query_scalar("select created from bus.ranges limit 1");
+        let created = created.fetch_one(&pool).await.unwrap();
+        let read = async || -> i64 {
+            sqlx::query_scalar(
+                "select (seq_tup_read + idx_tup_fetch)::bigint from pg_stat_user_tables
+                 where relname = 'ranges'",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+        };
+        let mut session = Session::open(&pool.clone().into()).await.unwrap();
+        let before = read().await;
+        let mut below = i64::MAX;
+        for _ in 0..10 {
+            let found = newest(&mut session.connection, "PARCELS", created, below).await.unwrap();
+            assert_eq!(found.len(), 200);
+            below = found.last().unwrap().1;
+        }
+        assert_eq!(below, 480_010);
+        let flush = "select pg_stat_force_next_flush()";
+        sqlx::raw_sql(flush).execute(&mut session.connection).await.unwrap();
+        sqlx::raw_sql("select 1").execute(&mut session.connection).await.unwrap();
+        let read = read().await - before;
+        assert!((2_000..3_000).contains(&read), "{read} rows read for 2,000");
+    }
+}

@@ -8,4 +8,5 @@ mod moved;
 mod order;
 mod plans;
 mod rollout;
+mod settings;
 mod world;
