@@ -99,7 +99,11 @@ impl StreamRelay {
             let why = format!("it was made again a moment ago; the next try is in {seconds} s");
             return Err(self.stays(&words, &why).into());
         }
-        if !topology::has_room(&self.bus, self.stream).await? {
+        // Such as where the rights for it were taken away.
+        let cannot = |error: TopologyError| {
+            self.stays(&words, &format!("once there is room, restart nats-server ({error})"))
+        };
+        if !topology::has_room(&self.bus, self.stream).await.map_err(cannot)? {
             let why = "free some room, and it is made and filled again";
             return Err(self.stays(&words, why).into());
         }
@@ -120,9 +124,12 @@ impl StreamRelay {
             error = words,
             "the server had no room and writes to the stream no more; there is room now: making the stream again"
         );
-        metrics::counter!("bus_streams_remade_total", "stream" => self.stream.name).increment(1);
+        topology::remake(&self.bus, &found).await.map_err(|error| {
+            let why = format!("it cannot be made again ({error}); restart nats-server");
+            self.stays(&words, &why)
+        })?;
         self.remade.now();
-        topology::remake(&self.bus, &found).await?;
+        metrics::counter!("bus_streams_remade_total", "stream" => self.stream.name).increment(1);
         Ok(true)
     }
 

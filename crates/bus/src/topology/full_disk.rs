@@ -12,7 +12,7 @@ use async_nats::jetstream::{
     stream::{Config, Info, StorageType},
 };
 use serde_json::{Value, json};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
@@ -75,11 +75,17 @@ pub(crate) async fn has_room(bus: &Bus, stream: &Stream) -> Result<bool, Topolog
 /// Deletes a stream and makes it again with the settings that it had.
 ///
 /// # Errors
-/// [`TopologyError::Away`]. Deleted it may be all the same.
+/// [`TopologyError::Away`] when it cannot be deleted.
 pub(crate) async fn remake(bus: &Bus, found: &Info) -> Result<(), TopologyError> {
     delete(bus, &found.config.name).await?;
-    bounded(bus.jetstream.create_stream(found.config.clone())).await?.map_err(away)?;
-    info!(stream = found.config.name, "made the stream again");
+    // A member of a group may have been faster; and whoever finds none makes it with the bus's settings.
+    let made = bounded(bus.jetstream.create_stream(found.config.clone())).await;
+    match made.and_then(|made| made.map_err(away)) {
+        Ok(_) => info!(stream = found.config.name, "made the stream again"),
+        Err(error) => {
+            warn!(stream = found.config.name, %error, "the stream's own settings may be lost");
+        }
+    }
     Ok(())
 }
 
