@@ -3,6 +3,7 @@
 //! Runs as any number of replicas.
 //!
 //! - [`http`]: the API.
+//! - [`limit`]: how many tickets one buyer may have reserved at a time.
 //! - [`order`]: what can become of an order.
 //! - [`payment`]: what is asked of a payment provider, and a stand-in for one.
 //! - [`expiry`], [`capture`]: what is done about orders that nobody asks for.
@@ -12,6 +13,7 @@
 pub mod capture;
 pub mod expiry;
 pub mod http;
+pub mod limit;
 pub mod listener;
 pub mod order;
 pub mod payment;
@@ -35,6 +37,7 @@ use common::{
 };
 
 use http::Api;
+use limit::Limit;
 use listener::Tickets;
 use payment::{Provider, StandIn};
 use tracing::warn;
@@ -91,6 +94,11 @@ pub struct Settings {
         help_heading = "Process"
     )]
     pub reservation_time: Duration,
+
+    /// How many tickets one buyer may have reserved at a time, 1-1000, or off. Default: 10; while AUTH is
+    /// off, when everybody is the same buyer, off.
+    #[arg(long, env, value_name = "RESERVATIONS_PER_BUYER", help_heading = "Process")]
+    pub reservations_per_buyer: Option<Limit>,
 
     /// How many requests may run at once; a further one is answered 503 with Retry-After.
     #[arg(
@@ -162,7 +170,9 @@ async fn start(
         warn!(%buyer, "AUTH is off: every order is this buyer's");
     }
     let reservation = settings.reservation_time;
-    let api = Api { pool: pool.clone(), wake, auth, provider, reservation };
+    let unless_said = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };
+    let limit = settings.reservations_per_buyer.unwrap_or(unless_said);
+    let api = Api { pool: pool.clone(), wake, auth, provider, reservation, limit };
     // Outside the stack's bound: a process that is busy is alive, and says so.
     let router = http::router(api, settings.http_max_concurrent.get())
         .merge(health::routes(pod.health, pod.metrics));

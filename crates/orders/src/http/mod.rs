@@ -24,7 +24,7 @@ use common::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::payment::Provider;
+use crate::{limit::Limit, payment::Provider};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -39,6 +39,8 @@ pub struct Api {
     pub provider: Arc<dyn Provider>,
     /// How long a ticket is reserved.
     pub reservation: Duration,
+    /// How many tickets one buyer may have reserved at a time.
+    pub limit: Limit,
 }
 
 impl FromRef<Api> for Auth {

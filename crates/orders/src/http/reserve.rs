@@ -1,5 +1,6 @@
 //! `POST /api/orders`: the order, its event and the answer kept for a repetition become true in one
-//! transaction, or none of them does. That a ticket has one order is the database's word.
+//! transaction, or none of them does. That a ticket has one order, and a buyer no more than they may, is
+//! the database's word.
 
 use axum::{
     extract::State,
@@ -25,7 +26,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Api, tickets::no_ticket};
-use crate::{order, store::orders};
+use crate::{
+    order,
+    store::{orders, reservations},
+};
 
 /// Where orders are.
 const PATH: &str = "/api/orders";
@@ -48,7 +52,8 @@ impl NewOrder {
 
 /// Reserve a ticket.
 ///
-/// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid.
+/// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid. How
+/// many tickets one buyer may have reserved at a time is limited.
 /// With an Idempotency-Key, a repetition within 24 hours of a request that was answered 201 is answered
 /// the same, and makes no second order.
 #[utoipa::path(
@@ -75,8 +80,9 @@ impl NewOrder {
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "This service knows no such ticket.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The ticket is reserved or sold; or the first request with this Idempotency-Key is still under way.",
-            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The ticket is reserved or sold; or you have as many reservations as one buyer may have at a time; or the first request with this Idempotency-Key is still under way.",
+            body = Problem, content_type = "application/problem+json",
+            headers(("Retry-After" = String, description = "With too many reservations: seconds until the first of them ends."))),
         (status = 413, description = "The body is larger than 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not sent as application/json.",
@@ -134,10 +140,13 @@ async fn make(
             Claim::Refused(problem) => return Err(problem),
         }
     }
-    let (price, now) = orders::price(tx, ticket_id).await?.ok_or_else(no_ticket)?;
+    let most = api.limit.most();
+    let limited = most.map(|_| buyer.as_str());
+    let price = reservations::price(tx, ticket_id, limited).await?;
+    let (price, now) = price.ok_or_else(no_ticket)?;
     let order = order::reserve(ticket_id, buyer.as_str(), price, now, api.reservation);
-    if !orders::insert(tx, &order).await? {
-        return Err(taken(orders::of_ticket(tx, ticket_id).await?, buyer, now));
+    if !reservations::insert(tx, &order, most).await? {
+        return Err(refused(tx, ticket_id, buyer, most, now).await?);
     }
     let body = serde_json::to_string(&order).map_err(|error| Problem::internal(&error.into()))?;
     let answer = Answer { resource_id: order.id, body };
@@ -147,6 +156,34 @@ async fn make(
         keyed.keep(tx, &answer).await?;
     }
     Ok(Made::Now(answer, event.id))
+}
+
+/// Why nothing was stored.
+async fn refused(
+    tx: &mut PgConnection,
+    ticket_id: Uuid,
+    buyer: &Caller,
+    most: Option<i64>,
+    now: OffsetDateTime,
+) -> Result<Problem, Problem> {
+    let by = orders::of_ticket(tx, ticket_id).await?;
+    if let (None, Some(most)) = (&by, most)
+        && let Some(until) = reservations::full_until(tx, buyer.as_str(), most, now).await?
+    {
+        return Ok(too_many(most, until, now));
+    }
+    Ok(taken(by, buyer, now))
+}
+
+/// That the buyer must pay or cancel something first, or wait.
+fn too_many(most: i64, until: OffsetDateTime, now: OffsetDateTime) -> Problem {
+    let detail = format!(
+        "One buyer may have {most} tickets reserved at a time, and you have as many. Pay for one of your \
+         orders or cancel one; the first expires at {}.",
+        until.format(&Rfc3339).unwrap_or_default()
+    );
+    let seconds = u64::try_from((until - now).whole_seconds()).unwrap_or_default() + 1;
+    Problem::new(StatusCode::CONFLICT, detail).retry_after(seconds)
 }
 
 /// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.

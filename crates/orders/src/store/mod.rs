@@ -2,9 +2,11 @@
 //! connection and never commits.
 //!
 //! - [`orders`]: its own orders.
+//! - [`reservations`]: how an order comes to be one.
 //! - [`tickets`]: its copy of the tickets.
 
 pub mod orders;
+pub mod reservations;
 pub mod tickets;
 
 use sqlx::PgPool;

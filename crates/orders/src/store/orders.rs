@@ -1,4 +1,4 @@
-//! Orders: reserved, locked, saved, claimed when they are due; and the payments that are to be captured.
+//! Orders: found, locked, saved, claimed when they are due; and the payments that are to be captured.
 
 use std::time::Duration;
 
@@ -28,46 +28,6 @@ macro_rules! select {
 /// When the database does.
 pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
     sqlx::query_scalar("select clock_timestamp()").fetch_one(connection).await
-}
-
-/// What a ticket costs, and the time by the database's clock. `None` when it is not known here.
-///
-/// # Errors
-/// When the database does.
-pub async fn price(
-    connection: &mut PgConnection,
-    ticket_id: Uuid,
-) -> Result<Option<(Price, OffsetDateTime)>, sqlx::Error> {
-    sqlx::query_as("select price, clock_timestamp() from tickets where id = $1")
-        .bind(ticket_id)
-        .fetch_optional(connection)
-        .await
-}
-
-/// Stores a new order, unless another has its ticket. Waits for one that is just being stored. Returns
-/// whether it did.
-///
-/// # Errors
-/// When the database does.
-pub async fn insert(tx: &mut PgConnection, order: &Order) -> Result<bool, sqlx::Error> {
-    let inserted = sqlx::query(
-        "insert into orders (id, ticket_id, buyer, price, status, version, expires_at, created_at,
-                             updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         on conflict (ticket_id) where status in ('reserved', 'completed') do nothing",
-    )
-    .bind(order.id)
-    .bind(order.ticket_id)
-    .bind(&order.buyer)
-    .bind(order.price)
-    .bind(order.status)
-    .bind(order.version)
-    .bind(order.expires_at)
-    .bind(order.created_at)
-    .bind(order.updated_at)
-    .execute(tx)
-    .await?;
-    Ok(inserted.rows_affected() == 1)
 }
 
 /// The order that has a ticket.

@@ -26,7 +26,7 @@ async fn no_answer_is_a_failure_of_the_server_or_missing_in_the_description() {
     let (now, time) = (OffsetDateTime::now_utc(), RESERVATION);
     let order = Order { id: ORDER, ..order::reserve(other, "anna", price, now, time) };
     let mut connection = orders.pool.acquire().await.unwrap();
-    assert!(store::orders::insert(&mut connection, &order).await.unwrap());
+    assert!(store::reservations::insert(&mut connection, &order, None).await.unwrap());
     drop(connection);
 
     let bearer = format!("Authorization: Bearer {}", hs256(&claims("anna")));

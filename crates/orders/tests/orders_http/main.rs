@@ -6,6 +6,7 @@ mod buyers;
 mod changing;
 mod contract;
 mod expiring;
+mod limit;
 mod listing;
 mod paying;
 mod provider;

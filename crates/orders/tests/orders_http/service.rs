@@ -21,10 +21,12 @@ use database::Database;
 use orders::{
     capture, expiry,
     http::{Api, router},
+    limit::Limit,
     store::tickets::{self, Copied},
 };
 use reqwest::{Client, Method, RequestBuilder, header};
 use serde_json::{Value, json};
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use time::OffsetDateTime;
 use tokio::{
     net::TcpListener,
@@ -44,6 +46,7 @@ pub(crate) struct Service {
     pub(crate) base: String,
     client: Client,
     pub(crate) provider: Arc<Recorder>,
+    api: Api,
 }
 
 impl Service {
@@ -51,6 +54,14 @@ impl Service {
     pub(crate) async fn start() -> Self {
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, RESERVATION).await
+    }
+
+    /// Each of its buyers may have so many tickets reserved.
+    pub(crate) async fn with_limit(most: u16) -> Self {
+        let database = Database::new("orders").await;
+        orders::store::migrate(&database.pool).await.unwrap();
+        let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
+        Self::serve(database, auth, RESERVATION, Limit::AtMost(most)).await
     }
 
     pub(crate) async fn with_auth(auth: Auth) -> Self {
@@ -65,27 +76,26 @@ impl Service {
     async fn with(auth: Auth, reservation: Duration) -> Self {
         let database = Database::new("orders").await;
         orders::store::migrate(&database.pool).await.unwrap();
-        Self::serve(database, auth, reservation).await
+        Self::serve(database, auth, reservation, Limit::Off).await
     }
 
     pub(crate) async fn without_database() -> Self {
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
-        Self::serve(Database::away().await, auth, RESERVATION).await
+        Self::serve(Database::away().await, auth, RESERVATION, Limit::Off).await
     }
 
-    async fn serve(database: Database, auth: Auth, reservation: Duration) -> Self {
+    async fn serve(database: Database, auth: Auth, reservation: Duration, limit: Limit) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (pool, wake) = (database.pool.clone(), Wake::default());
         let provider = Arc::new(Recorder::new(pool.clone()));
-        let router = router(
-            Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation },
-            512,
-        );
+        let api =
+            Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation, limit };
+        let router = router(api.clone(), 512);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { database, base, client: Client::new(), provider }
+        Self { database, base, client: Client::new(), provider, api }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -96,13 +106,24 @@ impl Service {
         Answer::of(self.request(Method::GET, path)).await
     }
 
+    /// Another process on the same database, with connections of its own. Returns where it is.
+    pub(crate) async fn replica(&self) -> String {
+        let options = PgConnectOptions::clone(&self.pool.connect_options());
+        let pool = PgPool::connect_lazy_with(options).into();
+        let router = router(Api { pool, ..self.api.clone() }, 512);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        base
+    }
+
     /// Somebody with a token.
     pub(crate) fn buyer(&self, name: &str) -> Buyer<'_> {
         self.bearer(tokens::hs256(&tokens::claims(name)))
     }
 
     pub(crate) fn bearer(&self, token: String) -> Buyer<'_> {
-        Buyer { service: self, token }
+        Buyer { service: self, base: self.base.clone(), token }
     }
 
     /// A ticket that an event has told of.
@@ -247,12 +268,18 @@ impl Deref for Service {
 /// Who makes requests with a token.
 pub(crate) struct Buyer<'a> {
     service: &'a Service,
+    base: String,
     token: String,
 }
 
 impl Buyer<'_> {
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.service.request(method, path).bearer_auth(&self.token)
+        self.service.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// The same, of another replica.
+    pub(crate) fn at(&self, base: &str) -> Self {
+        Self { service: self.service, base: base.to_owned(), token: self.token.clone() }
     }
 
     pub(crate) fn posting(&self, path: &str, body: impl Into<String>) -> RequestBuilder {

@@ -21,7 +21,7 @@ use embedded::Postgres;
 use orders::{
     listener::{TicketEvent, Tickets},
     order::{self, Command},
-    store::orders as store,
+    store::{orders as store, reservations},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use sqlx::PgPool;
@@ -123,10 +123,11 @@ impl World {
 
     async fn reserve(&mut self, ticket: Uuid) {
         let mut tx = self.orders_db.begin().await.unwrap();
-        let (price, now) = store::price(&mut tx, ticket).await.unwrap().unwrap();
+        let (price, now) =
+            reservations::price(&mut tx, ticket, Some("ada")).await.unwrap().unwrap();
         let order = order::reserve(ticket, "ada", price, now, std::time::Duration::from_secs(60));
         let other = store::of_ticket(&mut tx, ticket).await.unwrap();
-        let reserved = store::insert(&mut tx, &order).await.unwrap();
+        let reserved = reservations::insert(&mut tx, &order, None).await.unwrap();
         assert_eq!(reserved, other.is_none(), "a ticket has one order");
         tx.commit().await.unwrap();
         if reserved {

@@ -10,7 +10,7 @@ use crate::pod::problem::Problem;
 /// Why a request has no caller: a problem, and with each 401 what would be accepted.
 #[derive(Debug)]
 pub struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     /// The value of WWW-Authenticate, which every 401 has (RFC 9110, section 11.6.1).
     challenge: Option<&'static str>,
 }
@@ -28,13 +28,13 @@ impl Refusal {
 
     fn unauthorized(challenge: &'static str, detail: &str) -> Self {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
-        Self { problem, challenge: Some(challenge) }
+        Self { problem: problem.into(), challenge: Some(challenge) }
     }
 }
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { problem, challenge: None }
+        Self { problem: problem.into(), challenge: None }
     }
 }
 

@@ -1,0 +1,68 @@
+//! How many tickets one buyer may have reserved at a time.
+
+use std::{fmt, str::FromStr};
+
+/// The most reservations that one buyer may have open at a time: neither paid, nor cancelled, nor past
+/// their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// So many, 1–1000. That many index entries are read for each order.
+    AtMost(u16),
+    /// As many as there are tickets.
+    Off,
+}
+
+/// A text is not a [`Limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it must be a whole number from 1 to 1000, or off")]
+pub struct LimitError;
+
+impl Limit {
+    /// Where the settings say nothing: as many as a person buys for family and friends.
+    pub const DEFAULT: Self = Self::AtMost(10);
+
+    /// The number, as the database takes it. `None` without a limit.
+    #[must_use]
+    pub fn most(self) -> Option<i64> {
+        match self {
+            Self::AtMost(most) => Some(most.into()),
+            Self::Off => None,
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        match text.parse() {
+            Ok(most @ 1..=1_000) => Ok(Self::AtMost(most)),
+            _ if text.eq_ignore_ascii_case("off") => Ok(Self::Off),
+            _ => Err(LimitError),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => most.fmt(f),
+            Self::Off => f.write_str("off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_that_can_be_counted_to_or_off() {
+        assert_eq!("1".parse(), Ok(Limit::AtMost(1)));
+        assert_eq!("1000".parse(), Ok(Limit::AtMost(1_000)));
+        assert_eq!("off".parse(), Ok(Limit::Off));
+        for text in ["", "0", "-1", "1001", "65537", "1.5", "ten", "none"] {
+            assert_eq!(text.parse::<Limit>(), Err(LimitError), "{text}");
+        }
+    }
+}
