@@ -1,6 +1,7 @@
 //! The connection to NATS: short clocks, endless reconnection, and an end that loses nothing.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
@@ -43,7 +44,7 @@ pub struct Link {
 }
 
 /// Where NATS is, and as whom to speak to it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// The URLs of one server or of several of one cluster, with commas between, such as
     /// `nats://a:4222,nats://b:4222`. Each is tried in turn.
@@ -60,6 +61,13 @@ pub struct Options {
     pub node: String,
 }
 
+/// Without what may be a password.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
 /// The servers that a text names: one URL, or several with commas between.
 ///
 /// # Errors
@@ -67,10 +75,13 @@ pub struct Options {
 pub fn servers(text: &str) -> anyhow::Result<Vec<ServerAddr>> {
     let urls = text.split(',').map(str::trim).filter(|url| !url.is_empty());
     let servers: Vec<ServerAddr> = urls
-        .map(|url| {
-            let server: ServerAddr =
-                url.parse().with_context(|| format!("{url:?} is not the URL of a NATS server"))?;
-            ensure!(!server.host().is_empty(), "{url:?} names no host");
+        .enumerate()
+        .map(|(at, url)| {
+            // By its number: it may hold a password.
+            let server: ServerAddr = url.parse().with_context(|| {
+                format!("number {} of those given is not the URL of a NATS server", at + 1)
+            })?;
+            ensure!(!server.host().is_empty(), "number {} of those given names no host", at + 1);
             Ok(server)
         })
         .collect::<anyhow::Result<_>>()?;
@@ -201,6 +212,13 @@ fn connect_options(options: &Options) -> anyhow::Result<ConnectOptions> {
         .retry_on_initial_connect()
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
+    // The library passes over what a URL says of a user.
+    let in_url = servers(&options.servers)?
+        .into_iter()
+        .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
+    if let (None, Some((user, password))) = (&options.user, in_url) {
+        connect = connect.user_and_password(user, password);
+    }
     if let Some((user, password)) = &options.user {
         // Answers to a user come in where no other user can be given the right to listen.
         connect = connect

@@ -30,12 +30,14 @@ pub mod relay;
 pub mod rfc3339;
 mod server_version;
 mod session;
+mod shown;
 pub mod shutdown;
 mod split;
 pub mod topology;
 pub mod trace;
 mod upkeep;
 
+pub use shown::{shown, shown_json, without_passwords};
 use sqlx::{PgPool, migrate::Migrator};
 
 /// What went wrong on the bus, by what the caller can do.

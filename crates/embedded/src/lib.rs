@@ -12,6 +12,7 @@ pub mod link;
 pub mod nats;
 pub mod ports;
 pub mod postgres;
+pub mod private;
 pub mod process;
 pub mod python;
 pub mod small_disk;

@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use crate::private;
+
 /// A user without rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
@@ -33,9 +35,10 @@ pub(crate) fn user() -> anyhow::Result<Option<User>> {
     bail!("running as root, and there is neither a user `postgres` nor `nobody` to run Postgres as")
 }
 
-/// Makes a folder that the server's user owns.
+/// Makes a folder that the server's user owns, and nobody else may enter.
 pub(crate) fn folder(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    private::folder(path)?;
     if let Some(user) = user {
         chown(path, Some(user.uid), Some(user.gid))
             .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
@@ -44,13 +47,13 @@ pub(crate) fn folder(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
 }
 
 /// Whether the user whom servers run as can get to a path: when root drops to another user, every
-/// folder above must be open to all.
+/// folder above must be open to all, or its own.
 #[must_use]
 pub fn can_reach(path: &Path) -> bool {
-    let Ok(Some(_)) = user() else { return true };
+    let Ok(Some(user)) = user() else { return true };
     let Ok(path) = std::path::absolute(path) else { return false };
     path.ancestors()
         .skip(1)
         .filter_map(|folder| fs::metadata(folder).ok())
-        .all(|folder| folder.mode() & 0o001 != 0)
+        .all(|folder| folder.mode() & 0o001 != 0 || folder.uid() == user.uid)
 }

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use async_nats::jetstream;
 use embedded::{
@@ -201,4 +206,50 @@ async fn linked() -> (Link, TcpStream, TcpStream) {
     let client = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
     let (server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     (link, client, server)
+}
+
+#[tokio::test]
+async fn whoever_has_no_password_is_turned_away_also_from_what_a_release_before_has_made() {
+    let folder = tempfile::Builder::new().prefix("postgres-").tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let data = folder.path().join("postgres");
+    let start = async || Postgres::builder().data_dir(&data).start().await.unwrap();
+    let without_password = |server: &Postgres| {
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", server.port());
+        async move { PgConnection::connect(&url).await.unwrap_err().to_string() }
+    };
+    let mut server = start().await;
+    assert!(without_password(&server).await.contains("password"));
+    sqlx::query("select 1").execute(&mut connect(&server).await).await.unwrap();
+
+    // As a release before has left it: everybody on this machine is trusted.
+    let rules = data.join("data/pg_hba.conf");
+    let trusting = std::fs::read_to_string(&rules).unwrap().replace("scram-sha-256", "trust");
+    std::fs::write(&rules, trusting).unwrap();
+    let mut connection = connect(&server).await;
+    sqlx::raw_sql("alter role postgres password null").execute(&mut connection).await.unwrap();
+    server.stop().await;
+    drop(server);
+    std::fs::remove_file(data.join("password")).unwrap();
+    let server = start().await;
+    assert!(without_password(&server).await.contains("password"));
+    sqlx::query("select 1").execute(&mut connect(&server).await).await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("password"))), (0o700, 0o600));
+    assert!(
+        !format!("{server:?}").contains(&std::fs::read_to_string(data.join("password")).unwrap())
+    );
+
+    let nats = NatsServer::builder().with_password().start().await.unwrap();
+    let address = format!("nats://127.0.0.1:{}", nats.client_port());
+    assert!(async_nats::connect(address).await.is_err());
+    let url: async_nats::ServerAddr = nats.url().parse().unwrap();
+    let (user, password) = (url.username().unwrap(), url.password().unwrap());
+    let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+    options.connect(&url).await.unwrap();
+    assert!(!format!("{nats:?}").contains(password));
+}
+
+async fn connect(server: &Postgres) -> PgConnection {
+    PgConnection::connect(&server.url("postgres")).await.unwrap()
 }

@@ -6,11 +6,15 @@ use std::{future::Future, io::BufRead, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::connection::{self, Bus},
+    bus::{
+        connection::{self, Bus},
+        without_passwords,
+    },
     pod::{
         client_id::ClientId,
         config::nats_url,
         lease::Lease,
+        secret::Secret,
         shutdown::{Reason, Shutdown},
     },
 };
@@ -35,8 +39,9 @@ pub(crate) struct Options {
 
     /// Where NATS is: one URL, or several of one cluster with commas between. Default: what is up
     /// in the data folder, else nats://127.0.0.1:4222.
-    #[arg(long, env = "NATS_URL", value_name = "URL", value_parser = nats_url)]
-    nats_url: Option<String>,
+    #[arg(long, env = "NATS_URL", value_name = "URL", hide_env_values = true,
+          value_parser = nats_url)]
+    nats_url: Option<Secret>,
 
     /// The user, when the server asks for one.
     #[arg(long, env = "NATS_USER", value_name = "USER", requires = "nats_password")]
@@ -50,7 +55,7 @@ pub(crate) struct Options {
         requires = "nats_user",
         hide_env_values = true
     )]
-    nats_password: Option<String>,
+    nats_password: Option<Secret>,
 
     #[command(flatten)]
     data: DataDir,
@@ -85,7 +90,7 @@ impl Options {
         let (shutdown, reason) = Shutdown::new();
         let options = connection::Options {
             servers: url.clone(),
-            user: self.nats_user.clone().zip(self.nats_password.clone()),
+            user: self.nats_user.clone().zip(self.nats_password.as_deref().map(str::to_owned)),
             certificate_authority: None,
             stream_replicas: 1,
             client_id: self.client_id.clone().unwrap_or_else(ClientId::of_this_process),
@@ -94,8 +99,9 @@ impl Options {
         let bus = Bus::connect(&options, &shutdown).await?;
         if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {
             bail!(
-                "NATS does not answer at {url}: bring everything up with `cargo run`, or name \
-                 another with --nats-url"
+                "NATS does not answer at {}, or turns this user away: bring everything up with `cargo run`, or name \
+                 another with --nats-url",
+                without_passwords(&url)
             );
         }
         Ok(Connection { bus, url, shutdown, reason })
@@ -132,7 +138,7 @@ where
         let mut connection = options.connect().await?;
         let Connection { bus, url, shutdown, reason } = &mut connection;
         let lease = Lease::take(bus, shutdown, what, group.as_slice()).await?;
-        eprintln!("{what} {} connected to {url}", bus.client_id);
+        eprintln!("{what} {} connected to {}", bus.client_id, without_passwords(url));
         let worked = async {
             work(bus.clone()).await?;
             if stay {

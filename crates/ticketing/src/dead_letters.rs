@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use common::bus::dead_letters::{self, DeadLetter, Which};
+use common::{
+    bus::{
+        dead_letters::{self, DeadLetter, Which},
+        shown,
+    },
+    pod::secret::Secret,
+};
 use sqlx::{Connection, PgConnection};
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep};
@@ -30,7 +36,7 @@ pub(crate) struct Options {
 
     /// The service's database, if it is not of a system that is up.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
-    database_url: Option<String>,
+    database_url: Option<Secret>,
 
     #[command(flatten)]
     data: DataDir,
@@ -106,6 +112,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
                 format!("{copies} copies, the last at {}  ", letter.last_at.format(&Rfc3339)?)
             }
         };
+        let (subject, reason) = (shown(subject), shown(reason));
         let at = letter.dead_at.format(&Rfc3339)?;
         say!(
             "{id}  {at}  {queue_group}  {subject} #{stream_sequence}  {attempts} attempts  {copies}{reason}"
@@ -140,7 +147,7 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
         }
         left.retain(|letter| letter.redrive_at.is_none());
         for letter in &left {
-            say!("{} failed again: {}", letter.id, letter.reason);
+            say!("{} failed again: {}", letter.id, shown(&letter.reason));
         }
         if waiting + left.len() == 0 {
             say!("All took effect.");

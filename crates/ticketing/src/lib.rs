@@ -17,7 +17,10 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use common::pod::config;
+use common::{
+    bus::{shown_json, without_passwords},
+    pod::config,
+};
 
 /// The whole system on one machine, and the tools to try it with.
 ///
@@ -73,7 +76,7 @@ pub async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", shown_json(&without_passwords(&format!("{error:#}"))));
             ExitCode::FAILURE
         }
     }

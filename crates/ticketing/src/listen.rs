@@ -16,7 +16,7 @@ use async_nats::jetstream::{
 };
 use clap::{Args, ValueEnum};
 use common::{
-    bus::{connection::Bus, envelope::Envelope, topology},
+    bus::{connection::Bus, envelope::Envelope, shown, topology},
     events::{Stream, order::ORDERS, ticket::TICKETS},
     pod::config,
 };
@@ -180,10 +180,10 @@ impl Listening {
         self.last.fetch_max(sequence, Ordering::Relaxed);
         say!(
             "Received {} #{sequence} (delivery {}, {:.3} s old): {}",
-            message.subject,
+            shown(&message.subject),
             info.delivered,
             age.as_seconds_f64().max(0.0),
-            data(&message.payload),
+            shown(&data(&message.payload)),
         );
         let options = &self.options;
         if !options.manual_ack && !options.no_ack {

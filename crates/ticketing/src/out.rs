@@ -1,15 +1,17 @@
 //! What the tools print for a person or the next program.
 
+use common::bus::shown_json;
 use std::{
     fmt::Arguments,
     io::{self, Write},
     process,
 };
 
-/// Prints a line. Ends the process in peace when nobody reads any more, as in `listen | head`.
+/// Prints lines, of which every character that a terminal acts on is shown as JSON writes it. Ends the process in peace when nobody reads any more, as in `listen | head`.
 pub(crate) fn line(text: Arguments<'_>) {
     let mut out = io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+    let text = text.to_string();
+    if writeln!(out, "{}", shown_json(&text)).and_then(|()| out.flush()).is_err() {
         process::exit(0);
     }
 }

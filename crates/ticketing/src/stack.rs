@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use embedded::private;
 use serde::{Deserialize, Serialize};
 
 /// The file in the data folder.
@@ -32,11 +33,9 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Writes what is running, at once and whole.
+    /// Writes what is running, at once and whole, for this user alone: it has the passwords.
     pub(crate) fn save(&self, folder: &Path) -> anyhow::Result<()> {
-        let unfinished = folder.join("stack.json.unfinished");
-        fs::write(&unfinished, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(unfinished, folder.join(FILE)).context("cannot write the stack's file")
+        private::write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
     }
 
     /// Forgets what was running.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use clap::Args;
 use common::{
-    bus::{connection::Bus, dead_letters, outbox},
+    bus::{connection::Bus, dead_letters, outbox, shown, without_passwords},
     events::{order::ORDERS, ticket::TICKETS},
     pod::lease,
 };
@@ -83,7 +83,8 @@ const COUNTED: i64 = 10_000;
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let connection = options.client.connect().await?;
     let stack = options.client.stack()?;
-    let status = gather(&connection.bus, connection.url.clone(), stack).await;
+    let url = without_passwords(&connection.url).into_owned();
+    let status = gather(&connection.bus, url, stack).await;
     connection.close().await;
     let status = status?;
     if options.json {
@@ -160,14 +161,14 @@ fn print(status: &Status) -> anyhow::Result<()> {
     for stream in &status.streams {
         say!(
             "\nStream {}: {} events, the newest is #{}",
-            stream.name,
+            shown(&stream.name),
             stream.messages,
             stream.last_sequence
         );
         for group in &stream.queue_groups {
             say!(
                 "  queue group {}: {} pending, {} unacknowledged, {} redelivered, {} waiting pulls",
-                group.name,
+                shown(&group.name),
                 group.pending,
                 group.unacknowledged,
                 group.redelivered,
@@ -180,8 +181,8 @@ fn print(status: &Status) -> anyhow::Result<()> {
         say!(
             "{:<24} {:<10} {:<18} {}  {}",
             member.client_id,
-            member.service,
-            member.queue_groups.join(","),
+            shown(&member.service),
+            shown(&member.queue_groups.join(",")),
             member.since.format(&Rfc3339)?,
             status.services.get(&member.client_id).map_or("", String::as_str),
         );

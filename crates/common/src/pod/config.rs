@@ -3,10 +3,16 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use bus::connection::{self, Options};
-use clap::{Args, Parser};
+use bus::{
+    connection::{self, Options},
+    without_passwords,
+};
+use clap::{
+    Args, Parser,
+    error::{ContextKind, ContextValue},
+};
 
-use super::client_id::ClientId;
+use super::{client_id::ClientId, secret::Secret};
 
 /// Who and where the process is, and how it speaks.
 #[derive(Debug, Clone, Args)]
@@ -63,7 +69,7 @@ impl PodSettings {
 pub struct DatabaseSettings {
     /// postgres://user:password@host:port/database
     #[arg(long, env, value_name = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: String,
+    pub database_url: Secret,
 
     /// The most connections that the process opens.
     #[arg(long, env, value_name = "DATABASE_MAX_CONNECTIONS", default_value_t = 16,
@@ -77,8 +83,8 @@ pub struct DatabaseSettings {
 pub struct NatsSettings {
     /// One URL, or several of one cluster with commas between.
     #[arg(long, env, value_name = "NATS_URL", default_value = "nats://127.0.0.1:4222",
-          value_parser = nats_url)]
-    pub nats_url: String,
+          hide_env_values = true, value_parser = nats_url)]
+    pub nats_url: Secret,
 
     /// The user, when the server asks for one. Answers come in under _INBOX and its name.
     #[arg(long, env, value_name = "NATS_USER", requires = "nats_password", value_parser = user)]
@@ -86,7 +92,7 @@ pub struct NatsSettings {
 
     /// The user's password.
     #[arg(long, env, value_name = "NATS_PASSWORD", requires = "nats_user", hide_env_values = true)]
-    pub nats_password: Option<String>,
+    pub nats_password: Option<Secret>,
 
     /// A PEM file with the authority that signed the server's certificate; turns TLS on.
     #[arg(long, env, value_name = "NATS_CA")]
@@ -103,8 +109,8 @@ impl NatsSettings {
     #[must_use]
     pub fn options(&self, client_id: &ClientId, node: &str) -> Options {
         Options {
-            servers: self.nats_url.clone(),
-            user: self.nats_user.clone().zip(self.nats_password.clone()),
+            servers: self.nats_url.to_string(),
+            user: self.nats_user.clone().zip(self.nats_password.as_deref().map(str::to_owned)),
             certificate_authority: self.nats_ca.clone(),
             stream_replicas: usize::from(self.nats_replicas),
             client_id: client_id.clone(),
@@ -116,10 +122,25 @@ impl NatsSettings {
 /// Reads a process's settings, or ends it: 0 after `--help`, 64 on a bad value.
 #[must_use]
 pub fn parse<S: Parser>() -> S {
-    S::try_parse().unwrap_or_else(|error| {
-        let _ = error.print();
-        std::process::exit(if error.use_stderr() { EX_USAGE } else { 0 })
+    S::try_parse().unwrap_or_else(|mut error| {
+        if !error.use_stderr() {
+            let _ = error.print();
+            std::process::exit(0)
+        }
+        hide_secret(&mut error);
+        // Also what was given in the wrong place.
+        eprint!("{}", without_passwords(&error.render().to_string()));
+        std::process::exit(EX_USAGE)
     })
+}
+
+/// Takes the value of a setting that may hold a password out of what is said of it.
+fn hide_secret(error: &mut clap::Error) {
+    let Some(ContextValue::String(setting)) = error.get(ContextKind::InvalidArg) else { return };
+    let setting = setting.to_ascii_lowercase();
+    if ["url", "password", "key"].iter().any(|secret| setting.contains(secret)) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
+    }
 }
 
 /// The command was used incorrectly, by sysexits.h.
@@ -129,9 +150,9 @@ pub const EX_USAGE: i32 = 64;
 ///
 /// # Errors
 /// When it is neither.
-pub fn nats_url(text: &str) -> Result<String, String> {
+pub fn nats_url(text: &str) -> Result<Secret, String> {
     connection::servers(text).map_err(|error| format!("{error:#}"))?;
-    Ok(text.to_owned())
+    Ok(text.into())
 }
 
 /// A user's name that can be part of a subject.

@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod process;
+pub mod secret;
 pub mod telemetry;
 
 pub use bus::{client_id, lease, shutdown, trace};

@@ -1,11 +1,17 @@
 //! Logs and metrics of a process.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use anyhow::Context;
+use bus::{shown, shown_json, without_passwords};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::interval;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, field::MakeExt, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use super::{config::LogFormat, shutdown::Shutdown};
 
@@ -36,14 +42,44 @@ pub fn logs(filter: &str, format: Option<LogFormat>) -> anyhow::Result<()> {
             .with(
                 fmt::layer()
                     .json()
+                    .with_writer(|| Escaped(io::stdout()))
                     .flatten_event(true)
                     .with_current_span(false)
                     .with_span_list(false),
             )
             .try_init(),
-        LogFormat::Pretty => registry.with(fmt::layer().with_ansi(terminal)).try_init(),
+        LogFormat::Pretty => {
+            // Field by field: the line's own colors stay.
+            let fields = fmt::format::debug_fn(|out, field, value| {
+                let value = format!("{value:?}");
+                let value = shown(&without_passwords(&value)).into_owned();
+                match field.name() {
+                    "message" => write!(out, "{value}"),
+                    name => write!(out, "{name}={value}"),
+                }
+            });
+            registry
+                .with(fmt::layer().with_ansi(terminal).fmt_fields(fields.delimited(" ")))
+                .try_init()
+        }
     }
     .context("logging was started twice")
+}
+
+/// A JSON object a line, in which nothing is left that a terminal acts on, and no password of a URL.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    /// Takes a whole line, as the layer writes it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write_all(shown_json(&without_passwords(&text)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Starts collecting metrics, and returns what renders them for Prometheus.

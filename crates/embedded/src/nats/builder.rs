@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::Context;
 
-use super::{NatsServer, binary};
-use crate::{Progress, ports, silent};
+use super::{NatsServer, USER, binary};
+use crate::{Progress, ports, private, silent};
 
 /// How many ports to try when others take them in between.
 const TRIES: usize = 5;
@@ -22,6 +22,7 @@ pub struct Builder {
     monitor_port: Option<u16>,
     sync_always: bool,
     settings: String,
+    password: Option<String>,
     environment: Vec<(String, String)>,
     sync_delay: Option<Duration>,
     disk: Option<u64>,
@@ -36,6 +37,7 @@ impl Builder {
             monitor_port: None,
             sync_always: true,
             settings: String::new(),
+            password: None,
             environment: Vec::new(),
             sync_delay: None,
             disk: None,
@@ -76,6 +78,14 @@ impl Builder {
     #[must_use]
     pub fn settings(mut self, settings: impl Into<String>) -> Self {
         self.settings = settings.into();
+        self
+    }
+
+    /// Has the server turn away who has not this run's random password, which is in
+    /// [`NatsServer::url`]. Default: whoever is on this machine may do everything.
+    #[must_use]
+    pub fn with_password(mut self) -> Self {
+        self.password = Some(private::password());
         self
     }
 
@@ -124,7 +134,7 @@ impl Builder {
             (None, Some(temporary)) => temporary.path().to_owned(),
             (None, None) => unreachable!("one of the two is made above"),
         };
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        private::folder(&folder)?;
         let folder = fs::canonicalize(folder)?;
         for attempt in 1.. {
             let client_port = self.client_port.map_or_else(ports::free, Ok)?;
@@ -137,6 +147,7 @@ impl Builder {
                 client_port,
                 monitor_port,
                 environment: self.environment.clone(),
+                password: self.password.clone(),
                 sync_delay: self.sync_delay,
                 disk: self.disk,
                 child: None,
@@ -159,6 +170,10 @@ impl Builder {
     }
 
     fn write_config(&self, folder: &Path, client: u16, monitor: u16) -> anyhow::Result<()> {
+        // No URL, no argument: nobody else may read this file, and `ps` does not show it.
+        let authorization = self.password.as_ref().map_or_else(String::new, |password| {
+            format!("authorization {{ user: \"{USER}\", password: \"{password}\" }}\n")
+        });
         let sync = if self.sync_always { "always" } else { "2m" };
         let config = format!(
             r#"listen: "127.0.0.1:{client}"
@@ -172,12 +187,12 @@ jetstream {{
   # A confirmed message is on the disk.
   sync_interval: {sync}
 }}
-{}
+{authorization}{}
 "#,
             folder.display(),
             self.settings,
         );
         let path = folder.join("nats-server.conf");
-        fs::write(path, config).context("cannot write the configuration")
+        private::write(&path, config.as_bytes()).context("cannot write the configuration")
     }
 }

@@ -6,7 +6,7 @@ mod builder;
 pub use builder::Builder;
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +24,8 @@ use crate::{
     small_disk::{self, SmallDisk},
 };
 
+/// Whom the server knows, where it asks for a password.
+const USER: &str = "local";
 /// How long the server may take to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often to ask whether it is.
@@ -32,17 +34,25 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// A running nats-server. Killed when dropped, and dead when this process is.
-#[derive(Debug)]
 pub struct NatsServer {
     binary: PathBuf,
     folder: PathBuf,
     client_port: u16,
     monitor_port: u16,
     environment: Vec<(String, String)>,
+    password: Option<String>,
     sync_delay: Option<Duration>,
     disk: Option<u64>,
     child: Option<Child>,
     _temporary: Option<TempDir>,
+}
+
+/// Without its password.
+impl fmt::Debug for NatsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { folder, client_port, child, .. } = self;
+        f.debug_tuple("NatsServer").field(folder).field(client_port).field(child).finish()
+    }
 }
 
 impl NatsServer {
@@ -64,10 +74,13 @@ impl NatsServer {
         self.monitor_port
     }
 
-    /// The URL for clients.
+    /// The URL for clients, with the password if there is one.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.client_port)
+        match &self.password {
+            Some(password) => format!("nats://{USER}:{password}@127.0.0.1:{}", self.client_port),
+            None => format!("nats://127.0.0.1:{}", self.client_port),
+        }
     }
 
     /// The URL for monitoring.

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context, bail, ensure};
 use tokio::time::timeout;
 
-use super::Postgres;
+use super::{Postgres, password};
 use crate::{Progress, nats::tail, process::Command};
 
 /// What `PG_VERSION` in a data folder must say.
@@ -31,9 +31,24 @@ pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
     }
+    let password = password::file(server)?;
     let child = Command::new(server.binaries.join("bin/initdb"))
         .args(["-D".as_ref(), unfinished.as_os_str()])
-        .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+        .args([
+            "-U",
+            "postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        ])
+        // As many rounds as a password needs that nobody guesses.
+        .args([
+            "-c".as_ref(),
+            "scram_iterations=1".as_ref(),
+            "--pwfile".as_ref(),
+            password.path().as_os_str(),
+        ])
         .user(server.user.as_ref())
         .log_to(&server.log)?
         .spawn()?;

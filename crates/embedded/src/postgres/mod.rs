@@ -2,25 +2,26 @@
 //! killed, frozen and started again; where this process is root, it runs as a user without rights.
 
 mod binary;
+mod builder;
 mod data;
 mod databases;
+mod password;
 mod shared;
 mod tls;
 
-use std::{fs, path::PathBuf, time::Duration};
+pub use builder::Builder;
 
-use anyhow::{bail, ensure};
+use std::{fmt, fs, path::PathBuf, time::Duration};
+
+use anyhow::bail;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    Progress,
     nats::tail,
-    ports,
     process::{self, Child, Command, Signal},
-    silent,
-    unprivileged::{self, User},
+    unprivileged::User,
 };
 
 /// How long the server may take to be ready, crash recovery included.
@@ -33,24 +34,13 @@ const STOP_GRACE: Duration = Duration::from_secs(20);
 /// the memory of a killed server that is still in use.
 const TRIES: usize = 20;
 
-/// How to start a server.
-#[derive(Clone)]
-pub struct Builder {
-    data: Option<PathBuf>,
-    port: Option<u16>,
-    fsync: bool,
-    sync_delay: Option<Duration>,
-    certificate: Option<tls::Certificate>,
-    progress: Progress,
-}
-
 /// A running Postgres. Killed when dropped, and dead when this process is.
-#[derive(Debug)]
 pub struct Postgres {
     binaries: PathBuf,
     data: PathBuf,
     log: PathBuf,
     port: u16,
+    password: String,
     fsync: bool,
     sync_delay: Option<Duration>,
     tls: bool,
@@ -59,101 +49,11 @@ pub struct Postgres {
     _temporary: Option<TempDir>,
 }
 
-impl Builder {
-    /// Keeps the databases in this folder. Default: one that goes with the server.
-    #[must_use]
-    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.data = Some(folder.into());
-        self
-    }
-
-    /// The port. Default: a free one.
-    #[must_use]
-    pub fn port(mut self, port: u16) -> Self {
-        self.port = Some(port);
-        self
-    }
-
-    /// Whether a commit waits for the disk. Default: yes.
-    #[must_use]
-    pub fn fsync(mut self, fsync: bool) -> Self {
-        self.fsync = fsync;
-        self
-    }
-
-    /// Makes each sync to the disk so much slower. Needs `strace`.
-    #[must_use]
-    pub fn slow_syncs(mut self, delay: Duration) -> Self {
-        self.sync_delay = Some(delay);
-        self
-    }
-
-    /// Whom to tell what takes time.
-    #[must_use]
-    pub fn progress(mut self, progress: Progress) -> Self {
-        self.progress = progress;
-        self
-    }
-
-    /// Starts the server, with its binaries fetched and its data folder made if need be, and waits
-    /// until it answers.
-    ///
-    /// # Errors
-    /// When the binaries cannot be fetched, the folder is not usable, or the server does not
-    /// answer; then with the end of its log.
-    pub async fn start(self) -> anyhow::Result<Postgres> {
-        let user = unprivileged::user()?;
-        let binaries = binary::folder(&self.progress).await?;
-        let temporary = match &self.data {
-            Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("postgres-").tempdir()?),
-        };
-        let folder = match (&self.data, &temporary) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(temporary)) => temporary.path().to_owned(),
-            (None, None) => unreachable!("one of the two is made above"),
-        };
-        unprivileged::folder(&folder, user.as_ref())?;
-        let folder = fs::canonicalize(folder)?;
-        if let Some(user) = &user {
-            ensure!(
-                unprivileged::can_reach(&folder),
-                "Postgres runs as the user {} here and cannot reach {}: a folder above it is \
-                 closed to others",
-                user.name,
-                folder.display()
-            );
-        }
-        let port = self.port.map_or_else(ports::free, Ok)?;
-        let mut server = Postgres {
-            binaries,
-            data: folder.join("data"),
-            log: folder.join("postgres.log"),
-            port,
-            fsync: self.fsync,
-            sync_delay: self.sync_delay,
-            tls: self.certificate.is_some(),
-            user,
-            child: None,
-            _temporary: temporary,
-        };
-        data::initialize(&server, &self.progress).await?;
-        if let Some(certificate) = &self.certificate {
-            certificate.write(&server)?;
-        }
-        for attempt in 1.. {
-            match server.restart().await {
-                Ok(()) => break,
-                Err(error) => {
-                    let taken = format!("{error:#}").contains("could not bind");
-                    if !taken || self.port.is_some() || attempt >= TRIES {
-                        return Err(error);
-                    }
-                    server.port = ports::free()?;
-                }
-            }
-        }
-        Ok(server)
+/// Without its password.
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, port, child, .. } = self;
+        f.debug_tuple("Postgres").field(data).field(port).field(child).finish()
     }
 }
 
@@ -161,14 +61,7 @@ impl Postgres {
     /// How to start a server.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder {
-            data: None,
-            port: None,
-            fsync: true,
-            sync_delay: None,
-            certificate: None,
-            progress: silent(),
-        }
+        Builder::new()
     }
 
     /// The port.
@@ -177,10 +70,10 @@ impl Postgres {
         self.port
     }
 
-    /// The URL of a database. No password: the server listens on loopback only and trusts it.
+    /// The URL of a database, with the password that the server asks for.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
     /// The postmaster, to watch. `None` while it is down.

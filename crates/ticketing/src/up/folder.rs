@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use embedded::private;
 use uuid::Uuid;
 
 /// Where a data folder's Postgres keeps its databases when the user whom it runs as cannot enter
@@ -26,8 +27,9 @@ impl Folder {
     /// Makes the folder if need be, and holds it.
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot use the data folder {}", root.display());
-        fs::create_dir_all(root.join("logs")).with_context(cannot)?;
+        private::folder_of_servers(root).with_context(cannot)?;
         let root = fs::canonicalize(root).with_context(cannot)?;
+        private::folder(&root.join("logs"))?;
         let lock = lock(&root)?;
         let inside = root.join("postgres");
         let postgres = if embedded::unprivileged_can_reach(&inside.join("data")) {

@@ -1,5 +1,6 @@
 //! A service's log lines as a person wants to read them.
 
+use common::bus::shown;
 use serde_json::{Map, Value};
 
 /// What a line means for the view.
@@ -24,7 +25,7 @@ const HIDDEN: [&str; 5] = ["timestamp", "level", "target", "message", "client.id
 pub(super) fn read(line: &str) -> Said {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(line) else {
         // A panic's words, for one.
-        return Said::Line(line.to_owned());
+        return Said::Line(shown(line).into_owned());
     };
     let field = |name: &str| fields.get(name).map(plain).unwrap_or_default();
     match field("message").as_str() {
@@ -82,14 +83,14 @@ fn rest(fields: &Map<String, Value>) -> String {
     fields
         .iter()
         .filter(|(name, _)| !HIDDEN.contains(&name.as_str()))
-        .map(|(name, value)| format!("  {name}={}", plain(value)))
+        .map(|(name, value)| format!("  {}={}", shown(name), plain(value)))
         .collect()
 }
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => shown(text).into_owned(),
+        other => shown(&other.to_string()).into_owned(),
     }
 }
 
@@ -110,6 +111,14 @@ mod tests {
         let third =
             Said::Event("took ticket:created #7 of ticket a-ticket (delivery 3)".to_owned());
         assert_eq!(read(&line(3)), third);
+    }
+
+    #[test]
+    fn what_a_service_says_moves_no_cursor() {
+        let line = r#"{"level":"WARN","message":"m\u001b[2J","e\u009b":"a\nb\u202e"}"#;
+        let Said::Line(said) = read(line) else { panic!("it is a line") };
+        assert_eq!(said, r"WARN m\u{1b}[2J  e\u{9b}=a\nb\u{202e}");
+        assert_eq!(read("panicked\u{1b}c"), Said::Line(r"panicked\u{1b}c".to_owned()));
     }
 
     #[test]

@@ -10,7 +10,10 @@ mod view;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::Args;
-use common::pod::config::nats_url;
+use common::{
+    bus::without_passwords,
+    pod::{config::nats_url, secret::Secret},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -51,12 +54,12 @@ pub(crate) struct Options {
     /// A NATS that already runs, with JetStream, instead of one of its own: one URL, or several of
     /// one cluster with commas between.
     #[arg(long, value_name = "URL", value_parser = nats_url)]
-    nats_url: Option<String>,
+    nats_url: Option<Secret>,
 
     /// A Postgres that already runs, instead of one of its own; the databases `tickets` and
     /// `orders` are made there if missing.
     #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
+    database_url: Option<Secret>,
 
     /// Listens on this port and those after it (the services, NATS, its monitoring, Postgres)
     /// instead of on 3000 and those after it, 4222, 8222 and any port for Postgres.
@@ -193,8 +196,9 @@ async fn run_services(
 
 fn show_addresses(view: &View, options: &Options, folder: &Folder, stack: &Stack) {
     let monitor = stack.monitor_url.as_deref().map(|url| format!(", monitoring {url}"));
-    view.print(&format!("NATS      {}{}", stack.nats_url, monitor.unwrap_or_default()));
-    let postgres = stack.databases.iter().map(|(name, url)| (name, without_password(url)));
+    let nats = without_passwords(&stack.nats_url);
+    view.print(&format!("NATS      {nats}{}", monitor.unwrap_or_default()));
+    let postgres = stack.databases.iter().map(|(name, url)| (name, without_passwords(url)));
     for (name, url) in postgres {
         view.print(&format!("Postgres  {url}  for {name}"));
     }
@@ -208,17 +212,6 @@ fn show_addresses(view: &View, options: &Options, folder: &Folder, stack: &Stack
             "          Postgres keeps its files in {}: its user cannot enter this folder",
             folder.postgres.display()
         ));
-    }
-}
-
-fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut url) => {
-            // Fails for a URL without a host, which has no password either.
-            let _ = url.set_password(None);
-            url.into()
-        }
-        Err(_) => String::new(),
     }
 }
 

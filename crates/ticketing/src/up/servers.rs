@@ -69,7 +69,7 @@ impl Servers {
             databases.insert(name.to_owned(), url);
         }
         let nats_url = match (&options.nats_url, &nats) {
-            (Some(url), _) => url.clone(),
+            (Some(url), _) => url.to_string(),
             (None, Some(server)) => server.url(),
             (None, None) => unreachable!("without a URL, a server was started"),
         };
@@ -110,6 +110,7 @@ async fn nats(
         let port = |wanted| wanted_or_other(view, NatsServer::NAME, wanted);
         let server = NatsServer::builder()
             .store_dir(folder.nats())
+            .with_password()
             .client_port(port(ports.nats)?)
             .monitor_port(port(ports.monitor)?)
             .progress(progress.clone());

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use common::bus::shown;
 use embedded::process::{Child, Command, Signal};
 use tokio::{
     sync::mpsc,
@@ -208,7 +209,7 @@ impl LogFile {
             (self.file, self.size) = (File::create(&self.path).ok(), 0);
         }
         if let Some(file) = &mut self.file {
-            let _ = writeln!(file, "{line}");
+            let _ = writeln!(file, "{}", shown(line));
             self.size += line.len() + 1;
         }
     }

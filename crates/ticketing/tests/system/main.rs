@@ -20,5 +20,6 @@ mod outages;
 mod postgres_tls;
 mod race;
 mod rights;
+mod secrets;
 mod tools;
 mod up;

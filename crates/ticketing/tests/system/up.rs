@@ -18,7 +18,7 @@ use crate::{
 
 /// A folder that Postgres's user can enter as well, and ports that nobody else has: not even once the
 /// system is down, or while a part of it is.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
     first_port: u16,
 }
@@ -27,14 +27,14 @@ struct Place {
 const PORTS: u16 = 7;
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let permissions = fs::Permissions::from_mode(0o755);
         let folder = tempfile::Builder::new().prefix("up-").permissions(permissions).tempdir();
         Self { folder: folder.unwrap(), first_port: ports::consecutive(PORTS).unwrap() }
     }
 
-    fn path(&self, inside: &str) -> PathBuf {
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.folder.path().join(".ticketing").join(inside)
     }
 
@@ -44,7 +44,12 @@ impl Place {
         ticketing(self.folder.path(), &[&ports, arguments].concat())
     }
 
-    async fn up(&self, arguments: &[&str]) -> (Running, Value) {
+    /// A tool that finds the system by its folder.
+    pub(crate) fn run_tool(&self, arguments: &[&str]) -> Running {
+        ticketing(self.folder.path(), arguments)
+    }
+
+    pub(crate) async fn up(&self, arguments: &[&str]) -> (Running, Value) {
         let mut running = self.run(arguments);
         running.line_with("Everything is up").await;
         let stack = fs::read(self.path("stack.json")).unwrap();

@@ -31,7 +31,7 @@ impl Database {
         let server = Postgres::shared().await.unwrap();
         let name = format!("{service}_{}", Uuid::new_v4().simple());
         let settings = DatabaseSettings {
-            database_url: server.create_database(&name).await.unwrap(),
+            database_url: server.create_database(&name).await.unwrap().into(),
             database_max_connections: 16,
         };
         let client_id: ClientId = format!("{service}-under-test").parse().unwrap();

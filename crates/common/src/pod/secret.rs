@@ -1,0 +1,28 @@
+//! A setting that nobody is shown.
+
+use std::{fmt, ops::Deref};
+
+/// A password, or a URL that may hold one. Its `Debug` is `…`, and it has no `Display`: who wants its text
+/// must ask for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
