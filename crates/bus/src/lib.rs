@@ -23,6 +23,7 @@ pub mod inbox;
 pub mod lease;
 pub mod listener;
 mod log;
+mod measured;
 pub mod outbox;
 pub mod pool;
 mod pull;
@@ -37,6 +38,7 @@ pub mod topology;
 pub mod trace;
 mod upkeep;
 
+pub use measured::describe_metrics;
 pub use shown::{shown, shown_json, without_passwords};
 use sqlx::{PgPool, migrate::Migrator};
 

@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+use axum::Router;
 use clap::Parser;
 use common::{
     bus::{
@@ -18,7 +19,8 @@ use common::{
     events::{Event, Stream, ticket::TicketCreated},
     pod::{
         config::{self, DatabaseSettings, NatsSettings, PodSettings},
-        database, health,
+        database,
+        http::Http,
         lease::Lease,
         process::{self, Pod},
     },
@@ -100,7 +102,7 @@ async fn main() -> ExitCode {
 
 pub(crate) async fn run(settings: Settings) -> ExitCode {
     process::run(settings.pod.clone(), async |pod: Pod| {
-        let http = common::pod::http::bind(settings.pod.http_address).await?;
+        let http = Http::bind(&settings.pod)?;
         let bus = pod.connect(&settings.nats).await?;
         let lease = Lease::take(&bus, &pod.shutdown, "notifications", &[Tell::QUEUE_GROUP]).await?;
         let pool = database::connect(&settings.database, &pod.client_id).await?;
@@ -118,8 +120,8 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
         let tell = Tell { wake };
         Delivery::new(tell, bus.clone(), pool.clone(), pod.shutdown.clone()).spawn(lease.clone());
-        let routes = health::routes(pod.health, pod.metrics);
-        pod.shutdown.spawn("http", common::pod::http::serve(http, routes, pod.shutdown.clone()));
+        // It has no API, only probes and metrics.
+        http.spawn(Router::new(), &pod)?;
         Ok(async move || {
             lease.release().await;
             bus.close().await;

@@ -38,6 +38,8 @@ pub async fn run(
     provider: Arc<dyn Provider>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let failures = "Payments that could not be captured, each try.";
+    metrics::describe_counter!("orders_capture_failures_total", failures);
     chore::repeat("captures", EVERY, &pool, shutdown, |connection| {
         capture(connection, provider.clone()).boxed()
     })

@@ -30,6 +30,8 @@ const BATCH: i64 = 500;
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn run(pool: Pool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
+    let late = "How much later than at its time an order expired.";
+    metrics::describe_histogram!("orders_expiry_delay_seconds", metrics::Unit::Seconds, late);
     chore::repeat("expiry", EVERY, &pool, shutdown, |connection| {
         expire(connection, wake.clone()).boxed()
     })

@@ -19,9 +19,7 @@ pub mod order;
 pub mod payment;
 pub mod store;
 
-use std::{
-    future::Future, num::NonZeroUsize, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use common::{
@@ -30,7 +28,9 @@ use common::{
     pod::{
         auth::{Auth, AuthSettings, Caller},
         config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
-        database, health, idempotency,
+        database,
+        http::Http,
+        idempotency,
         lease::Lease,
         process::{self, Pod},
     },
@@ -99,16 +99,6 @@ pub struct Settings {
     /// off, when everybody is the same buyer, off.
     #[arg(long, env, value_name = "RESERVATIONS_PER_BUYER", help_heading = "Process")]
     pub reservations_per_buyer: Option<Limit>,
-
-    /// How many requests may run at once; a further one is answered 503 with Retry-After.
-    #[arg(
-        long,
-        env,
-        value_name = "HTTP_MAX_CONCURRENT",
-        default_value = "512",
-        help_heading = "Process"
-    )]
-    pub http_max_concurrent: NonZeroUsize,
 }
 
 /// The service from its environment to its exit status.
@@ -142,7 +132,7 @@ async fn start(
     auth: Auth,
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let listener = common::pod::http::bind(settings.pod.http_address).await?;
+    let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
     // Before the database: a duplicate should be turned away within a second or two.
     let lease = Lease::take(&bus, &pod.shutdown, "orders", &[Tickets::QUEUE_GROUP]).await?;
@@ -173,10 +163,7 @@ async fn start(
     let unless_said = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };
     let limit = settings.reservations_per_buyer.unwrap_or(unless_said);
     let api = Api { pool: pool.clone(), wake, auth, provider, reservation, limit };
-    // Outside the stack's bound: a process that is busy is alive, and says so.
-    let router = http::router(api, settings.http_max_concurrent.get())
-        .merge(health::routes(pod.health, pod.metrics));
-    pod.shutdown.spawn("http", common::pod::http::serve(listener, router, pod.shutdown.clone()));
+    http.spawn(http::router(api, &settings.pod.http.stack()), &pod)?;
     Ok(move || {
         Box::pin(async move {
             lease.release().await;

@@ -16,7 +16,7 @@ pub mod sellers;
 pub mod store;
 pub mod ticket;
 
-use std::{future::Future, num::NonZeroUsize, process::ExitCode};
+use std::{future::Future, process::ExitCode};
 
 use clap::Parser;
 use common::{
@@ -25,7 +25,9 @@ use common::{
     pod::{
         auth::{AuthSettings, Caller},
         config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
-        database, health, idempotency,
+        database,
+        http::Http,
+        idempotency,
         lease::Lease,
         process::{self, Pod},
     },
@@ -78,18 +80,6 @@ pub struct Settings {
     /// changes one is its seller from then on. Default: nobody; while AUTH is off, the default seller.
     #[arg(long, env, value_name = "SELLER_OF_OLD_TICKETS", help_heading = "Callers")]
     pub seller_of_old_tickets: Option<Caller>,
-
-    /// How many requests may run at once; a further one is answered 503 with Retry-After. More
-    /// than the database has connections for only wait for one, so this bounds the memory and the
-    /// longest wait.
-    #[arg(
-        long,
-        env,
-        value_name = "HTTP_MAX_CONCURRENT",
-        default_value = "512",
-        help_heading = "Process"
-    )]
-    pub http_max_concurrent: NonZeroUsize,
 }
 
 /// The service from its environment to its exit status.
@@ -116,7 +106,7 @@ async fn start(
     sellers: Sellers,
     pod: Pod,
 ) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let listener = common::pod::http::bind(settings.pod.http_address).await?;
+    let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
     let lease = Lease::take(&bus, &pod.shutdown, "tickets", &[Orders::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
@@ -140,10 +130,7 @@ async fn start(
         warn!(%seller, "AUTH is off: every ticket is this seller's");
     }
     let api = http::Api::start(pool.clone(), wake, sellers, &pod.shutdown);
-    // Outside the stack's bound: a process that is busy is alive, and says so.
-    let router = http::router(api, settings.http_max_concurrent.get())
-        .merge(health::routes(pod.health, pod.metrics));
-    pod.shutdown.spawn("http", common::pod::http::serve(listener, router, pod.shutdown.clone()));
+    http.spawn(http::router(api, &settings.pod.http.stack()), &pod)?;
     Ok(move || {
         Box::pin(async move {
             lease.release().await;

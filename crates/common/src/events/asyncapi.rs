@@ -4,7 +4,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use axum::{Json, Router, routing::get};
+use axum::{Router, http::header, routing::get};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -81,8 +82,10 @@ fn documented() -> impl Iterator<Item = &'static Documented> {
 
 /// `/asyncapi.json`: the document.
 pub fn routes() -> Router {
-    let document = document();
-    Router::new().route("/asyncapi.json", get(move || async { Json(document) }))
+    // Made once: it is the same for everybody.
+    let json = Bytes::from(document().to_string());
+    let answer = move || async { ([(header::CONTENT_TYPE, "application/json")], json) };
+    Router::new().route("/asyncapi.json", get(answer))
 }
 
 /// The document.

@@ -11,7 +11,10 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::problem::{FieldError, Problem};
+use super::{
+    problem::{FieldError, Problem},
+    repeated_keys::repeated_keys,
+};
 
 /// The fields of a JSON object that came as a request's body. Take each with [`Self::required`] or
 /// [`Self::optional`], report what is wrong with its value through [`Self::refuse`], and end with
@@ -27,14 +30,20 @@ impl Fields {
     /// Reads a body.
     ///
     /// # Errors
-    /// 400 when it is not a JSON object.
+    /// 400 when it is not a JSON object; 422 when an object in it has a key twice, of which readers would
+    /// take one or the other.
     pub fn parse(body: Bytes) -> Result<Self, Problem> {
-        match serde_json::from_slice(&body) {
-            Ok(raw) => Ok(Self { body, raw, errors: Vec::new() }),
-            Err(error) => Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("The body is not a JSON object: {error}"),
-            )),
+        let raw = serde_json::from_slice(&body).map_err(|error| {
+            let detail = format!("The body is not a JSON object: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        })?;
+        match repeated_keys(&body) {
+            keys if keys.is_empty() => Ok(Self { body, raw, errors: Vec::new() }),
+            keys => {
+                let message = "must be given once".to_owned();
+                let error = |field| FieldError { field, message: message.clone() };
+                Err(Problem::invalid(keys.into_iter().map(error).collect()))
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! What every process is told by its environment. Read before anything is opened; a bad value ends
 //! the process with exit status 64 (`EX_USAGE` of sysexits.h) and the variable's name.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
 
+use axum::http::{HeaderValue, Uri};
 use bus::{
     connection::{self, Options},
     without_passwords,
@@ -12,7 +13,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
-use super::{client_id::ClientId, secret::Secret};
+use super::{client_id::ClientId, http::StackSettings, secret::Secret};
 
 /// Who and where the process is, and how it speaks.
 #[derive(Debug, Clone, Args)]
@@ -27,9 +28,9 @@ pub struct PodSettings {
     #[arg(long, env, value_name = "NODE_NAME", default_value = "")]
     pub node_name: String,
 
-    /// Where the HTTP API, /livez, /readyz and /metrics listen.
-    #[arg(long, env, value_name = "HTTP_ADDRESS", default_value = "127.0.0.1:3000")]
-    pub http_address: SocketAddr,
+    /// How it serves HTTP.
+    #[command(flatten)]
+    pub http: HttpSettings,
 
     /// How long the process may take to stop, such as 20s. Below the pod's
     /// terminationGracePeriodSeconds.
@@ -44,6 +45,67 @@ pub struct PodSettings {
     /// terminal.
     #[arg(long, env, value_name = "LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+}
+
+/// How the process serves HTTP, and what it allows its clients.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Where the HTTP API listens.
+    #[arg(long, env, value_name = "HTTP_ADDRESS", default_value = "127.0.0.1:3000")]
+    pub http_address: SocketAddr,
+
+    /// Where /livez, /readyz and /metrics listen, out of reach of the API's clients. Default: at
+    /// HTTP_ADDRESS, beside the API.
+    #[arg(long, env, value_name = "OPERATIONS_ADDRESS")]
+    pub operations_address: Option<SocketAddr>,
+
+    /// How many requests may be at work at once; a further one is answered 503 with Retry-After. More
+    /// than the database has connections for only wait for one, so this bounds the memory and the
+    /// longest wait.
+    #[arg(long, env, value_name = "HTTP_MAX_CONCURRENT", default_value = "512")]
+    pub http_max_concurrent: NonZeroUsize,
+
+    /// How many connections may be open at once. For a further one, the oldest is closed whose client
+    /// neither finishes its request nor takes its answer, or else the one that has idled longest.
+    #[arg(long, env, value_name = "HTTP_MAX_CONNECTIONS", default_value = "1024")]
+    pub http_max_connections: NonZeroUsize,
+
+    /// How long a process that stops still takes requests, such as 5s; each answer says that its
+    /// connection will be closed. Long enough for every proxy to hear that it stops. Below
+    /// SHUTDOWN_GRACE.
+    #[arg(long, env, value_name = "HTTP_DRAIN", default_value = "1s", value_parser = duration)]
+    pub http_drain: Duration,
+
+    /// The origins whose pages may use the API from a browser, with commas between, such as
+    /// https://tickets.example.com; or * for all. Default: none.
+    #[arg(long, env, value_name = "CORS_ORIGINS", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+impl HttpSettings {
+    /// What of them the stack takes.
+    #[must_use]
+    pub fn stack(&self) -> StackSettings {
+        StackSettings {
+            concurrent: self.http_max_concurrent.get(),
+            origins: self.cors_origins.clone(),
+        }
+    }
+}
+
+/// An origin (RFC 6454) as a browser sends it, or `*`.
+fn origin(text: &str) -> Result<HeaderValue, &'static str> {
+    const WANTED: &str = "it must be * or an origin, such as https://tickets.example.com";
+    let uri: Uri = text.parse().map_err(|_| WANTED)?;
+    let as_sent = match (uri.scheme_str(), uri.authority()) {
+        (Some(scheme @ ("http" | "https")), Some(authority)) => format!("{scheme}://{authority}"),
+        _ => "*".to_owned(),
+    };
+    if text != as_sent {
+        return Err(WANTED);
+    }
+    HeaderValue::from_str(text).map_err(|_| WANTED)
 }
 
 /// How log lines look.

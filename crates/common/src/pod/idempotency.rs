@@ -136,10 +136,8 @@ impl Keyed {
         .fetch_one(&mut *tx)
         .await?;
         if !free {
-            return Ok(Claim::Refused(Problem::new(
-                StatusCode::CONFLICT,
-                "The first request with this Idempotency-Key is still under way. Repeat this one later.",
-            )));
+            let detail = "The first request with this Idempotency-Key is still under way. Repeat this one later.";
+            return Ok(Claim::Refused(Problem::new(StatusCode::CONFLICT, detail).retry_after(1)));
         }
         // A statement of its own: its snapshot is taken after the lock, so that it sees what the
         // lock's holder before us has committed.

@@ -2,20 +2,22 @@
 //! page that shows it and loads nothing from elsewhere.
 
 use axum::{
-    Json, Router,
+    Router,
     http::{HeaderValue, header},
     routing::get,
 };
+use bytes::Bytes;
+use tower::util::MapResponseLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::{
     Components, ContentBuilder, Header, HeaderBuilder, InfoBuilder, ObjectBuilder, OpenApi, Ref,
     RefOr, Response, ResponseBuilder, Schema, Type,
-    path::{Operation, Parameter},
+    path::{Operation, Parameter, ParameterBuilder, ParameterIn},
     schema::SchemaType,
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::problem::Problem;
+use super::{http::Static, problem::Problem};
 
 /// The page's own scripts and styles, and the API; nothing from elsewhere, and no frame around it.
 /// Swagger UI sets styles on its elements and draws with `data:` images.
@@ -28,12 +30,17 @@ const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
 /// `/openapi.json` and `/docs`, for an API that its handlers have described, under the service's name
 /// and with a sentence about it.
 pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
-    let description = complete(description, name, about);
+    // Made once: it is the same for everybody.
+    let json = serde_json::to_vec(&complete(description, name, about));
+    let json = json.map(Bytes::from).map_err(|error| Problem::internal(&error.into()));
+    let description =
+        move || async { json.map(|json| ([(header::CONTENT_TYPE, "application/json")], json)) };
     // "none" turns off the badge of an online validator.
     let page = SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none"));
     Router::from(page)
         .layer(SetResponseHeaderLayer::overriding(header::CONTENT_SECURITY_POLICY, DOCS_POLICY))
-        .route("/openapi.json", get(move || async { Json(description) }))
+        .layer(MapResponseLayer::new(part_of_the_program))
+        .route("/openapi.json", get(description))
 }
 
 /// Adds what is true of every operation: the failures behind the API, and the headers that the
@@ -47,16 +54,54 @@ fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
         .build();
     description.components.get_or_insert_with(Components::new);
     for item in description.paths.paths.values_mut() {
+        item.get.iter_mut().for_each(complete_conditional);
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
         operations.into_iter().flatten().for_each(complete_operation);
     }
     description
 }
 
+/// Every JSON answer to a GET has a tag.
+fn complete_conditional(operation: &mut Operation) {
+    let tag = || {
+        text_header("A tag of what is answered; for a ticket of tickets, its version in quotes.")
+    };
+    let same = "What If-None-Match names is still what would be answered.";
+    let same = ResponseBuilder::new().description(same).header("ETag", tag()).build();
+    let responses = &mut operation.responses.responses;
+    responses.entry("304".to_owned()).or_insert(RefOr::T(same));
+    if let Some(RefOr::T(found)) = responses.get_mut("200") {
+        found.headers.entry("ETag".to_owned()).or_insert_with(|| tag().into());
+    }
+    let parameters = operation.parameters.get_or_insert_default();
+    let is_there = |parameter: &RefOr<Parameter>| matches!(parameter, RefOr::T(given) if given.name == "If-None-Match");
+    if !parameters.iter().any(is_there) {
+        let parameter = ParameterBuilder::new()
+            .name("If-None-Match")
+            .parameter_in(ParameterIn::Header)
+            .description(Some("The ETag of an earlier answer, which is then not sent again."))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+            .build();
+        parameters.push(RefOr::T(parameter));
+    }
+}
+
+/// Files that are part of the program cost no memory while a client takes them.
+fn part_of_the_program(mut response: axum::response::Response) -> axum::response::Response {
+    response.extensions_mut().insert(Static);
+    response
+}
+
 fn complete_operation(operation: &mut Operation) {
     operation.parameters.iter_mut().flatten().for_each(without_null);
     let responses = &mut operation.responses.responses;
-    responses.insert("500".to_owned(), RefOr::T(problem("The service failed.").build()));
+    for (status, text) in [
+        ("408", "The body did not come in time."),
+        ("414", "Path and query have more than 2,048 bytes."),
+        ("500", "The service failed."),
+    ] {
+        responses.insert(status.to_owned(), RefOr::T(problem(text).build()));
+    }
     let away = problem("The service is too busy, or cannot reach its database. Try again.")
         .header("Retry-After", text_header("Seconds to wait."))
         .build();
@@ -69,6 +114,11 @@ fn complete_operation(operation: &mut Operation) {
             headers.insert("traceparent".to_owned(), text_header(trace).into());
         }
     }
+    // Before anything has looked at the request, so without a body or a header.
+    let large =
+        "The request's line and headers have more than 16 KiB, or there are over 100 of them.";
+    let large = ResponseBuilder::new().description(large).build();
+    responses.insert("431".to_owned(), RefOr::T(large));
 }
 
 /// A parameter that is optional is left out; it is never null, as utoipa has it for an `Option`.

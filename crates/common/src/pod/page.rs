@@ -105,8 +105,8 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
 /// 400 that names the part of the path or the header that cannot be read.
 #[must_use]
 pub fn bad_request(field: &str, message: &str) -> Problem {
-    let errors = vec![error(field, message)];
-    Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, format!("{field} {message}")) }
+    let problem = Problem::new(StatusCode::BAD_REQUEST, format!("{field} {message}"));
+    Problem { errors: vec![error(field, message)], ..problem }
 }
 
 /// Digits and nothing else, where `parse` would take a sign as well.

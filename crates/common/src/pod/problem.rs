@@ -25,14 +25,20 @@ pub struct Problem {
     /// What was wrong this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Each field of the request that was wrong.
+    /// Each field of the request that was wrong, up to twenty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
     pub errors: Vec<FieldError>,
-    /// When it may be worth another try, in seconds; sent as Retry-After.
+    /// Seconds after which the same request may be answered otherwise; a header of the answer.
     #[serde(skip)]
     #[schema(ignore)]
     pub retry_after: Option<u64>,
 }
+
+/// The most fields that an answer names.
+const MAX_ERRORS: usize = 20;
+/// The most characters of a client's own that an answer repeats in one place.
+const MAX_REPEATED: usize = 200;
 
 /// One field of the request that was wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -41,6 +47,21 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong with it.
     pub message: String,
+}
+
+impl FieldError {
+    /// Without most of what a client may have put into it.
+    fn shortened(self) -> Self {
+        Self { field: shortened(self.field), message: shortened(self.message) }
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_REPEATED) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl Problem {
@@ -57,21 +78,27 @@ impl Problem {
         }
     }
 
-    /// The same, worth another try after so many seconds.
-    #[must_use]
-    pub fn retry_after(self, seconds: u64) -> Self {
-        Self { retry_after: Some(seconds), ..self }
-    }
-
-    /// 422 with each field that was wrong.
+    /// 422 with each field that was wrong, or the first twenty of them.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let detail = errors
+        let more = errors.len().saturating_sub(MAX_ERRORS);
+        let errors: Vec<FieldError> =
+            errors.into_iter().take(MAX_ERRORS).map(FieldError::shortened).collect();
+        let mut detail = errors
             .iter()
             .map(|error| format!("{} {}", error.field, error.message))
             .collect::<Vec<_>>()
             .join("; ");
+        if more > 0 {
+            detail.push_str(&format!("; and {more} more"));
+        }
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// Asks the client to try again after so many seconds.
+    #[must_use]
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// 500 or 503 for a failure behind the API. The cause is logged, never shown.

@@ -87,10 +87,13 @@ impl<W: Write> Write for Escaped<W> {
 /// # Errors
 /// When a recorder was installed before.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
-        .context("cannot collect metrics")
+        .context("cannot collect metrics")?;
+    bus::describe_metrics();
+    super::http::describe_metrics();
+    Ok(handle)
 }
 
 /// Puts the samples of histograms into their buckets until the process stops. Without, they would

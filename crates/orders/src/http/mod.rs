@@ -17,7 +17,7 @@ use common::{
     events::asyncapi,
     pod::{
         auth::{self, Auth},
-        http::stack,
+        http::{StackSettings, stack},
         openapi,
         problem::Problem,
     },
@@ -49,9 +49,8 @@ impl FromRef<Api> for Auth {
     }
 }
 
-/// The API and its description, behind the stack of limits. At most `concurrent` requests run at
-/// once.
-pub fn router(api: Api, concurrent: usize) -> Router {
+/// The API and its description, behind the stack of limits.
+pub fn router(api: Api, settings: &StackSettings) -> Router {
     let (routes, mut description) = OpenApiRouter::new()
         .routes(routes!(reserve::reserve, list::list))
         .routes(routes!(read::read, cancel::cancel))
@@ -64,7 +63,7 @@ pub fn router(api: Api, concurrent: usize) -> Router {
     let about =
         "Orders: each reserves a ticket for one buyer, until it is paid, cancelled or expires.";
     let description = openapi::routes(description, "orders", about);
-    stack(routes.merge(description).merge(asyncapi::routes()), concurrent)
+    stack(routes.merge(description).merge(asyncapi::routes()), settings)
 }
 
 /// 404, for somebody else's order as well.

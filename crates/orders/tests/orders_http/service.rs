@@ -14,6 +14,10 @@ use common::{
     events::ticket::Ticket,
     pod::{
         auth::{Auth, AuthSettings, Scheme},
+        http::{
+            StackSettings,
+            server::{self, Bounds},
+        },
         shutdown::Shutdown,
     },
 };
@@ -28,10 +32,7 @@ use reqwest::{Client, Method, RequestBuilder, header};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use time::OffsetDateTime;
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{provider::Recorder, tokens};
@@ -85,7 +86,7 @@ impl Service {
     }
 
     async fn serve(database: Database, auth: Auth, reservation: Duration, limit: Limit) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -93,8 +94,9 @@ impl Service {
         let provider = Arc::new(Recorder::new(pool.clone()));
         let api =
             Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation, limit };
-        let router = router(api.clone(), 512);
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let router = router(api.clone(), &StackSettings::default());
+        let (shutdown, _) = Shutdown::new();
+        tokio::spawn(server::serve(listener, router, Bounds::default(), shutdown));
         Self { database, base, client: Client::new(), provider, api }
     }
 

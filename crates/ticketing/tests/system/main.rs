@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod agreement;
+mod attacks;
 mod buyers;
 mod clusters;
 mod command;

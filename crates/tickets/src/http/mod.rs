@@ -18,7 +18,7 @@ use common::{
     events::{asyncapi, ticket::Ticket},
     pod::{
         auth::{self, Auth},
-        http::stack,
+        http::{StackSettings, stack},
         openapi,
         problem::Problem,
         shutdown::Shutdown,
@@ -56,9 +56,8 @@ impl FromRef<Api> for Auth {
     }
 }
 
-/// The API and its description, behind the stack of limits. At most `concurrent` requests run at
-/// once.
-pub fn router(api: Api, concurrent: usize) -> Router {
+/// The API and its description, behind the stack of limits.
+pub fn router(api: Api, settings: &StackSettings) -> Router {
     let (routes, mut description) = OpenApiRouter::new()
         .routes(routes!(create::create, list::list))
         .routes(routes!(read::read, change::change))
@@ -66,7 +65,7 @@ pub fn router(api: Api, concurrent: usize) -> Router {
         .split_for_parts();
     auth::describe(&mut description, "seller");
     let description = openapi::routes(description, "tickets", "Tickets, each with a version.");
-    stack(routes.merge(description).merge(asyncapi::routes()), concurrent)
+    stack(routes.merge(description).merge(asyncapi::routes()), settings)
 }
 
 /// A ticket with its version as the ETag.

@@ -12,6 +12,10 @@ use common::{
     pod::{
         auth::{AuthSettings, Scheme},
         database::unhurried,
+        http::{
+            StackSettings,
+            server::{self, Bounds},
+        },
         shutdown::Shutdown,
     },
 };
@@ -22,7 +26,6 @@ use tickets::{
     http::{Api, router},
     sellers::Sellers,
 };
-use tokio::net::TcpListener;
 
 /// Who sells, where a test does not say.
 const SELLER: &str = "sally";
@@ -41,43 +44,45 @@ impl Service {
     pub(crate) async fn with_concurrency(concurrent: usize) -> Self {
         let database = migrated().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), concurrent)
-            .await
+        let settings = StackSettings { concurrent, ..StackSettings::default() };
+        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), &settings)
     }
 
     pub(crate) async fn with_sellers(sellers: Sellers) -> Self {
         let database = migrated().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, sellers, 64).await
+        Self::serve(database, pool, sellers, &StackSettings::default())
     }
 
     /// Its statements have no time limit, so that the request's own is what ends it.
     pub(crate) async fn patient() -> Self {
         let database = migrated().await;
         let pool = unhurried(&database.pool.clone().into());
-        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), 64).await
+        let sellers = sellers(&tokens::settings(Scheme::Hs256), None);
+        Self::serve(database, pool, sellers, &StackSettings::default())
     }
 
     pub(crate) async fn without_database() -> Self {
         let database = Database::away().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), 64).await
+        let sellers = sellers(&tokens::settings(Scheme::Hs256), None);
+        Self::serve(database, pool, sellers, &StackSettings::default())
     }
 
-    async fn serve(
+    fn serve(
         database: Database,
         for_service: PgPool,
         sellers: Sellers,
-        concurrent: usize,
+        settings: &StackSettings,
     ) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (shutdown, _) = Shutdown::new();
         let api = Api::start(for_service.into(), Wake::default(), sellers, &shutdown);
-        let router = router(api, concurrent);
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let router = router(api, settings);
+        tokio::spawn(server::serve(listener, router, Bounds::default(), shutdown));
         Self { database, base, client: Client::new() }
     }
 

@@ -1,0 +1,47 @@
+//! What each metric of the bus means, for whoever reads them.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Describes the bus's metrics to the recorder of this process, once it is there.
+pub fn describe_metrics() {
+    for (name, text) in [
+        ("bus_connected", "1 while NATS can be reached, else 0."),
+        ("bus_outbox_depth", "Events that wait to be published; an estimate above 10,000."),
+        ("bus_lost_events", "Events that a stream has lost and that wait to be published again."),
+        (
+            "bus_topology_refused",
+            "1 while a stream or group cannot serve until a person sets it right.",
+        ),
+        ("bus_dead_letters", "Dead letters now; NaN while Postgres does not answer."),
+        ("bus_group_members", "Processes that hold a lease in the queue group."),
+    ] {
+        describe_gauge!(name, text);
+    }
+    describe_gauge!(
+        "bus_outbox_oldest_seconds",
+        Unit::Seconds,
+        "How long the oldest event has waited to be published."
+    );
+    for (name, text) in [
+        ("bus_published_total", "Events that their stream has confirmed."),
+        ("bus_refilled_total", "Events published again because a stream had lost them."),
+        ("bus_delivered_total", "Events received."),
+        ("bus_redelivered_total", "Events received that had been delivered before."),
+        ("bus_acked_total", "Acks that the server has confirmed."),
+        ("bus_duplicates_total", "Events received that had taken effect before."),
+        ("bus_retried_total", "Events given back after a failure."),
+        ("bus_dead_lettered_total", "Events that became dead letters."),
+    ] {
+        describe_counter!(name, text);
+    }
+    describe_histogram!(
+        "bus_handler_seconds",
+        Unit::Seconds,
+        "How long one transaction of effects took."
+    );
+    describe_histogram!(
+        "bus_event_delay_seconds",
+        Unit::Seconds,
+        "From the time of an event to the commit of its effect here."
+    );
+}

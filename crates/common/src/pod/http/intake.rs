@@ -1,0 +1,88 @@
+//! What comes in before a request is at work: its id, its URL and its whole body. A client that is slow
+//! to send any of it waits by itself, and holds no place among the requests at work.
+
+use std::{error::Error, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::timeout;
+
+use crate::pod::problem::Problem;
+
+/// The largest request body, in bytes: a ticket needs under one kilobyte.
+pub const MAX_BODY: usize = 16 * 1024;
+/// How long a body may take to come, from the end of the head.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest path and query, in bytes: the longest that the APIs give out have under two hundred.
+pub const MAX_URL: usize = 2_048;
+/// The longest X-Request-Id that is taken over, in characters.
+pub const MAX_REQUEST_ID: usize = 128;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// Takes away an X-Request-Id that is no name, so that the request gets a new one: it is logged by
+/// whoever is asked.
+pub(super) fn identified(mut request: Request) -> Request {
+    let mut ids = request.headers().get_all(REQUEST_ID).iter().map(HeaderValue::as_bytes);
+    let fits =
+        |id: &[u8]| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    if !ids.next().is_some_and(fits) || ids.next().is_some() {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
+}
+
+/// Passes a request on once it has come whole.
+pub(super) async fn whole(request: Request, next: Next) -> Response {
+    if request.uri().path_and_query().is_some_and(|url| url.as_str().len() > MAX_URL) {
+        let detail = format!("Path and query must have at most {MAX_URL} bytes.");
+        return Problem::new(StatusCode::URI_TOO_LONG, detail).into_response();
+    }
+    let (parts, body) = request.into_parts();
+    match read(body).await {
+        Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(problem) => {
+            let mut response = problem.into_response();
+            // What is left of the body cannot be told from the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    }
+}
+
+async fn read(body: Body) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let too_large = || {
+        let detail = format!("The body must have at most {} KiB.", MAX_BODY / 1024);
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    };
+    // What says that it is too large need not come.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if is_too_large(&*error) => Err(too_large()),
+        Ok(Err(_)) => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "The body did not come to its end."))
+        }
+        Err(_) => {
+            let detail = format!("The body must come within {} s.", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+        }
+    }
+}
+
+fn is_too_large(error: &(dyn Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_too_large)
+}

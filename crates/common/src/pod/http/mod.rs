@@ -1,0 +1,266 @@
+//! The HTTP stack that every API of this system stands on: limits on what comes in, ids and trace
+//! context through, problem details and security headers out. [`server`] is what it runs on.
+
+mod conditional;
+mod connection;
+mod connections;
+mod intake;
+mod phase;
+pub mod server;
+
+use std::time::Duration;
+
+use axum::{
+    BoxError, Router,
+    error_handling::HandleErrorLayer,
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use tokio::{net::TcpListener, time::Instant};
+use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    set_header::SetResponseHeaderLayer,
+};
+use tracing::{debug, info};
+
+use super::{
+    config::{HttpSettings, PodSettings},
+    health,
+    problem::Problem,
+    process::Pod,
+    trace::TraceContext,
+};
+
+pub use connection::{MAX_HEAD, Static};
+pub use intake::{BODY_TIMEOUT, MAX_BODY, MAX_REQUEST_ID, MAX_URL};
+pub use phase::Deadlines;
+use server::Bounds;
+
+/// How long a handler may take, from when the request has come whole. Above the database's own timeouts,
+/// so that theirs speak first.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// How long a browser may rely on what it was told of an origin.
+const CORS_MAX_AGE: Duration = Duration::from_hours(1);
+
+/// What of the stack is a setting.
+#[derive(Debug, Clone)]
+pub struct StackSettings {
+    /// How many requests may be at work at once.
+    pub concurrent: usize,
+    /// From where pages in a browser may use the API; `*` is from everywhere.
+    pub origins: Vec<HeaderValue>,
+}
+
+impl Default for StackSettings {
+    fn default() -> Self {
+        Self { concurrent: 512, origins: Vec::new() }
+    }
+}
+
+/// Puts an API behind the stack. A request above the bound on those at work is answered 503 with
+/// Retry-After at once rather than queued; one whose body is still to come is not at work.
+pub fn stack(api: Router, settings: &StackSettings) -> Router {
+    let header =
+        |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    let api = api
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "The Allow header lists this path's methods.",
+            )
+        })
+        .layer(
+            ServiceBuilder::new()
+                .map_request(intake::identified)
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                .layer(header(header::X_FRAME_OPTIONS, "DENY"))
+                .layer(header(header::REFERRER_POLICY, "no-referrer"))
+                .layer(header(header::CACHE_CONTROL, "no-store"))
+                .layer(header(
+                    header::CONTENT_SECURITY_POLICY,
+                    "default-src 'none'; frame-ancestors 'none'",
+                ))
+                .layer(from_fn(traced))
+                .layer(from_fn(conditional::conditional))
+                .layer(from_fn(intake::whole))
+                .layer(HandleErrorLayer::new(turned_away))
+                .load_shed()
+                .layer(GlobalConcurrencyLimitLayer::new(settings.concurrent))
+                .timeout(REQUEST_TIMEOUT)
+                .layer(CatchPanicLayer::custom(panicked)),
+        );
+    match cors(&settings.origins) {
+        Some(cors) => api.layer(cors),
+        None => api,
+    }
+}
+
+/// What pages from these origins may do: everything that the API offers, but for cookies, which it has
+/// none of.
+fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    let origin = match origins {
+        [] => return None,
+        [any] if any == "*" => AllowOrigin::any(),
+        origins => AllowOrigin::list(origins.iter().cloned()),
+    };
+    let named = HeaderName::from_static;
+    let layer = CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            header::IF_NONE_MATCH,
+            named("idempotency-key"),
+            named("x-request-id"),
+            TRACEPARENT,
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            named("idempotency-replayed"),
+            named("x-request-id"),
+            TRACEPARENT,
+        ])
+        .max_age(CORS_MAX_AGE);
+    Some(layer)
+}
+
+/// Runs the request within its trace, and logs how it went.
+async fn traced(request: Request, next: Next) -> Response {
+    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let trace = given
+        .and_then(|text| text.parse().ok())
+        .map_or_else(TraceContext::new_root, TraceContext::child);
+    let begun = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = trace.scope(next.run(request)).await;
+    if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
+        response.headers_mut().insert(TRACEPARENT, value);
+    }
+    // None of the labels is the client's to choose: each value costs memory for good.
+    metrics::histogram!(
+        "http_request_seconds",
+        "method" => known(&method),
+        "route" => route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned()),
+        "status" => response.status().as_str().to_owned(),
+    )
+    .record(begun.elapsed());
+    debug!(
+        http.method = %method,
+        http.path = path,
+        http.status = response.status().as_u16(),
+        elapsed.ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        trace.id = trace.trace_id(),
+        "request",
+    );
+    response
+}
+
+/// Describes what is measured of HTTP.
+pub(super) fn describe_metrics() {
+    let requests = "How long requests took, by method, route, and the answer's status.";
+    describe_histogram!("http_request_seconds", Unit::Seconds, requests);
+    describe_gauge!("http_connections", "Open connections of the API, or of probes and metrics.");
+    let ended = "Connections ended because their client was late, or to make room.";
+    describe_counter!("http_connections_ended_total", ended);
+}
+
+/// A method's name, if it is one of RFC 9110 or PATCH.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
+}
+
+async fn turned_away(error: BoxError) -> Problem {
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The request took too long and was given up. Whether it took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
+        );
+    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way. Try again.")
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Problem::internal(&anyhow::anyhow!("panicked: {text}")).into_response()
+}
+
+/// The port of an API, and the one for probes and metrics if that has its own.
+#[derive(Debug)]
+pub struct Http {
+    api: TcpListener,
+    operations: Option<TcpListener>,
+    settings: HttpSettings,
+    stop_within: Duration,
+}
+
+impl Http {
+    /// Opens the ports.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub fn bind(settings: &PodSettings) -> anyhow::Result<Self> {
+        let http = settings.http.clone();
+        Ok(Self {
+            api: server::bind(http.http_address)?,
+            operations: http.operations_address.map(server::bind).transpose()?,
+            // What is left of the grace time is for what the requests have used.
+            stop_within: settings.shutdown_grace * 9 / 10,
+            settings: http,
+        })
+    }
+
+    /// Serves an API, and the process's probes and metrics, until the process stops.
+    ///
+    /// # Errors
+    /// When a listener has no address.
+    pub fn spawn(self, api: Router, pod: &Pod) -> anyhow::Result<()> {
+        let probes = health::routes(pod.health.clone(), pod.metrics.clone());
+        let bounds = Bounds {
+            connections: self.settings.http_max_connections.get(),
+            drain: self.settings.http_drain,
+            stop_within: self.stop_within,
+            ..Bounds::default()
+        };
+        info!(http.address = %self.api.local_addr()?, "listening");
+        // Outside the stack's bound: a process that is busy is alive, and says so.
+        let api = if let Some(listener) = self.operations {
+            info!(operations.address = %listener.local_addr()?, "probes and metrics");
+            let bounds = Bounds { connections: OPERATIONS_CONNECTIONS, ..bounds };
+            let serve = server::serve(listener, probes, bounds, pod.shutdown.clone());
+            pod.shutdown.spawn("operations", serve);
+            api
+        } else {
+            api.merge(probes)
+        };
+        pod.shutdown.spawn("http", server::serve(self.api, api, bounds, pod.shutdown.clone()));
+        Ok(())
+    }
+}
+
+/// Enough for a kubelet and some who read metrics.
+const OPERATIONS_CONNECTIONS: usize = 64;

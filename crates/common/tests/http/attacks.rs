@@ -1,0 +1,212 @@
+//! Clients that make the server wait: beside them, honest ones are answered.
+
+use common::pod::http::{BODY_TIMEOUT, StackSettings, server::Bounds};
+use futures::future::join_all;
+
+use crate::{
+    client::{BODY, Client, posting},
+    service::Service,
+};
+
+/// Room for so many connections, and so many that want some.
+const ROOM: usize = 50;
+const MANY: usize = 500;
+
+/// So many connections, each of which has sent this.
+async fn crowd(service: &Service, sends: &str) -> Vec<Client> {
+    let connect = async || {
+        let mut client = service.client().await;
+        // It may have been let go again.
+        let _ = client.try_send(sends).await;
+        client
+    };
+    join_all((0..MANY).map(|_| connect())).await
+}
+
+/// Somebody who means well is answered, on a connection of their own and on one that is kept.
+async fn is_answered(service: &Service, kept: &mut Client) {
+    assert_eq!(service.client().await.post(BODY).await.status, 200);
+    assert_eq!(kept.post(BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn beside_ten_times_as_many_idle_connections_as_there_may_be_requests_are_answered() {
+    let service = Service::with_room(ROOM);
+    let mut kept = service.client().await;
+    assert_eq!(kept.post(BODY).await.status, 200);
+    let mut idle = crowd(&service, "").await;
+    is_answered(&service, &mut kept).await;
+    // The oldest had to make room.
+    assert!(idle[0].until_closed().await.is_empty());
+}
+
+#[tokio::test]
+async fn beside_ten_times_as_many_half_heads_requests_are_answered() {
+    let service = Service::with_room(ROOM);
+    let mut kept = service.client().await;
+    assert_eq!(kept.post(BODY).await.status, 200);
+    let mut half = crowd(&service, "POST /things HTTP/1.1\r\nhost: a\r\nx-a: ").await;
+    is_answered(&service, &mut kept).await;
+    // The oldest has been told.
+    let told = String::from_utf8(half[0].until_closed().await).unwrap();
+    assert!(told.is_empty() || told.starts_with("HTTP/1.1 503 "), "{told}");
+}
+
+#[tokio::test]
+async fn beside_ten_times_as_many_posts_without_their_body_requests_are_answered() {
+    let settings = StackSettings { concurrent: 2, ..StackSettings::default() };
+    let bounds = Bounds { connections: ROOM, ..Bounds::default() };
+    let service = Service::with(&settings, bounds);
+    let mut kept = service.client().await;
+    assert_eq!(kept.post(BODY).await.status, 200);
+    let head = posting(BODY).replace(BODY, "");
+    let bodiless = crowd(&service, &head).await;
+    is_answered(&service, &mut kept).await;
+    drop(bodiless);
+}
+
+#[tokio::test]
+async fn beside_clients_that_do_not_read_requests_are_answered() {
+    let service = Service::with_room(ROOM);
+    let mut kept = service.client().await;
+    assert_eq!(kept.post(BODY).await.status, 200);
+    let unread = crowd(&service, &"GET /large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(4)).await;
+    is_answered(&service, &mut kept).await;
+    drop(unread);
+}
+
+#[tokio::test]
+async fn more_unread_answers_than_the_server_keeps_cost_the_oldest_their_connection() {
+    let service = Service::with_room(MANY);
+    let mut first = service.client().await;
+    let large = "GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
+    first.send(large.repeat(4)).await;
+    let unread = crowd(&service, &large.repeat(4)).await;
+    first.until_gone_unread().await;
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_holds_no_place_and_is_answered_408() {
+    let settings = StackSettings { concurrent: 1, ..StackSettings::default() };
+    let service = Service::with(&settings, Bounds::default());
+    let mut slow = service.client().await;
+    slow.send(posting(BODY).trim_end_matches('}')).await;
+    assert_eq!(service.client().await.post(BODY).await.status, 200);
+    let answer = slow.answer().await;
+    answer.is_problem(408);
+    assert_eq!(answer.header("connection"), "close");
+    let limit = format!("The body must come within {} s.", BODY_TIMEOUT.as_secs());
+    assert_eq!(answer.json()["detail"], limit.as_str());
+    assert!(slow.until_closed().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_answered_408() {
+    let service = Service::impatient();
+    let mut slow = service.client().await;
+    slow.send("GET / HTTP/1.1\r\n").await;
+    let answer = slow.answer().await;
+    answer.is_problem(408);
+    assert!(slow.until_closed().await.is_empty());
+
+    // The second one of a connection as well, whether or not it came with the first.
+    let mut second = service.client().await;
+    second.send(posting(BODY)).await;
+    assert_eq!(second.answer().await.status, 200);
+    second.send("GET").await;
+    second.answer().await.is_problem(408);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
+    let service = Service::impatient();
+    let mut new = service.client().await;
+    assert!(new.until_closed().await.is_empty());
+    let mut kept = service.client().await;
+    assert_eq!(kept.post(BODY).await.status, 200);
+    assert!(kept.until_closed().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_let_go() {
+    let service = Service::impatient();
+    let mut unread = service.client().await;
+    // More than both kernels hold.
+    unread.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(40)).await;
+    unread.until_gone_unread().await;
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_and_harms_nobody() {
+    let service = Service::start();
+    let chunked = "POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                   transfer-encoding: chunked\r\n\r\n";
+    for garbage in [
+        "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03".to_owned(), // TLS
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        "GET /things/1\r\n\r\n".to_owned(), // HTTP/0.9
+        "\0".repeat(100),
+        "\r\n".repeat(20_000),
+        "GET /things/1 HTTP/1.1\r\nhost: a\r\n folded\r\n\r\n".to_owned(),
+        "GET /things/1 HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+            .to_owned(),
+        format!("{chunked}1;{}\r\na\r\n", "e".repeat(100_000)),
+        format!("{chunked}fffffffffffffffff\r\n"),
+        format!("{chunked}0\r\n{}\r\n", "t: t\r\n".repeat(10_000)),
+    ] {
+        let mut client = service.client().await;
+        let _ = client.try_send(&garbage).await;
+        let answered = client.until_closed().await;
+        let answered = String::from_utf8_lossy(&answered);
+        let refused = answered.is_empty() || answered.starts_with("HTTP/1.1 4");
+        assert!(
+            refused,
+            "{:?} was answered {answered}",
+            garbage.chars().take(80).collect::<String>()
+        );
+    }
+    assert_eq!(service.client().await.post(BODY).await.status, 200);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_each_answered_in_their_order() {
+    let service = Service::start();
+    let mut client = service.client().await;
+    let bodies: Vec<String> = (0..200).map(|n| format!(r#"{{"name":"{n}"}}"#)).collect();
+    client.send(bodies.iter().map(|body| posting(body)).collect::<String>()).await;
+    for body in bodies {
+        assert_eq!(client.answer().await.body, body);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on_and_its_place_is_free_until_it_does() {
+    let settings = StackSettings { concurrent: 1, ..StackSettings::default() };
+    let service = Service::with(&settings, Bounds::default());
+    let mut asks = service.client().await;
+    let head =
+        posting(BODY).replace(BODY, "").replace("host: a", "host: a\r\nexpect: 100-continue");
+    asks.send(head).await;
+    assert_eq!(asks.answer().await.status, 100);
+    assert_eq!(service.client().await.post(BODY).await.status, 200);
+    asks.send(BODY).await;
+    assert_eq!(asks.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_reads_why_it_is_refused() {
+    let service = Service::start();
+    for _ in 0..20 {
+        let mut client = service.client().await;
+        // It goes on writing while it is refused.
+        let _ = client.try_send(posting(&"a".repeat(200_000))).await;
+        client.answer().await.is_problem(413);
+        let mut chunked = service.client().await;
+        let head = "POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                    transfer-encoding: chunked\r\n\r\n";
+        let _ =
+            chunked.try_send(format!("{head}9c40\r\n{}\r\n0\r\n\r\n", "a".repeat(40_000))).await;
+        chunked.answer().await.is_problem(413);
+    }
+}

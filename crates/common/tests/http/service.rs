@@ -1,0 +1,111 @@
+//! A small API behind the stack, on the real server, at a free port.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{get, post},
+};
+use common::pod::{
+    body::Fields,
+    http::{
+        Deadlines, StackSettings,
+        server::{self, Bounds},
+        stack,
+    },
+    problem::Problem,
+    shutdown::Shutdown,
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::client::Client;
+
+/// How large one answer of `/large` is, in bytes.
+const LARGE: usize = 256 * 1024;
+
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    shutdown: Shutdown,
+    finish: Arc<Notify>,
+}
+
+impl Service {
+    pub(crate) fn start() -> Self {
+        Self::with(&StackSettings::default(), Bounds::default())
+    }
+
+    /// With room for so many connections.
+    pub(crate) fn with_room(connections: usize) -> Self {
+        let bounds = Bounds { connections, ..Bounds::default() };
+        Self::with(&StackSettings::default(), bounds)
+    }
+
+    /// Its clients have little time.
+    pub(crate) fn impatient() -> Self {
+        let soon = Duration::from_millis(300);
+        let deadlines = Deadlines { head: soon, answer: soon, idle: soon };
+        let bounds = Bounds { deadlines, ..Bounds::default() };
+        Self::with(&StackSettings::default(), bounds)
+    }
+
+    /// It is given up after so long, and gives up before.
+    pub(crate) fn stopping_within(stop_within: Duration) -> Self {
+        let bounds = Bounds { stop_within, ..Bounds::default() };
+        Self::with(&StackSettings::default(), bounds)
+    }
+
+    pub(crate) fn with(settings: &StackSettings, bounds: Bounds) -> Self {
+        let finish = Arc::new(Notify::new());
+        let api = Router::new()
+            .route("/things", post(create))
+            .route("/things/{id}", get(|| async { Json(json!({ "id": 7 })) }))
+            .route("/large", get(|| async { "x".repeat(LARGE) }))
+            .route("/slow", get(slow))
+            .with_state(finish.clone());
+        let (shutdown, _) = Shutdown::new();
+        let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = server::serve(listener, stack(api, settings), bounds, shutdown.clone());
+        shutdown.spawn("http", serve);
+        Self { address, shutdown, finish }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// Has what runs at `/slow` come to its end.
+    pub(crate) fn finish_slow(&self) {
+        self.finish.notify_waiters();
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn begin_stop(&self) {
+        self.shutdown.begin();
+    }
+
+    /// Asks it to stop, and waits for its end. `false` when something was left.
+    pub(crate) async fn stop(&self, grace: Duration) -> bool {
+        self.shutdown.begin();
+        self.shutdown.finish(grace).await
+    }
+}
+
+async fn create(fields: Fields) -> Result<Json<Value>, Problem> {
+    let mut fields = fields;
+    let name = fields.required::<String>("name");
+    let name = fields.finish(name)?;
+    Ok(Json(json!({ "name": name })))
+}
+
+/// Answers `begun` with the headers, and the rest when it is told to.
+async fn slow(State(finish): State<Arc<Notify>>) -> &'static str {
+    finish.notified().await;
+    "done"
+}
