@@ -78,11 +78,12 @@ impl NewOrder {
             body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or one that is not accepted.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "This service knows no such ticket.",
-            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "This service knows no such ticket. With Retry-After, the ticket is new: its event may be on its way.",
+            body = Problem, content_type = "application/problem+json",
+            headers(("Retry-After" = u64, description = "Seconds to wait."))),
         (status = 409, description = "The ticket is reserved or sold; or you have as many reservations as one buyer may have at a time; or the first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json",
-            headers(("Retry-After" = String, description = "With too many reservations: seconds until the first of them ends."))),
+            headers(("Retry-After" = u64, description = "With too many reservations: seconds until the first of them ends."))),
         (status = 413, description = "The body is larger than 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not sent as application/json.",
@@ -143,7 +144,7 @@ async fn make(
     let most = api.limit.most();
     let limited = most.map(|_| buyer.as_str());
     let price = reservations::price(tx, ticket_id, limited).await?;
-    let (price, now) = price.ok_or_else(no_ticket)?;
+    let (price, now) = price.ok_or_else(|| no_ticket(ticket_id))?;
     let order = order::reserve(ticket_id, buyer.as_str(), price, now, api.reservation);
     if !reservations::insert(tx, &order, most).await? {
         return Err(refused(tx, ticket_id, buyer, most, now).await?);
@@ -201,7 +202,10 @@ fn taken(by: Option<Order>, buyer: &Caller, now: OffsetDateTime) -> Problem {
             order.expires_at.format(&Rfc3339).unwrap_or_default()
         ),
         // Given back between the two statements, or about to expire.
-        _ => "The ticket was reserved a moment ago. Try again.".to_owned(),
+        _ => {
+            let detail = "The ticket was reserved a moment ago. Try again.";
+            return Problem::new(StatusCode::CONFLICT, detail).retry_after(1);
+        }
     };
     Problem::new(StatusCode::CONFLICT, detail)
 }

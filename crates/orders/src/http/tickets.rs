@@ -7,7 +7,9 @@ use common::pod::{
 };
 use serde::Serialize;
 use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::Api;
 use crate::store::tickets::{self, KnownTicket};
@@ -76,11 +78,23 @@ pub(super) async fn read(
     PathId(id): PathId,
 ) -> Result<Json<KnownTicket>, Problem> {
     let find = async |connection: &mut PgConnection| tickets::find(connection, id).await;
-    api.pool.run(find).await?.map(Json).ok_or_else(no_ticket)
+    api.pool.run(find).await?.map(Json).ok_or_else(|| no_ticket(id))
 }
 
-/// 404.
-pub(super) fn no_ticket() -> Problem {
-    let detail = "This service knows no ticket with this id: there is none, or its event has not arrived yet.";
-    Problem::new(StatusCode::NOT_FOUND, detail)
+/// How long after a ticket was made its event may still be on its way: an outage of NATS may last.
+const ON_ITS_WAY: Duration = Duration::DAY;
+
+/// 404. The ticket of an id that was made lately may be known in a moment.
+pub(super) fn no_ticket(id: Uuid) -> Problem {
+    let made_lately = id.get_timestamp().is_some_and(|made| {
+        let (seconds, _) = made.to_unix();
+        let age = OffsetDateTime::now_utc().unix_timestamp().saturating_sub_unsigned(seconds);
+        // The clock of who made it may be ahead.
+        Duration::seconds(age).abs() < ON_ITS_WAY
+    });
+    if made_lately {
+        let detail = "This service knows no ticket with this id yet: its event may be on its way. Try again.";
+        return Problem::new(StatusCode::NOT_FOUND, detail).retry_after(1);
+    }
+    Problem::new(StatusCode::NOT_FOUND, "This service knows no ticket with this id.")
 }

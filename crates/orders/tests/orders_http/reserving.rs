@@ -8,7 +8,7 @@ use reqwest::{Method, header};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
     service::{Answer, Service},
@@ -68,10 +68,25 @@ async fn a_reservations_price_is_the_tickets_to_the_cent() {
 #[tokio::test]
 async fn a_ticket_that_no_event_has_told_of_is_answered_404() {
     let orders = Service::start().await;
-    let answer = orders.buyer("anna").reserve(Uuid::now_v7()).await;
-    answer.is_problem(StatusCode::NOT_FOUND);
-    let detail = "This service knows no ticket with this id: there is none, or its event has not arrived yet.";
-    assert_eq!(answer.detail(), detail);
+    let anna = orders.buyer("anna");
+    let (now, day) = (std::time::UNIX_EPOCH.elapsed().unwrap(), Duration::from_hours(24));
+    let made = |when: Duration| Uuid::new_v7(Timestamp::from_unix(NoContext, when.as_secs(), 0));
+    // Its event is on its way, or was lost with the clock of who made it.
+    for lately in [Uuid::now_v7(), made(now - day * 9 / 10), made(now + day / 2)] {
+        let ordered = anna.reserve(lately).await;
+        let read = orders.get(&format!("/api/tickets/{lately}")).await;
+        for answer in [ordered, read] {
+            answer.is_problem(StatusCode::NOT_FOUND);
+            assert_eq!(answer.header("retry-after"), "1");
+            assert!(answer.detail().ends_with("its event may be on its way. Try again."));
+        }
+    }
+    for nobodys in [made(now - day * 2), Uuid::new_v4(), Uuid::nil()] {
+        let answer = anna.reserve(nobodys).await;
+        answer.is_problem(StatusCode::NOT_FOUND);
+        assert_eq!(answer.header("retry-after"), "");
+        assert_eq!(answer.detail(), "This service knows no ticket with this id.");
+    }
     orders.holds(0, 0).await;
 }
 
