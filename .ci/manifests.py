@@ -14,7 +14,7 @@ import kubernetes_validate
 import yaml
 
 K8S = pathlib.Path("infra/k8s")
-# The oldest Kubernetes that has what the manifests use (a preStop that sleeps), and the newest that
+# The oldest Kubernetes that the manifests have been tried with, and the newest that
 # is known here.
 VERSIONS = ["1.32", "1.37"]
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())

@@ -95,7 +95,12 @@ async fn a_service_runs_as_its_manifest_says(service: &str) {
     assert_eq!(
         environment["HTTP_ADDRESS"],
         format!("0.0.0.0:{}", container_port(pod, "http")),
-        "it listens where its probes and its Service look"
+        "it listens where its Service looks"
+    );
+    assert_eq!(
+        environment["OPERATIONS_ADDRESS"],
+        format!("0.0.0.0:{}", container_port(pod, "operations")),
+        "it listens where its probes look"
     );
     assert_eq!(
         manifest(&format!("{service}/service.yaml"))["spec"]["ports"][0]["targetPort"],
@@ -104,7 +109,9 @@ async fn a_service_runs_as_its_manifest_says(service: &str) {
 
     // With this environment and nothing else it runs, only elsewhere.
     let address = format!("127.0.0.1:{}", ports::free().unwrap());
+    let operations = format!("127.0.0.1:{}", ports::free().unwrap());
     environment.insert("HTTP_ADDRESS".to_owned(), address.clone());
+    environment.insert("OPERATIONS_ADDRESS".to_owned(), operations.clone());
     environment.insert("NATS_URL".to_owned(), system.nats.url());
     environment.insert("DATABASE_URL".to_owned(), system.postgres.url(service));
     let mut command =
@@ -113,24 +120,23 @@ async fn a_service_runs_as_its_manifest_says(service: &str) {
         command = command.env(name, value);
     }
     let mut child = command.spawn().unwrap();
-    for path in probes(pod, "http") {
+    for path in probes(pod, "operations").into_iter().chain(["/metrics".to_owned()]) {
         until(&format!("{service} answers {path}"), || async {
             assert!(child.exited().is_none(), "{service} ended at its start");
-            let answer = system.http.get(format!("http://{address}{path}")).send().await;
+            let answer = system.http.get(format!("http://{operations}{path}")).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         })
         .await;
+        // Not where its clients are.
+        let answer = system.http.get(format!("http://{address}{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), 404, "{path}");
     }
 
-    // Kubernetes waits longer than the process may take after what comes before its end.
-    let pause = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
-    let pause = Duration::from_secs(pause.as_u64().unwrap());
+    // Kubernetes waits longer than the process may take, and that is longer than proxies are waited for.
     let shutdown = duration(&environment["SHUTDOWN_GRACE"]).unwrap();
-    assert!(
-        grace(pod) > pause + shutdown,
-        "{:?} is not above {pause:?} + {shutdown:?}",
-        grace(pod)
-    );
+    let drain = duration(&environment["HTTP_DRAIN"]).unwrap();
+    assert!(grace(pod) > shutdown, "{:?} is not above {shutdown:?}", grace(pod));
+    assert!(shutdown > drain * 2, "{shutdown:?} leaves little after {drain:?}");
     assert!(child.stop(Signal::TERM, shutdown).await.success());
 }
 
