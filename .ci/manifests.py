@@ -221,7 +221,7 @@ def check_alerts():
     sources = "".join(path.read_text() for path in pathlib.Path("crates").glob("*/src/**/*.rs"))
     for group in rules["spec"]["groups"]:
         for rule in group["rules"]:
-            for metric in re.findall(r"\b(?:bus|http|orders)_\w+", rule["expr"]):
+            for metric in re.findall(r"\b(?:auth|bus|http|orders)_\w+", rule["expr"]):
                 if f'"{metric.removesuffix("_bucket")}"' not in sources:
                     complain(f"alert {rule['alert']}", f"no service has the metric {metric}")
 

@@ -156,6 +156,7 @@ async fn start(
     let delivery = Delivery::new(Tickets, bus.clone(), pool.clone(), pod.shutdown.clone());
     pod.ready_once_joined(lease.clone(), delivery.spawn(lease.clone()));
 
+    auth.spawn(&pod.health, &pod.shutdown);
     if let Some(buyer) = auth.always() {
         warn!(%buyer, "AUTH is off: every order is this buyer's");
     }

@@ -126,6 +126,7 @@ async fn start(
     Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), pod.shutdown.clone())
         .spawn(lease.clone());
 
+    sellers.auth.spawn(&pod.health, &pod.shutdown);
     if let Some(seller) = sellers.auth.always() {
         warn!(%seller, "AUTH is off: every ticket is this seller's");
     }

@@ -6,6 +6,7 @@ mod buyers;
 mod changing;
 mod contract;
 mod expiring;
+mod issuer;
 mod limit;
 mod listing;
 mod paying;
@@ -13,5 +14,4 @@ mod provider;
 mod races;
 mod reserving;
 mod service;
-#[path = "../../../tickets/tests/service/tokens.rs"]
-mod tokens;
+use service::tokens;

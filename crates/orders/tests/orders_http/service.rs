@@ -5,6 +5,10 @@
 mod answer;
 #[path = "../../../tickets/tests/service/database.rs"]
 mod database;
+#[path = "../../../tickets/tests/service/issuer.rs"]
+pub(crate) mod issuer;
+#[path = "../../../tickets/tests/service/tokens.rs"]
+pub(crate) mod tokens;
 
 use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
 
@@ -35,7 +39,7 @@ use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::{provider::Recorder, tokens};
+use crate::provider::Recorder;
 
 /// How long a test waits for a condition before it says that it never came.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -8,7 +8,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::service::{
-    Answer, Service, sellers,
+    Answer, Service,
+    issuer::{self, Issuer, Key, keep},
+    sellers,
     tokens::{
         PUBLIC_KEY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac, hs256, settings,
         unsigned, wrong_though_signed,
@@ -95,6 +97,37 @@ async fn a_token_that_is_signed_with_another_key_stores_and_changes_no_ticket() 
         }
         tickets.holds(1, 1).await;
     }
+}
+
+#[tokio::test]
+async fn sellers_whose_tokens_an_issuer_has_signed_are_known_by_its_keys() {
+    let (rsa, ec, ed) = (Key::rs256("rsa"), Key::es256("ec"), Key::eddsa("ed"));
+    let issuer = Issuer::start(&[&rsa, &ec, &ed]).await;
+    let sellers = sellers(&issuer::settings(&issuer.url), None);
+    let health = keep(&sellers.auth);
+    let tickets = Service::with_sellers(sellers).await;
+    tickets.eventually("it has the issuer's keys", async || health.is_ready()).await;
+    let (sally, bob) = (issuer.claims("sally"), issuer.claims("bob"));
+    for key in [&rsa, &ec, &ed] {
+        let created = tickets.bearer(key.sign(&sally)).post(TICKET).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{}", created.body);
+        assert_eq!(created.json()["seller"], "sally");
+        let id = created.id();
+        tickets.bearer(key.sign(&bob)).put(&id, "*", FREE).await.is_problem(StatusCode::FORBIDDEN);
+        let changed = tickets.bearer(key.sign(&sally)).put(&id, "*", FREE).await;
+        assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
+        for token in [
+            key.sign(&but(sally.clone(), "iss", json!([issuer.url]))),
+            hmac(Algorithm::HS256, &sally, &key.jwk.to_string()),
+            unsigned(&sally),
+        ] {
+            let seller = tickets.bearer(token);
+            for answer in [seller.post(TICKET).await, seller.put(&id, "*", FREE).await] {
+                is_challenged(answer, INVALID, UNACCEPTED).await;
+            }
+        }
+    }
+    tickets.holds(3, 6).await;
 }
 
 #[tokio::test]

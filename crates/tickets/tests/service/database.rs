@@ -83,6 +83,17 @@ impl Database {
         timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {condition}"));
     }
 
+    /// Waits until something is so.
+    #[allow(dead_code, reason = "not every test that includes this file waits so")]
+    pub(crate) async fn eventually(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let wait = async {
+            while !condition().await {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
     /// How many rows of a table and how many events are committed.
     pub(crate) async fn counts(&self, table: &str, rows: i64, events: i64) {
         let counted = [

@@ -2,6 +2,8 @@
 
 mod answer;
 mod database;
+#[allow(dead_code, reason = "the tests of orders use the rest")]
+pub(crate) mod issuer;
 pub(crate) mod tokens;
 
 use std::{net::Ipv4Addr, ops::Deref};

@@ -31,7 +31,7 @@ pub(crate) fn settings(auth: Scheme) -> AuthSettings {
     let jwt_key = match auth {
         Scheme::Hs256 => Some(SECRET.to_owned().into()),
         Scheme::Eddsa => Some(PUBLIC_KEY.to_owned().into()),
-        Scheme::Off => None,
+        Scheme::Oidc | Scheme::Off => None,
     };
     AuthSettings { auth, jwt_key, jwt_issuer: None, jwt_audience: None }
 }
@@ -69,10 +69,15 @@ pub(crate) fn eddsa(claims: &Value) -> String {
 }
 
 pub(crate) fn ed25519(claims: &Value, seed: [u8; 32]) -> String {
-    // PKCS #8 around the seed.
+    let key = EncodingKey::from_ed_der(&seed_der(seed));
+    encode(&Header::new(Algorithm::EdDSA), claims, &key).unwrap()
+}
+
+/// PKCS #8 around the seed of an Ed25519 key.
+pub(crate) fn seed_der(seed: [u8; 32]) -> Vec<u8> {
     let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     der.extend(seed);
-    encode(&Header::new(Algorithm::EdDSA), claims, &EncodingKey::from_ed_der(&der)).unwrap()
+    der
 }
 
 /// The claims with the header `{"alg":"none"}` and no signature.

@@ -1,9 +1,12 @@
 //! Who makes a request: the subject of a bearer token (RFC 6750) that is a JSON Web Token signed with
-//! the configured key; or, where that is turned off, always the same caller.
+//! the configured key, or with one of the configured issuer's; or, where that is turned off, always the same caller.
 //!
 //! A handler takes a [`Caller`]. The service's state gives out its [`Auth`], by `FromRef`.
 
 mod caller;
+mod discovery;
+mod issuer;
+mod keys;
 mod refusal;
 mod secret;
 mod settings;
@@ -23,9 +26,12 @@ use utoipa::openapi::{
 };
 
 pub use caller::{Caller, CallerError};
+use issuer::Issuer;
 pub use refusal::Refusal;
 pub use settings::{AuthSettings, Key, Scheme};
 use token::{Rules, Signed, Verifier};
+
+use super::{health::Health, shutdown::Shutdown};
 
 /// What tells a request's caller. Clones are the same.
 #[derive(Debug, Clone)]
@@ -35,12 +41,14 @@ pub struct Auth(Arc<By>);
 enum By {
     /// A token that this key and its rules accept.
     Key(Box<Verifier>),
+    /// A token that one of this issuer's keys accepts.
+    Issuer(Arc<Issuer>),
     /// Nothing; it is always this one.
     Nothing(Caller),
 }
 
 impl Auth {
-    /// Reads the key. Where tokens are turned off, every request is `always`'s.
+    /// Reads the key, or who has it. Where tokens are turned off, every request is `always`'s.
     ///
     /// # Errors
     /// When it is none, with the setting's name.
@@ -48,6 +56,13 @@ impl Auth {
         let key = settings.jwt_key.as_ref().map_or("", Key::as_str);
         let rules = Rules::new(settings.jwt_issuer.as_deref(), settings.jwt_audience.as_deref());
         let by = match settings.auth {
+            Scheme::Oidc => {
+                if settings.jwt_audience.is_none() {
+                    return Err("JWT_AUDIENCE must say for whom an issuer's tokens are".to_owned());
+                }
+                let url = settings.jwt_issuer.as_deref().unwrap_or_default();
+                By::Issuer(Issuer::new(url, rules)?.into())
+            }
             Scheme::Off => By::Nothing(always.clone()),
             Scheme::Hs256 => {
                 secret::check(key)?;
@@ -69,18 +84,36 @@ impl Auth {
     pub fn always(&self) -> Option<&Caller> {
         match &*self.0 {
             By::Nothing(caller) => Some(caller),
-            By::Key(_) => None,
+            By::Key(_) | By::Issuer(_) => None,
         }
     }
 
-    fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
-        let verifier = match &*self.0 {
-            By::Nothing(caller) => return Ok(caller.clone()),
-            By::Key(verifier) => verifier,
-        };
-        let token = token::of(parts)?;
-        Signed::read(token)?;
-        verifier.caller(token)
+    /// Spawns what keeps the issuer's keys new, where there is one. The service is ready once it has them.
+    pub fn spawn(&self, health: &Health, shutdown: &Shutdown) {
+        let By::Issuer(issuer) = &*self.0 else { return };
+        health
+            .not_ready(issuer::GATE, "the keys of the issuer of tokens have not been fetched yet");
+        let keys = issuer.clone().run(health.clone(), shutdown.clone());
+        shutdown.spawn("keys of the issuer", keys);
+    }
+
+    async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
+        match &*self.0 {
+            By::Nothing(caller) => Ok(caller.clone()),
+            By::Key(verifier) => {
+                let token = token::of(parts)?;
+                Signed::read(token)?;
+                verifier.caller(token)
+            }
+            By::Issuer(issuer) => {
+                let token = token::of(parts)?;
+                let signed = Signed::read(token)?;
+                if !keys::ALGORITHMS.contains(&signed.algorithm) {
+                    return Err(Refusal::invalid_token(token::UNACCEPTED));
+                }
+                issuer.verifier(&signed).await?.caller(token)
+            }
+        }
     }
 }
 
@@ -91,7 +124,7 @@ where
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        Auth::from_ref(state).caller(parts)
+        Auth::from_ref(state).caller(parts).await
     }
 }
 

@@ -7,6 +7,9 @@ use axum::{
 
 use crate::pod::problem::Problem;
 
+/// When to try again, in seconds, what could not be checked without the issuer.
+const RETRY: u64 = 5;
+
 /// Why a request has no caller: a problem, and with each 401 what would be accepted.
 #[derive(Debug)]
 pub struct Refusal {
@@ -24,6 +27,17 @@ impl Refusal {
     /// 401: there was a token, and another one is needed (RFC 6750, section 3.1).
     pub(super) fn invalid_token(detail: &str) -> Self {
         Self::unauthorized(r#"Bearer error="invalid_token""#, detail)
+    }
+
+    /// 401: the issuer has no key by which the token is signed.
+    pub(super) fn unknown_key() -> Self {
+        Self::invalid_token("The token is signed with a key that its issuer does not have.")
+    }
+
+    /// 503: the token may be right, but what it is signed with is not known.
+    pub(super) fn no_keys() -> Self {
+        let detail = "The issuer of tokens cannot be asked for its keys, so that this token cannot be checked. Try again.";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY).into()
     }
 
     fn unauthorized(challenge: &'static str, detail: &str) -> Self {

@@ -19,13 +19,14 @@ pub struct AuthSettings {
           required_if_eq_any([("auth", "hs256"), ("auth", "eddsa")]))]
     pub jwt_key: Option<Key>,
 
-    /// Who must have issued a token (its `iss`). Default: anybody who has the key.
-    #[arg(long, env, value_name = "JWT_ISSUER")]
+    /// Who must have issued a token (its `iss`); for oidc the issuer's URL, by which its keys are found.
+    /// Default: anybody who has the key.
+    #[arg(long, env, value_name = "JWT_ISSUER", required_if_eq("auth", "oidc"))]
     pub jwt_issuer: Option<String>,
 
     /// For whom a token must be (its `aud`). Default: for nobody in particular; one that says for whom
     /// it is, is then not for this service.
-    #[arg(long, env, value_name = "JWT_AUDIENCE")]
+    #[arg(long, env, value_name = "JWT_AUDIENCE", required_if_eq("auth", "oidc"))]
     pub jwt_audience: Option<String>,
 }
 
@@ -58,6 +59,8 @@ pub enum Scheme {
     Hs256,
     /// Ed25519, by a key that the issuer alone has.
     Eddsa,
+    /// RS256, ES256 or Ed25519, by the keys that the issuer publishes (OpenID Connect Discovery).
+    Oidc,
     /// Nothing is checked: every request is the default caller's.
     Off,
 }

@@ -29,7 +29,7 @@ const LONGEST: usize = 8 * 1024;
 /// What tokens say that they are: nothing, a JWT, or an access token (RFC 9068).
 const TYPES: [&str; 4] = ["jwt", "at+jwt", "application/jwt", "application/at+jwt"];
 
-const UNACCEPTED: &str = "The token is not one that this service accepts.";
+pub(super) const UNACCEPTED: &str = "The token is not one that this service accepts.";
 
 /// The one token of a request.
 pub(super) fn of(parts: &Parts) -> Result<&str, Refusal> {

@@ -1,0 +1,247 @@
+//! Keys that somebody else has: fetched from the issuer while the service runs, so that the issuer may
+//! change them at any time.
+//!
+//! - They are fetched again before they are old, in the background: no request waits for that.
+//! - A token that names a key which is not known has them fetched at once, and waits for it; but not
+//!   more than once in [`EVERY`] for all requests together, whatever tokens somebody makes up.
+//! - While the issuer is away, what is known serves on, for [`KEPT`]. A token that cannot be checked is
+//!   answered 503: it may well be right.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    discovery::Source,
+    keys::KeySet,
+    refusal::Refusal,
+    token::{Rules, Signed, Verifier},
+};
+use crate::pod::{health::Health, shutdown::Shutdown};
+
+/// The least time between two fetches that tokens ask for. A key that is used before this service can
+/// know it is refused no longer than that.
+const EVERY: Duration = Duration::from_secs(10);
+/// How long one fetch may take. Below the time of a request, which may wait for it.
+const FETCH: Duration = Duration::from_secs(5);
+/// How many requests may wait for a fetch. What they hold would otherwise be all that the service has, if
+/// somebody made up tokens while the issuer is slow.
+const WAITING: usize = 32;
+/// How long keys are used after they were last fetched: tokens live for less, and an issuer that is away
+/// for longer makes no new ones.
+const KEPT: Duration = Duration::from_hours(24);
+/// The pauses after a fetch that failed: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The gate of readiness: open once there are keys. It stays open, because all replicas share the issuer.
+pub(super) const GATE: &str = "issuer";
+
+/// An issuer and its keys.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    source: Source,
+    rules: Rules,
+    known: watch::Sender<Known>,
+    wanted: Notify,
+    waiting: Semaphore,
+}
+
+/// What is known of the issuer by now.
+#[derive(Debug, Default)]
+struct Known {
+    /// What it last said, and when.
+    keys: Option<(KeySet, Instant)>,
+    /// When the newest fetch ended, and whether it failed. `None` before the first.
+    last: Option<(Instant, bool)>,
+    /// How many fetches have ended.
+    rounds: u64,
+}
+
+impl Issuer {
+    /// The issuer with this URL. Nothing is fetched yet.
+    ///
+    /// # Errors
+    /// When it is not a URL by which keys may be fetched.
+    pub(super) fn new(url: &str, rules: Rules) -> Result<Self, String> {
+        Ok(Self {
+            source: Source::new(url)?,
+            rules,
+            known: watch::Sender::default(),
+            wanted: Notify::new(),
+            waiting: Semaphore::new(WAITING),
+        })
+    }
+
+    /// What checks a token that is signed like this. Waits for a fetch if that may bring the key.
+    ///
+    /// # Errors
+    /// 401 when the issuer has no such key; 503 when that cannot be told.
+    pub(super) async fn verifier(&self, signed: &Signed) -> Result<Arc<Verifier>, Refusal> {
+        let mut changes = self.known.subscribe();
+        let (found, rounds, may_fetch) = {
+            let known = changes.borrow_and_update();
+            (known.find(signed, Instant::now())?, known.rounds, known.may_fetch(Instant::now()))
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        if may_fetch {
+            let Ok(_place) = self.waiting.try_acquire() else { return Err(Refusal::no_keys()) };
+            self.wanted.notify_one();
+            // Should it not end in time, then nothing has changed.
+            let _ =
+                timeout(FETCH + EVERY / 10, changes.wait_for(|known| known.rounds > rounds)).await;
+        }
+        let known = changes.borrow();
+        match known.find(signed, Instant::now())? {
+            Some(found) => Ok(found),
+            None if known.is_current(Instant::now()) => Err(Refusal::unknown_key()),
+            None => Err(Refusal::no_keys()),
+        }
+    }
+
+    /// Keeps the keys new until the process stops.
+    ///
+    /// # Errors
+    /// Never; the type is what [`Shutdown::spawn`] takes.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let mut failures = 0_u32;
+        loop {
+            let begun = Instant::now();
+            let fetched = tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                fetched = timeout(FETCH, self.fetch()) => fetched,
+            };
+            let fetched = fetched.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
+            let reachable = if fetched.is_ok() { 1.0 } else { 0.0 };
+            metrics::gauge!("auth_issuer_reachable").set(reachable);
+            let pause = match fetched {
+                Ok((keys, fresh)) => {
+                    if !keys.is_empty() {
+                        health.ready(GATE);
+                    }
+                    self.is_answered(keys, failures > 0);
+                    failures = 0;
+                    fresh
+                }
+                Err(error) => {
+                    self.has_failed(&error, failures == 0);
+                    failures += 1;
+                    FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE)
+                }
+            };
+            let asked_for = async {
+                self.wanted.notified().await;
+                sleep_until(begun + EVERY).await;
+            };
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                () = sleep(pause) => {}
+                () = asked_for => {}
+            }
+        }
+    }
+
+    async fn fetch(&self) -> anyhow::Result<(KeySet, Duration)> {
+        let fetched = self.source.fetch().await?;
+        let keys = KeySet::read(&fetched.document, &self.rules).context("its keys")?;
+        Ok((keys, fetched.fresh))
+    }
+
+    fn is_answered(&self, keys: KeySet, again: bool) {
+        let names = keys.names();
+        self.known.send_modify(|known| {
+            let before = known.keys.as_ref().map(|(keys, _)| keys.names());
+            if keys.is_empty() {
+                warn!("the issuer of tokens has no key that can be used: no token is accepted");
+            } else if again || before.is_none_or(|before| before != names) {
+                info!(jwk.kid = names, "the keys of the issuer of tokens were fetched");
+            }
+            known.ends(Some(keys));
+        });
+    }
+
+    fn has_failed(&self, error: &anyhow::Error, first: bool) {
+        let error = format!("{error:#}");
+        // Said once, and not at every try of an outage.
+        if first {
+            warn!(error, "the keys of the issuer of tokens cannot be fetched");
+        } else {
+            debug!(error, "the keys of the issuer of tokens cannot be fetched");
+        }
+        self.known.send_modify(|known| known.ends(None));
+    }
+}
+
+impl Known {
+    /// A fetch has ended, with these keys or in vain.
+    fn ends(&mut self, keys: Option<KeySet>) {
+        let now = Instant::now();
+        self.last = Some((now, keys.is_none()));
+        self.rounds += 1;
+        if let Some(keys) = keys {
+            self.keys = Some((keys, now));
+        }
+    }
+
+    /// What checks a token that is signed like this, if its key is among those that are known.
+    ///
+    /// # Errors
+    /// 503 when there are none, or only old ones.
+    fn find(&self, signed: &Signed, now: Instant) -> Result<Option<Arc<Verifier>>, Refusal> {
+        match &self.keys {
+            Some((keys, fetched)) if now.duration_since(*fetched) < KEPT => Ok(keys.find(signed)),
+            _ => Err(Refusal::no_keys()),
+        }
+    }
+
+    /// Whether a token may have the keys fetched again.
+    fn may_fetch(&self, now: Instant) -> bool {
+        self.last.is_none_or(|(ended, _)| now.duration_since(ended) >= EVERY)
+    }
+
+    /// Whether a key that is not here is one that the issuer does not have, as far as may be known.
+    fn is_current(&self, now: Instant) -> bool {
+        !self.may_fetch(now) && self.last.is_some_and(|(_, failed)| !failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::Algorithm;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_used_for_a_day_after_they_were_last_fetched() {
+        let key = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "a",
+                          "x": "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE" });
+        let set = json!({ "keys": [key] }).to_string();
+        let rules = Rules::new(None, None);
+        let mut known = Known::default();
+        let signed = Signed { algorithm: Algorithm::EdDSA, key_id: Some("a".to_owned()) };
+        let other = Signed { algorithm: Algorithm::RS256, ..signed.clone() };
+        assert!(known.find(&signed, Instant::now()).is_err());
+
+        known.ends(Some(KeySet::read(set.as_bytes(), &rules).unwrap()));
+        let fetched = known.last.unwrap().0;
+        let later = fetched + KEPT - Duration::from_secs(1);
+        known.ends(None);
+        for now in [fetched, later] {
+            assert!(known.find(&signed, now).unwrap().is_some());
+            assert!(known.find(&other, now).unwrap().is_none());
+        }
+        assert!(known.find(&signed, fetched + KEPT).is_err());
+        assert!(!known.is_current(fetched), "a fetch that failed tells nothing");
+    }
+}

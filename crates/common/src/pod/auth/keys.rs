@@ -1,0 +1,146 @@
+//! An issuer's keys, out of its JSON Web Key Set (RFC 7517): those that tokens can be checked with.
+//!
+//! A key is used with one algorithm, which follows from the key: RS256, ES256 or EdDSA (Ed25519). One that
+//! is meant for something else, is too weak, or is no secret any more is left out, and so is one that
+//! shares its name and algorithm with another: which of the two a token means, it could not say.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::debug;
+
+use super::{
+    token::{Rules, Signed, Verifier},
+    unique::Unique,
+};
+
+/// What an issuer's tokens may be signed with.
+pub(super) const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+/// The most keys of a set: an issuer has two or three, and some have a few dozen.
+const MOST: usize = 100;
+/// How long an RSA key must be, in bits (RFC 7518, section 3.3), and may be: what the library takes.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
+/// The length of Ed25519's keys and of P-256's coordinates, in bytes.
+const CURVE_BYTES: usize = 32;
+
+/// The keys that an issuer has at a time.
+#[derive(Debug, Default)]
+pub(super) struct KeySet(Vec<IssuerKey>);
+
+#[derive(Debug)]
+struct IssuerKey {
+    id: Option<String>,
+    algorithm: Algorithm,
+    verifier: Arc<Verifier>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<Value>,
+}
+
+impl KeySet {
+    /// Reads a set. It may have no key that can be used.
+    ///
+    /// # Errors
+    /// When it is none, or has too many keys.
+    pub(super) fn read(document: &[u8], rules: &Rules) -> anyhow::Result<Self> {
+        let Unique(document) = serde_json::from_slice(document)?;
+        let Document { keys } = Document::deserialize(document)?;
+        anyhow::ensure!(keys.len() <= MOST, "the set has {} keys, more than {MOST}", keys.len());
+        let mut set = Self::default();
+        for key in keys {
+            let name = key.get("kid").cloned().unwrap_or_default();
+            match usable(key) {
+                Ok((id, algorithm, key)) => {
+                    let verifier = Arc::new(Verifier::new(algorithm, key, rules));
+                    set.0.push(IssuerKey { id, algorithm, verifier });
+                }
+                Err(why) => debug!(jwk.kid = %name, why, "a key of the issuer is not used"),
+            }
+        }
+        Ok(set)
+    }
+
+    /// The one key that a token can have been signed with. A token that names none is taken where there is
+    /// only one for its algorithm.
+    pub(super) fn find(&self, signed: &Signed) -> Option<Arc<Verifier>> {
+        let mut fitting = self.0.iter().filter(|key| {
+            key.algorithm == signed.algorithm
+                && (signed.key_id.is_none() || key.id == signed.key_id)
+        });
+        let found = fitting.next()?;
+        fitting.next().is_none().then(|| found.verifier.clone())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys' names, for a log.
+    pub(super) fn names(&self) -> String {
+        let names = self.0.iter().map(|key| key.id.as_deref().unwrap_or("(no name)"));
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A key's name, its algorithm, and what checks signatures; or why it is not used.
+fn usable(key: Value) -> Result<(Option<String>, Algorithm, DecodingKey), &'static str> {
+    if ["d", "k"].iter().any(|private| key.get(private).is_some()) {
+        return Err("it is a private or a shared key, and everybody can read it");
+    }
+    let key: Jwk = serde_json::from_value(key).map_err(|_| "it cannot be read")?;
+    let common = &key.common;
+    if common.public_key_use.as_ref().is_some_and(|of| *of != PublicKeyUse::Signature) {
+        return Err("its use is not sig");
+    }
+    if common.key_operations.as_ref().is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
+        return Err("its key_ops lack verify");
+    }
+    let algorithm = match &key.algorithm {
+        AlgorithmParameters::RSA(rsa) => {
+            let modulus = decoded(&rsa.n)?;
+            let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+            let first = modulus.get(zeros).map_or(0, |byte| byte.leading_zeros() as usize);
+            let bits = (modulus.len() - zeros) * 8 - first;
+            if !RSA_BITS.contains(&bits) {
+                return Err("an RSA key must have 2048 to 4096 bits");
+            }
+            Algorithm::RS256
+        }
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => {
+            if [&ec.x, &ec.y].into_iter().any(|part| !has_curve_bytes(part)) {
+                return Err("its coordinates must have 32 bytes");
+            }
+            Algorithm::ES256
+        }
+        AlgorithmParameters::OctetKeyPair(ed) if ed.curve == EllipticCurve::Ed25519 => {
+            // The library reads 32 bytes whether or not there are so many.
+            if !has_curve_bytes(&ed.x) {
+                return Err("it must have 32 bytes");
+            }
+            Algorithm::EdDSA
+        }
+        _ => return Err("it is for no algorithm that is used here"),
+    };
+    if common.key_algorithm.is_some_and(|named| named != KeyAlgorithm::from(algorithm)) {
+        return Err("it is for another algorithm than is used here");
+    }
+    let verifying = DecodingKey::from_jwk(&key).map_err(|_| "it cannot be read")?;
+    Ok((key.common.key_id, algorithm, verifying))
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, &'static str> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| "it cannot be read")
+}
+
+fn has_curve_bytes(text: &str) -> bool {
+    decoded(text).is_ok_and(|bytes| bytes.len() == CURVE_BYTES)
+}
