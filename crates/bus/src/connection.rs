@@ -13,7 +13,11 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::{sync::watch, time::timeout};
 use tracing::{debug, info, warn};
 
-use crate::{client_id::ClientId, shutdown::Shutdown};
+use crate::{
+    client_id::ClientId,
+    shutdown::Shutdown,
+    user::{self, Proof, User},
+};
 
 /// How often the client asks a silent server whether it is there. When it is time for the third
 /// question and two were not answered, the connection has ended: 9 s after the server's last word;
@@ -49,8 +53,11 @@ pub struct Options {
     /// The URLs of one server or of several of one cluster, with commas between, such as
     /// `nats://a:4222,nats://b:4222`. Each is tried in turn.
     pub servers: String,
-    /// User and password, when the server asks for them. Answers come in under `_INBOX.<user>`.
-    pub user: Option<(String, String)>,
+    /// The user, when the server asks for one.
+    pub user: Option<User>,
+    /// The names of streams that are in the accounts of others, and imported from there. See
+    /// [`Bus::api_of`].
+    pub imported: Vec<String>,
     /// A PEM file with the authority that signed the server's certificate; turns TLS on.
     pub certificate_authority: Option<PathBuf>,
     /// How many copies of a new stream the cluster keeps: 1, 3 or 5.
@@ -102,6 +109,7 @@ pub struct Bus {
     pub client_id: ClientId,
     /// The node that it runs on; empty when unknown.
     pub node: String,
+    imported: Arc<[String]>,
     link: watch::Receiver<Link>,
     closed: Arc<Closed>,
 }
@@ -139,6 +147,7 @@ impl Bus {
             replicas: options.stream_replicas,
             client_id: options.client_id.clone(),
             node: options.node.clone(),
+            imported: options.imported.clone().into(),
             link,
             closed,
         };
@@ -156,6 +165,32 @@ impl Bus {
             }
         });
         Ok(bus)
+    }
+
+    /// Whether a stream is in the account of another service. What is there of it (its stream, its
+    /// queue groups) this process uses, and makes none of it.
+    #[must_use]
+    pub fn imports(&self, stream: &str) -> bool {
+        self.imported.iter().any(|imported| imported == stream)
+    }
+
+    /// JetStream's API as it is reached for a stream: under `$JS.API`, or, where the stream is
+    /// imported, under `JS.<stream>.API`. The importing account's configuration maps the latter onto
+    /// the former.
+    pub(crate) fn api_of(&self, stream: &str) -> String {
+        if self.imports(stream) { format!("JS.{stream}.API") } else { "$JS.API".to_owned() }
+    }
+
+    /// JetStream for a stream, wherever it is.
+    pub(crate) fn jetstream_of(&self, stream: &str) -> jetstream::Context {
+        if !self.imports(stream) {
+            return self.jetstream.clone();
+        }
+        jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .api_prefix(self.api_of(stream))
+            .build(self.client.clone())
     }
 
     /// The state of the connection, to watch.
@@ -213,17 +248,18 @@ fn connect_options(options: &Options) -> anyhow::Result<ConnectOptions> {
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
     // The library passes over what a URL says of a user.
-    let in_url = servers(&options.servers)?
-        .into_iter()
-        .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())));
-    if let (None, Some((user, password))) = (&options.user, in_url) {
+    if let (None, Some((user, password))) =
+        (&options.user, user::in_urls(&servers(&options.servers)?))
+    {
         connect = connect.user_and_password(user, password);
     }
-    if let Some((user, password)) = &options.user {
+    if let Some(User { name, proof }) = &options.user {
         // Answers to a user come in where no other user can be given the right to listen.
-        connect = connect
-            .custom_inbox_prefix(format!("_INBOX.{user}"))
-            .user_and_password(user.clone(), password.clone());
+        connect = connect.custom_inbox_prefix(format!("_INBOX.{name}"));
+        connect = match proof {
+            Proof::Password(password) => connect.user_and_password(name.clone(), password.clone()),
+            Proof::Seed(seed) => connect.nkey(seed.expose().to_owned()),
+        };
     }
     if let Some(file) = &options.certificate_authority {
         ensure!(file.is_file(), "NATS_CA: there is no file {}", file.display());

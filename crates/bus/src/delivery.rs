@@ -2,7 +2,6 @@
 //! answers for it. One batch is worked on while the next one arrives.
 
 use std::{
-    convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,24 +18,18 @@ use crate::{
     listener::Listener,
     pool::Pool,
     session::Session,
-    topology::{self, Group, Refusal, TopologyError},
     upkeep,
+    watch::{Readiness, Watch},
 };
-use crate::{
-    event::{EventSet, Stream},
-    lease::Lease,
-    shutdown::Shutdown,
-};
+use crate::{lease::Lease, shutdown::Shutdown};
 
 /// The longest pause after failures of the server.
 pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How often a member looks after its group's consumer: what an operator edits is found within 10 s.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
     shop: Arc<Workshop<L>>,
-    joined: watch::Sender<bool>,
+    joined: watch::Sender<Readiness>,
     shutdown: Shutdown,
 }
 
@@ -46,7 +39,7 @@ impl<L: Listener> Delivery<L> {
         let client_id = bus.client_id.clone();
         Self {
             shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),
-            joined: watch::Sender::new(false),
+            joined: watch::Sender::new(Readiness::Waiting("not in the group yet".to_owned())),
             shutdown,
         }
     }
@@ -54,9 +47,8 @@ impl<L: Listener> Delivery<L> {
     /// Spawns the member's tasks: the delivery loop, which begins once the client id is held, and
     /// the one that looks after redriven dead letters and old inbox rows.
     ///
-    /// Returns whether the member has joined its group, to watch. Once `true` it stays so: a NATS
-    /// that is away later does not change what the process can answer.
-    pub fn spawn(self, lease: Lease) -> watch::Receiver<bool> {
+    /// Returns whether the member has joined its group, and if not, what it waits for, to watch.
+    pub fn spawn(self, lease: Lease) -> watch::Receiver<Readiness> {
         let joined = self.joined.subscribe();
         let shutdown = self.shutdown.clone();
         shutdown.spawn("dead letters", upkeep::tend(self.shop.clone(), self.shutdown.clone()));
@@ -72,7 +64,7 @@ impl<L: Listener> Delivery<L> {
     /// Takes part in the group until the process stops.
     async fn run(self) -> anyhow::Result<()> {
         let bus = self.shop.bus.clone();
-        let mut watch = Watch::of::<L>(bus.clone());
+        let mut watch = Watch::of_member::<L>(bus.clone());
         let (mut backoff, mut connection) = (Duration::ZERO, 0);
         while !self.shutdown.has_begun() {
             let epoch = tokio::select! {
@@ -80,7 +72,7 @@ impl<L: Listener> Delivery<L> {
                 epoch = bus.connected() => epoch,
             };
             if epoch != connection {
-                watch.group.forget();
+                watch.forget();
                 connection = epoch;
             }
             let begun = Instant::now();
@@ -97,7 +89,8 @@ impl<L: Listener> Delivery<L> {
                 Ok(()) => None,
                 Err(error) => {
                     debug!(error = format!("{error:#}"), "cannot pull yet");
-                    watch.refused.note(&error)
+                    self.waits_for(&error);
+                    watch.note(&error)
                 }
             };
             backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
@@ -110,9 +103,21 @@ impl<L: Listener> Delivery<L> {
         Ok(())
     }
 
+    /// Says why the member has not joined yet, unless it has.
+    fn waits_for(&self, error: &anyhow::Error) {
+        self.joined.send_if_modified(|joined| {
+            let why = Readiness::Waiting(format!("not in the group yet: {error:#}"));
+            let news = *joined != Readiness::Ready && *joined != why;
+            if news {
+                *joined = why;
+            }
+            news
+        });
+    }
+
     async fn session(&self, epoch: u64, watch: &mut Watch) -> anyhow::Result<()> {
         let mut session = Session::open(self.shop.clone(), epoch).await?;
-        self.joined.send_replace(true);
+        self.joined.send_replace(Readiness::Ready);
         info!(queue.group = L::QUEUE_GROUP, client.id = %self.shop.client_id, "joined the queue group");
         let ended = tokio::select! {
             ended = session.run(&self.shutdown) => ended,
@@ -120,54 +125,5 @@ impl<L: Listener> Delivery<L> {
         };
         session.give_everything_back().await;
         ended
-    }
-}
-
-/// What a member looks after while it takes part: the group's consumer, and the stream behind it.
-struct Watch {
-    bus: Bus,
-    stream: &'static Stream,
-    group: Group,
-    /// The stream is refused. What it holds can be taken all the same.
-    stream_refused: Refusal,
-    /// The group's consumer is refused.
-    refused: Refusal,
-}
-
-impl Watch {
-    fn of<L: Listener>(bus: Bus) -> Self {
-        let stream = <L::Events as EventSet>::STREAM;
-        let group = Group::new(L::QUEUE_GROUP, stream, <L::Events as EventSet>::SUBJECTS);
-        let (stream_refused, refused) = (Refusal::of(stream.name), Refusal::of(L::QUEUE_GROUP));
-        Self { bus, stream, group, stream_refused, refused }
-    }
-
-    /// Sets right what an operator may have edited.
-    async fn look(&mut self) -> anyhow::Result<()> {
-        let state = match topology::stream(&self.bus, self.stream).await {
-            Ok(state) => {
-                self.stream_refused.end();
-                Some(state)
-            }
-            Err(error @ TopologyError::Drift { .. }) => {
-                self.stream_refused.note(&error.into());
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        self.group.make_sure(&self.bus, state).await?;
-        self.refused.end();
-        Ok(())
-    }
-
-    /// Looks again and again. What is made anew ends the open pull by itself.
-    async fn go_on(&mut self) -> Infallible {
-        loop {
-            sleep(LOOK_EVERY).await;
-            if let Err(error) = self.look().await {
-                debug!(error = format!("{error:#}"), "could not look after the queue group");
-                self.refused.note(&error);
-            }
-        }
     }
 }

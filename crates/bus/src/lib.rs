@@ -26,6 +26,7 @@ mod log;
 mod measured;
 pub mod outbox;
 pub mod pool;
+pub mod provision;
 mod pull;
 pub mod relay;
 pub mod rfc3339;
@@ -37,6 +38,8 @@ mod split;
 pub mod topology;
 pub mod trace;
 mod upkeep;
+pub mod user;
+pub mod watch;
 
 pub use measured::describe_metrics;
 pub use shown::{shown, shown_json, without_passwords};

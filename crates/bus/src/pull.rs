@@ -62,11 +62,16 @@ struct Request {
 }
 
 impl Pull {
-    pub(crate) async fn open(client: &Client, stream: &str, group: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        client: &Client,
+        api: &str,
+        stream: &str,
+        group: &str,
+    ) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         Ok(Self {
             client: client.clone(),
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{group}"),
+            subject: format!("{api}.CONSUMER.MSG.NEXT.{stream}.{group}"),
             messages: client.subscribe(format!("{inbox}.*")).await?,
             inbox,
             request: 0,

@@ -63,9 +63,9 @@ pub(crate) struct Session<L: Listener> {
 impl<L: Listener> Session<L> {
     /// Subscribes for what a pull brings. Asks for nothing yet.
     pub(crate) async fn open(shop: Arc<Workshop<L>>, epoch: u64) -> anyhow::Result<Self> {
-        let stream = <L::Events as EventSet>::STREAM.name;
+        let (bus, stream) = (&shop.bus, <L::Events as EventSet>::STREAM.name);
         Ok(Self {
-            pull: Pull::open(&shop.bus.client, stream, L::QUEUE_GROUP).await?,
+            pull: Pull::open(&bus.client, &bus.api_of(stream), stream, L::QUEUE_GROUP).await?,
             link: shop.bus.link(),
             epoch,
             waiting: VecDeque::new(),

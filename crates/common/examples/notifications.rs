@@ -23,6 +23,7 @@ use common::{
         http::Http,
         lease::Lease,
         process::{self, Pod},
+        provision,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -97,7 +98,11 @@ pub(crate) struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    run(config::parse()).await
+    match provision::asked() {
+        // `notifications provision`, where it has a NATS account of its own.
+        Some(settings) => provision::run::<Tell>(settings).await,
+        None => run(config::parse()).await,
+    }
 }
 
 pub(crate) async fn run(settings: Settings) -> ExitCode {

@@ -33,6 +33,7 @@ use common::{
         idempotency,
         lease::Lease,
         process::{self, Pod},
+        provision,
     },
 };
 
@@ -55,7 +56,9 @@ const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
     name = "orders",
     version,
     after_help = "Exit status: 0 after SIGINT or SIGTERM and an orderly stop, 1 after a failure \
-                  (also when the client id is another process's), 64 when a setting is bad."
+                  (also when the client id is another process's), 64 when a setting is bad.\n\n\
+                  `orders provision` makes its queue group, where each service has a NATS account of \
+                  its own; see its --help."
 )]
 pub struct Settings {
     /// Who and where the process is.
@@ -103,7 +106,10 @@ pub struct Settings {
 
 /// The service from its environment to its exit status.
 pub async fn main() -> ExitCode {
-    run(config::parse()).await
+    match provision::asked() {
+        Some(settings) => provision::run::<Tickets>(settings).await,
+        None => run(config::parse()).await,
+    }
 }
 
 /// The service from its settings to its exit status.

@@ -1,18 +1,19 @@
 //! How `publish` and `listen` take part: under a client id of their own, until their work is done,
 //! a signal comes, or `rs` is typed, which begins anew.
 
-use std::{future::Future, io::BufRead, thread, time::Duration};
+use std::{future::Future, io::BufRead, path::PathBuf, thread, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
 use common::{
     bus::{
         connection::{self, Bus},
+        user::Seed,
         without_passwords,
     },
     pod::{
         client_id::ClientId,
-        config::nats_url,
+        config::{nats_url, seed_in, user_of},
         lease::Lease,
         secret::Secret,
         shutdown::{Reason, Shutdown},
@@ -44,7 +45,7 @@ pub(crate) struct Options {
     nats_url: Option<Secret>,
 
     /// The user, when the server asks for one.
-    #[arg(long, env = "NATS_USER", value_name = "USER", requires = "nats_password")]
+    #[arg(long, env = "NATS_USER", value_name = "USER", requires = "proof")]
     nats_user: Option<String>,
 
     /// The user's password.
@@ -53,9 +54,25 @@ pub(crate) struct Options {
         env = "NATS_PASSWORD",
         value_name = "PASSWORD",
         requires = "nats_user",
-        hide_env_values = true
+        hide_env_values = true,
+        group = "proof"
     )]
     nats_password: Option<Secret>,
+
+    /// A file with the seed of the user's NKey, in place of a password.
+    #[arg(
+        long,
+        env = "NATS_SEED_FILE",
+        value_name = "FILE",
+        requires = "nats_user",
+        value_parser = seed_in,
+        group = "proof"
+    )]
+    nats_seed_file: Option<Seed>,
+
+    /// A PEM file with the authority that signed the server's certificate; turns TLS on.
+    #[arg(long, env = "NATS_CA", value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
 
     #[command(flatten)]
     data: DataDir,
@@ -90,8 +107,9 @@ impl Options {
         let (shutdown, reason) = Shutdown::new();
         let options = connection::Options {
             servers: url.clone(),
-            user: self.nats_user.clone().zip(self.nats_password.as_deref().map(str::to_owned)),
-            certificate_authority: None,
+            user: user_of(&self.nats_user, &self.nats_password, &self.nats_seed_file),
+            imported: Vec::new(),
+            certificate_authority: self.nats_ca.clone(),
             stream_replicas: 1,
             client_id: self.client_id.clone().unwrap_or_else(ClientId::of_this_process),
             node: "localhost".to_owned(),

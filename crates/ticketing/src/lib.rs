@@ -8,6 +8,7 @@
 mod client;
 mod dead_letters;
 mod listen;
+mod nkey;
 mod out;
 mod publish;
 mod stack;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use common::{
     bus::{shown_json, without_passwords},
-    pod::config,
+    pod::{config, provision},
 };
 
 /// The whole system on one machine, and the tools to try it with.
@@ -53,12 +54,20 @@ enum Command {
     Status(status::Options),
     /// Looks after events that could not take effect.
     DeadLetters(dead_letters::Options),
+    /// Makes a key pair for a user of NATS: the seed in a file, the public key as output.
+    Nkey(nkey::Options),
     /// The tickets service, as `up` starts it.
     #[command(hide = true)]
     Tickets(tickets::Settings),
     /// A replica of the orders service, as `up` starts it.
     #[command(hide = true)]
     Orders(orders::Settings),
+    /// What makes the queue group of the tickets service in another's account of NATS.
+    #[command(hide = true)]
+    TicketsProvision(provision::Settings),
+    /// What makes the queue group of the orders service in another's account of NATS.
+    #[command(hide = true)]
+    OrdersProvision(provision::Settings),
 }
 
 /// The command from its arguments to its exit status.
@@ -67,6 +76,13 @@ pub async fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Tickets(settings) => return tickets::run(settings).await,
         Command::Orders(settings) => return orders::run(settings).await,
+        Command::TicketsProvision(settings) => {
+            return provision::run::<tickets::listener::Orders>(settings).await;
+        }
+        Command::OrdersProvision(settings) => {
+            return provision::run::<orders::listener::Tickets>(settings).await;
+        }
+        Command::Nkey(options) => nkey::run(&options),
         Command::Up(options) => up::run(options).await,
         Command::Publish(options) => publish::run(options).await,
         Command::Listen(options) => listen::run(options).await,

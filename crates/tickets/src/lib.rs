@@ -30,6 +30,7 @@ use common::{
         idempotency,
         lease::Lease,
         process::{self, Pod},
+        provision,
     },
 };
 use listener::Orders;
@@ -46,7 +47,8 @@ use tracing::warn;
     name = "tickets",
     version,
     after_help = "Exit status: 0 after SIGINT or SIGTERM and an orderly stop, 1 after a failure, \
-                  64 when a setting is bad.\n\nThe API describes itself at /openapi.json, for \
+                  64 when a setting is bad.\n\n`tickets provision` makes its queue group, where each \
+                  service has a NATS account of its own; see its --help.\n\nThe API describes itself at /openapi.json, for \
                   people at /docs."
 )]
 pub struct Settings {
@@ -84,7 +86,10 @@ pub struct Settings {
 
 /// The service from its environment to its exit status.
 pub async fn main() -> ExitCode {
-    run(config::parse()).await
+    match provision::asked() {
+        Some(settings) => provision::run::<Orders>(settings).await,
+        None => run(config::parse()).await,
+    }
 }
 
 /// The service from its settings to its exit status.

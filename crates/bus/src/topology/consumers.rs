@@ -12,6 +12,7 @@
 use async_nats::jetstream::{
     self, ErrorCode,
     consumer::{Config, DeliverPolicy, Info},
+    context::{RequestError, RequestErrorKind},
     response::Response,
 };
 use serde_json::json;
@@ -84,9 +85,40 @@ impl Group {
         self.make_again(bus, &found, from).await
     }
 
-    async fn find(&self, bus: &Bus) -> Result<Option<Info>, TopologyError> {
+    /// Looks whether the group's consumer is there, which its provisioner makes.
+    ///
+    /// # Errors
+    /// [`TopologyError::Missing`] when it is not; [`TopologyError::Away`].
+    pub(crate) async fn is_provided(&self, bus: &Bus) -> Result<(), TopologyError> {
+        let missing = |why: &str| TopologyError::Missing {
+            what: format!("queue group {} of stream {}", self.name, self.stream.name),
+            why: why.to_owned(),
+        };
+        match self.ask_of(bus).await? {
+            Ok(Response::Ok(_)) => Ok(()),
+            // Not found: the consumer or its stream.
+            Ok(Response::Err { error }) if error.code() == 404 => {
+                Err(missing("its provisioner has to make it"))
+            }
+            Ok(Response::Err { error }) => Err(away(error)),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(missing("nobody answers for that stream, is it exported to this account?"))
+            }
+            Err(error) => Err(away(error)),
+        }
+    }
+
+    async fn ask_of(
+        &self,
+        bus: &Bus,
+    ) -> Result<Result<Response<Info>, RequestError>, TopologyError> {
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream.name, self.name);
-        match bounded(bus.jetstream.request(subject, &json!({}))).await?.map_err(away)? {
+        let jetstream = bus.jetstream_of(self.stream.name);
+        bounded(async { jetstream.request(subject, &json!({})).await }).await
+    }
+
+    async fn find(&self, bus: &Bus) -> Result<Option<Info>, TopologyError> {
+        match self.ask_of(bus).await?.map_err(away)? {
             Response::Ok(info) => Ok(Some(info)),
             Response::Err { error } if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
                 Ok(None)

@@ -18,6 +18,7 @@ pub(crate) use full_disk::{has_room, remake, stopped_by_full_disk};
 pub use look::{GroupState, groups};
 pub(crate) use look::{PUBLICATION, message};
 pub(crate) use refusal::Refusal;
+pub(crate) use streams::look_at;
 pub use streams::{StreamState, stream};
 
 use crate::connection::REQUEST_TIMEOUT;
@@ -45,6 +46,14 @@ pub enum TopologyError {
         /// What it is.
         what: String,
         /// What differs, and how to mend it.
+        why: String,
+    },
+    /// It is in another's account and for a provisioner to make; look again, as it may do so any time.
+    #[error("{what} is not there yet: {why}")]
+    Missing {
+        /// What it is.
+        what: String,
+        /// Who is to make it, or what keeps this process from it.
         why: String,
     },
 }

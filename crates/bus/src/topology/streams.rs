@@ -90,6 +90,21 @@ pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyE
     }
 }
 
+/// Looks at a stream without making or changing it, for who has no right to.
+///
+/// # Errors
+/// [`TopologyError::Missing`] when it is not there; [`TopologyError::Away`].
+pub(crate) async fn look_at(bus: &Bus, stream: &Stream) -> Result<StreamState, TopologyError> {
+    match bounded(bus.jetstream.get_stream(stream.name)).await? {
+        Ok(stream) => Ok(stream.cached_info().into()),
+        Err(error) if is_missing(&error.kind()) => Err(TopologyError::Missing {
+            what: format!("stream {}", stream.name),
+            why: "the service that publishes there has to make it".to_owned(),
+        }),
+        Err(error) => Err(away(error)),
+    }
+}
+
 fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

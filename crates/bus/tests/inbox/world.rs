@@ -201,6 +201,7 @@ pub(crate) async fn join<L: Listener>(
     let options = Options {
         servers: nats_url,
         user: None,
+        imported: Vec::new(),
         certificate_authority: None,
         stream_replicas: 1,
         client_id: client_id.parse().unwrap(),

@@ -115,6 +115,7 @@ impl Server {
         let options = Options {
             servers: nats.url(),
             user: None,
+            imported: Vec::new(),
             certificate_authority: None,
             stream_replicas: 1,
             client_id: "settings".parse().unwrap(),

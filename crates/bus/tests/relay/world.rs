@@ -150,6 +150,7 @@ impl Process {
         let options = Options {
             servers: nats_url,
             user: None,
+            imported: Vec::new(),
             certificate_authority: None,
             stream_replicas: 1,
             client_id: name.parse().unwrap(),

@@ -1,11 +1,12 @@
 //! What every process is told by its environment. Read before anything is opened; a bad value ends
 //! the process with exit status 64 (`EX_USAGE` of sysexits.h) and the variable's name.
 
-use std::{net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
 
 use axum::http::{HeaderValue, Uri};
 use bus::{
     connection::{self, Options},
+    user::{Proof, Seed, User},
     without_passwords,
 };
 use clap::{
@@ -149,12 +150,24 @@ pub struct NatsSettings {
     pub nats_url: Secret,
 
     /// The user, when the server asks for one. Answers come in under _INBOX and its name.
-    #[arg(long, env, value_name = "NATS_USER", requires = "nats_password", value_parser = user)]
+    #[arg(long, env, value_name = "NATS_USER", requires = "proof", value_parser = user)]
     pub nats_user: Option<String>,
 
     /// The user's password.
-    #[arg(long, env, value_name = "NATS_PASSWORD", requires = "nats_user", hide_env_values = true)]
+    #[arg(
+        long,
+        env,
+        value_name = "NATS_PASSWORD",
+        requires = "nats_user",
+        hide_env_values = true,
+        group = "proof"
+    )]
     pub nats_password: Option<Secret>,
+
+    /// A file with the seed of the user's NKey, in place of a password. `ticketing nkey` makes one.
+    #[arg(long, env, value_name = "NATS_SEED_FILE", requires = "nats_user", value_parser = seed_in,
+          group = "proof")]
+    pub nats_seed_file: Option<Seed>,
 
     /// A PEM file with the authority that signed the server's certificate; turns TLS on.
     #[arg(long, env, value_name = "NATS_CA")]
@@ -164,6 +177,12 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_REPLICAS", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=5))]
     pub nats_replicas: u8,
+
+    /// Streams that are in other services' accounts of NATS, with commas between. This one imports them
+    /// under JS.<stream>.API, and the service's provisioner makes its queue group there. Default: none,
+    /// all services share one account.
+    #[arg(long, env, value_name = "NATS_IMPORTED", value_delimiter = ',', value_parser = stream)]
+    pub nats_imported: Vec<String>,
 }
 
 impl NatsSettings {
@@ -172,7 +191,8 @@ impl NatsSettings {
     pub fn options(&self, client_id: &ClientId, node: &str) -> Options {
         Options {
             servers: self.nats_url.to_string(),
-            user: self.nats_user.clone().zip(self.nats_password.as_deref().map(str::to_owned)),
+            user: user_of(&self.nats_user, &self.nats_password, &self.nats_seed_file),
+            imported: self.nats_imported.clone(),
             certificate_authority: self.nats_ca.clone(),
             stream_replicas: usize::from(self.nats_replicas),
             client_id: client_id.clone(),
@@ -181,10 +201,46 @@ impl NatsSettings {
     }
 }
 
+/// The user of NATS that these settings name.
+#[must_use]
+pub fn user_of(
+    name: &Option<String>,
+    password: &Option<Secret>,
+    seed: &Option<Seed>,
+) -> Option<User> {
+    let seed = seed.clone().map(Proof::Seed);
+    let proof =
+        seed.or_else(|| password.as_deref().map(|text| Proof::Password(text.to_owned())))?;
+    Some(User { name: name.clone()?, proof })
+}
+
+/// The seed of an NKey in a file.
+///
+/// # Errors
+/// When the file cannot be read, or holds something else.
+pub fn seed_in(file: &str) -> Result<Seed, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    text.parse().map_err(|error| format!("{file}: {error}"))
+}
+
+/// The name of a stream, which is part of a subject.
+fn stream(text: &str) -> Result<String, &'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let is_name = !text.is_empty() && text.chars().all(fits);
+    is_name.then(|| text.to_owned()).ok_or("it is not the name of a stream")
+}
+
 /// Reads a process's settings, or ends it: 0 after `--help`, 64 on a bad value.
 #[must_use]
 pub fn parse<S: Parser>() -> S {
-    S::try_parse().unwrap_or_else(|mut error| {
+    parse_from(std::env::args_os())
+}
+
+/// Reads settings from these arguments, the program's name first, and the environment; or ends the process
+/// as [`parse`] does.
+#[must_use]
+pub fn parse_from<S: Parser>(arguments: impl IntoIterator<Item = OsString>) -> S {
+    S::try_parse_from(arguments).unwrap_or_else(|mut error| {
         if !error.use_stderr() {
             let _ = error.print();
             std::process::exit(0)

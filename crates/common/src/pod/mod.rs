@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod page;
 pub mod problem;
 pub mod process;
+pub mod provision;
 mod repeated_keys;
 pub mod secret;
 pub mod telemetry;

@@ -3,7 +3,7 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context;
-use bus::{connection::Bus, lease::Lease};
+use bus::{connection::Bus, lease::Lease, watch::Readiness};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -15,6 +15,9 @@ use super::{
     shutdown::Shutdown,
     telemetry,
 };
+
+/// What `/readyz` calls a process's part in its queue group.
+const GATE: &str = "queue group";
 
 /// What a service's parts share: its name, its health, and its end.
 #[derive(Debug, Clone)]
@@ -41,11 +44,10 @@ impl Pod {
     }
 
     /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
-    /// needs what the group's events tell. Says meanwhile if it has to wait for its client id.
-    pub fn ready_once_joined(&self, lease: Lease, mut joined: watch::Receiver<bool>) {
-        const GATE: &str = "queue group";
-        self.health.not_ready(GATE, "not in the group yet");
+    /// needs what the group's events tell. Says meanwhile what it waits for: its client id, say.
+    pub fn ready_once_joined(&self, lease: Lease, joined: watch::Receiver<Readiness>) {
         let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
+        health.not_ready(GATE, "not in the group yet");
         self.shutdown.spawn("queue group gate", async move {
             let waits = async {
                 let holder = lease.waiting().await;
@@ -54,12 +56,41 @@ impl Pod {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
+                // In this order: what the client id waits for is nearer to the cause.
+                biased;
                 () = shutdown.begun() => {}
-                Ok(_) = joined.wait_for(|joined| *joined) => health.ready(GATE),
+                () = follow(joined, &health) => {}
                 () = waits => {}
             }
             Ok(())
         });
+    }
+
+    /// Has the process be ready no sooner than the queue group that it provides is there.
+    pub fn ready_once_provided(&self, provided: watch::Receiver<Readiness>) {
+        let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
+        health.not_ready(GATE, "not made yet");
+        self.shutdown.spawn("queue group gate", async move {
+            tokio::select! {
+                () = shutdown.begun() => {}
+                () = follow(provided, &health) => {}
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Says what is waited for until there is nothing more to wait for.
+async fn follow(mut readiness: watch::Receiver<Readiness>, health: &Health) {
+    loop {
+        let known = readiness.borrow_and_update().clone();
+        match known {
+            Readiness::Ready => return health.ready(GATE),
+            Readiness::Waiting(why) => health.not_ready(GATE, why),
+        }
+        if readiness.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -19,8 +19,7 @@ const GROUP: &str = "first-service";
 const MENDED: Duration = Duration::from_secs(10);
 
 /// A group whose member runs and has had one event.
-async fn group() -> World {
-    let world = World::start().await;
+async fn group(world: World) -> World {
     world.publish_first().await;
     world.member::<0>().await;
     until("the first takes effect", || async { world.effects(0).await == ["first"] }).await;
@@ -82,9 +81,40 @@ async fn within<F: Future<Output = bool>>(
     }
 }
 
-#[tokio::test]
-async fn a_filter_that_is_edited_live_costs_the_group_no_event() {
-    let world = group().await;
+/// Each of these, where a member makes its group itself, and where a provisioner does so for members whose
+/// account imports the stream.
+macro_rules! in_one_account_and_in_two {
+    ($($name:ident,)*) => {
+        mod in_one_account {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::World::start().await).await;
+            })*
+        }
+        mod in_two_accounts {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::World::start_in_two_accounts().await).await;
+            })*
+        }
+    };
+}
+
+in_one_account_and_in_two! {
+    a_filter_that_is_edited_live_costs_the_group_no_event,
+    a_group_that_is_deleted_is_made_again_and_goes_on,
+    a_group_that_is_made_again_to_take_only_new_events_gets_those_in_between,
+    a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over,
+    a_paused_group_is_resumed,
+    a_group_set_to_headers_only_gets_its_events_whole_and_none_is_a_dead_letter,
+    a_group_whose_events_were_to_need_no_ack_is_made_again,
+    a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again,
+    limits_on_what_a_member_may_ask_for_are_lifted,
+    clocks_and_counts_of_a_group_are_set_right_while_its_member_runs,
+}
+
+async fn a_filter_that_is_edited_live_costs_the_group_no_event(world: World) {
+    let world = group(world).await;
     edit(&world, |config| config.filter_subjects = vec!["ticket:updated".to_owned()]).await;
     goes_on(&world).await;
     // Another release's subject, which this one does not know, stays.
@@ -92,16 +122,14 @@ async fn a_filter_that_is_edited_live_costs_the_group_no_event() {
     assert_eq!(found.filter_subjects, ["ticket:created"]);
 }
 
-#[tokio::test]
-async fn a_group_that_is_deleted_is_made_again_and_goes_on() {
-    let world = group().await;
+async fn a_group_that_is_deleted_is_made_again_and_goes_on(world: World) {
+    let world = group(world).await;
     ask(&world, "CONSUMER.DELETE", json!({})).await;
     goes_on(&world).await;
 }
 
-#[tokio::test]
-async fn a_group_that_is_made_again_to_take_only_new_events_gets_those_in_between() {
-    let world = group().await;
+async fn a_group_that_is_made_again_to_take_only_new_events_gets_those_in_between(world: World) {
+    let world = group(world).await;
     let mut config = world.group(0).await.unwrap().config;
     ask(&world, "CONSUMER.DELETE", json!({})).await;
     world.publish("while it was edited").await;
@@ -113,9 +141,8 @@ async fn a_group_that_is_made_again_to_take_only_new_events_gets_those_in_betwee
     within(MENDED, "it takes effect", || async { world.effects(0).await.len() == 2 }).await;
 }
 
-#[tokio::test]
-async fn a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over() {
-    let world = group().await;
+async fn a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over(world: World) {
+    let world = group(world).await;
     replace(&world, |config| {
         config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: 1_000 };
     })
@@ -123,37 +150,37 @@ async fn a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over() {
     goes_on(&world).await;
 }
 
-#[tokio::test]
-async fn a_paused_group_is_resumed() {
-    let world = group().await;
+async fn a_paused_group_is_resumed(world: World) {
+    let world = group(world).await;
     let until = OffsetDateTime::now_utc() + Duration::from_secs(3_600);
     let until = until.format(&time::format_description::well_known::Rfc3339).unwrap();
     ask(&world, "CONSUMER.PAUSE", json!({ "pause_until": until })).await;
     goes_on(&world).await;
 }
 
-#[tokio::test]
-async fn a_group_set_to_headers_only_gets_its_events_whole_and_none_is_a_dead_letter() {
-    let world = group().await;
+async fn a_group_set_to_headers_only_gets_its_events_whole_and_none_is_a_dead_letter(world: World) {
+    let world = group(world).await;
     edit(&world, |config| config.headers_only = true).await;
     goes_on(&world).await;
 }
 
-#[tokio::test]
-async fn a_group_whose_events_were_to_need_no_ack_is_made_again() {
-    let world = group().await;
+async fn a_group_whose_events_were_to_need_no_ack_is_made_again(world: World) {
+    let world = group(world).await;
     replace(&world, |config| {
         config.ack_policy = AckPolicy::None;
         (config.ack_wait, config.max_ack_pending) = (Duration::ZERO, 0);
     })
     .await;
     goes_on(&world).await;
-    assert_eq!(world.group(0).await.unwrap().config.ack_policy, AckPolicy::Explicit);
+    within(MENDED, "it is made again", || async {
+        let group = world.group(0).await;
+        group.is_some_and(|group| group.config.ack_policy == AckPolicy::Explicit)
+    })
+    .await;
 }
 
-#[tokio::test]
-async fn a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again() {
-    let world = group().await;
+async fn a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again(world: World) {
+    let world = group(world).await;
     replace(&world, |config| config.replay_policy = ReplayPolicy::Original).await;
     goes_on(&world).await;
     within(MENDED, "it is made again", || async {
@@ -163,9 +190,8 @@ async fn a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again(
     .await;
 }
 
-#[tokio::test]
-async fn limits_on_what_a_member_may_ask_for_are_lifted() {
-    let world = group().await;
+async fn limits_on_what_a_member_may_ask_for_are_lifted(world: World) {
+    let world = group(world).await;
     edit(&world, |config| {
         (config.max_batch, config.max_expires) = (1, Duration::from_millis(500));
     })
@@ -184,9 +210,8 @@ async fn limits_on_what_a_member_may_ask_for_are_lifted() {
     .await;
 }
 
-#[tokio::test]
-async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs() {
-    let world = group().await;
+async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs(world: World) {
+    let world = group(world).await;
     let right = world.group(0).await.unwrap().config;
     edit(&world, |config| {
         config.max_ack_pending = 1;
@@ -208,7 +233,7 @@ async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs() {
 
 #[tokio::test]
 async fn a_stream_that_is_sealed_gives_what_it_holds_and_ends_no_member() {
-    let world = group().await;
+    let world = group(World::start().await).await;
     world.publish("while it was edited").await;
     let mut config =
         world.jetstream.get_stream(TICKETS.name).await.unwrap().cached_info().config.clone();

@@ -12,15 +12,22 @@ use common::{
         delivery::Delivery,
         envelope,
         listener::{Failure, Listener, Received},
+        user::User,
+        watch::Readiness,
     },
     events::ticket::{TICKETS, Ticket, TicketCreated},
     pod::{lease::Lease, shutdown::Shutdown},
 };
-use embedded::{NatsServer, Postgres};
+use embedded::{NatsServer, Postgres, nats};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
+
+use crate::accounts;
 
 /// Nothing takes this long unless it is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -99,12 +106,22 @@ pub(crate) struct World {
     pub(crate) postgres: Postgres,
     pub(crate) pool: PgPool,
     pub(crate) jetstream: jetstream::Context,
+    /// Whether members are in another account than the stream.
+    pub(crate) accounts: bool,
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
-        let (nats, postgres) =
-            tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
+        Self::start_with(NatsServer::builder(), None).await
+    }
+
+    /// A world whose members are in another account than the stream, and import it.
+    pub(crate) async fn start_in_two_accounts() -> Self {
+        Self::start_with(accounts::server(), Some(accounts::HOLDER)).await
+    }
+
+    async fn start_with(nats: nats::Builder, holder: Option<&str>) -> Self {
+        let (nats, postgres) = tokio::join!(nats.start(), Postgres::builder().start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
         let database = postgres.create_database("listener").await.unwrap();
         let pool = PgPool::connect(&database).await.unwrap();
@@ -117,17 +134,33 @@ impl World {
         .execute(&pool)
         .await
         .unwrap();
-        let client = async_nats::connect(nats.url()).await.unwrap();
-        Self { nats, postgres, pool, jetstream: jetstream::new(client) }
+        let mut connect = async_nats::ConnectOptions::new();
+        if let Some(user) = holder {
+            connect = connect.user_and_password(user.to_owned(), user.to_owned());
+        }
+        let client = connect.connect(nats.url()).await.unwrap();
+        Self { nats, postgres, pool, jetstream: jetstream::new(client), accounts: holder.is_some() }
     }
 
     /// A member of the group with this number, in the group when this returns.
     pub(crate) async fn member<const GROUP: usize>(&self) {
-        join::<GROUP>(&self.nats.url(), self.pool.clone(), &format!("member-{GROUP}")).await;
+        let id = format!("member-{GROUP}");
+        if self.accounts {
+            self.provisioner::<GROUP>().await;
+            accounts::join::<GROUP>(&self.nats.url(), self.pool.clone(), &id).await;
+        } else {
+            join::<GROUP>(&self.nats.url(), self.pool.clone(), &id).await;
+        }
         until("the group is there", || async {
             self.group(GROUP).await.is_some_and(|group| group.num_waiting > 0)
         })
         .await;
+    }
+
+    /// Provides the group with this number until the process ends.
+    pub(crate) async fn provisioner<const GROUP: usize>(&self) {
+        let (bus, shutdown) = accounts::connect(&self.nats.url(), "provisioner", true).await;
+        bus::provision::spawn::<Obedient<GROUP>>(&bus, &shutdown);
     }
 
     /// Makes the stream and publishes one event, before any member is there.
@@ -219,20 +252,38 @@ impl World {
 
 /// Joins a group, and takes part until the process ends.
 pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
-    let (bus, shutdown) = connect(nats_url, client_id).await;
+    join_on::<GROUP>(connect(nats_url, client_id).await, pool).await;
+}
+
+/// Joins a group on this connection. Returns whether it has.
+pub(crate) async fn join_on<const GROUP: usize>(
+    (bus, shutdown): (Bus, Shutdown),
+    pool: PgPool,
+) -> watch::Receiver<Readiness> {
     let group = <Obedient<GROUP> as Listener>::QUEUE_GROUP;
     let lease = Lease::take(&bus, &shutdown, "listener", &[group]).await.unwrap();
-    Delivery::new(Obedient::<GROUP>, bus, pool.into(), shutdown).spawn(lease);
+    Delivery::new(Obedient::<GROUP>, bus, pool.into(), shutdown).spawn(lease)
 }
 
 /// A connection under this client id.
 pub(crate) async fn connect(nats_url: &str, client_id: &str) -> (Bus, Shutdown) {
+    connect_as(nats_url, client_id, None, Vec::new()).await
+}
+
+/// A connection as this user, which imports these streams.
+pub(crate) async fn connect_as(
+    nats_url: &str,
+    client_id: &str,
+    user: Option<User>,
+    imported: Vec<String>,
+) -> (Bus, Shutdown) {
     let (shutdown, reason) = Shutdown::new();
     // Nobody waits for the reason to stop here; the tasks end with the test.
     std::mem::forget(reason);
     let options = Options {
         servers: nats_url.to_owned(),
-        user: None,
+        user,
+        imported,
         certificate_authority: None,
         stream_replicas: 1,
         client_id: client_id.parse().unwrap(),

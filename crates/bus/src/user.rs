@@ -1,0 +1,116 @@
+//! As whom a process speaks to NATS, and how it shows that it is who it says.
+
+use std::{fmt, str::FromStr};
+
+use async_nats::ServerAddr;
+use nkeys::{KeyPair, KeyPairType};
+
+/// A user of NATS.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The name. Answers come in under `_INBOX.<name>`, so that the server can keep them from others.
+    pub name: String,
+    /// How the user shows who they are.
+    pub proof: Proof,
+}
+
+/// How a user shows who they are. Never shown itself.
+#[derive(Clone)]
+pub enum Proof {
+    /// A password, which the server is told.
+    Password(String),
+    /// A private key, which never leaves the process: the server knows the public one, and has
+    /// something signed with this.
+    Seed(Seed),
+}
+
+/// The user and the password that the first of these URLs names which names both.
+pub(crate) fn in_urls(servers: &[ServerAddr]) -> Option<(String, String)> {
+    servers
+        .iter()
+        .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())))
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Password(_) => "Password(…)",
+            Self::Seed(_) => "Seed(…)",
+        })
+    }
+}
+
+/// The private NKey of a user: an Ed25519 key in the text form of NATS, which begins with `SU`.
+/// <https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth>
+#[derive(Clone)]
+pub struct Seed(String);
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(…)")
+    }
+}
+
+/// Why a text is no [`Seed`]. Does not repeat the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it does not hold the seed of a user's NKey, which begins with SU")]
+pub struct SeedError;
+
+impl FromStr for Seed {
+    type Err = SeedError;
+
+    fn from_str(text: &str) -> Result<Self, SeedError> {
+        let text = text.trim();
+        let pair = KeyPair::from_seed(text).map_err(|_| SeedError)?;
+        if pair.key_pair_type() != KeyPairType::User {
+            return Err(SeedError);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Seed {
+    /// A new key, of the operating system's randomness.
+    ///
+    /// # Errors
+    /// When its text form cannot be made, which would be a bug of the library.
+    pub fn generate() -> anyhow::Result<Self> {
+        Ok(Self(KeyPair::new_user().seed()?))
+    }
+
+    /// The private key itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The public key, for the server's configuration. Begins with `U`.
+    ///
+    /// # Errors
+    /// Never: a seed is a key from the beginning.
+    pub fn public_key(&self) -> anyhow::Result<String> {
+        Ok(KeyPair::from_seed(&self.0)?.public_key())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_seed_of_a_user_is_one_and_none_shows_in_a_log() {
+        let seed = Seed::generate().unwrap();
+        let read: Seed = format!("{}\n", seed.expose()).parse().unwrap();
+        assert_eq!(read.public_key().unwrap(), seed.public_key().unwrap());
+        assert!(seed.public_key().unwrap().starts_with('U'));
+        let account = KeyPair::new_account().seed().unwrap();
+        let public = seed.public_key().unwrap();
+        for text in ["", "SU", "password", &account, &public, &seed.expose()[..57]] {
+            assert_eq!(text.parse::<Seed>().unwrap_err(), SeedError, "{text}");
+        }
+        let user = User { name: "tickets".to_owned(), proof: Proof::Seed(seed.clone()) };
+        assert!(!format!("{user:?} {seed:?}").contains("SU"));
+        let proof = Proof::Password("secret".to_owned());
+        assert!(!format!("{proof:?}").contains("secret"));
+    }
+}
