@@ -18,6 +18,10 @@ K8S = pathlib.Path("infra/k8s")
 # is known here.
 VERSIONS = ["1.32", "1.37"]
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+# Stands for `ticketing nkey --seed-file FILE`, which takes a build. The tests run the real one.
+MAKES_NO_KEY = """#!/bin/sh
+echo seed > "$3" && echo UPUBLIC
+"""
 complaints = []
 
 
@@ -87,12 +91,17 @@ def variants():
     """Each way to deploy that a person may choose, with its resources."""
     with tempfile.TemporaryDirectory() as temporary:
         k8s = pathlib.Path(temporary, "k8s")
-        shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("*.env", "pinned-images"))
-        subprocess.run([k8s / "overlays/production/make-passwords"], check=True,
+        shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("secrets", "pinned-images"))
+        with_keys = {**os.environ, "TICKETING": str(pathlib.Path(temporary, "ticketing"))}
+        pathlib.Path(with_keys["TICKETING"]).write_text(MAKES_NO_KEY)
+        os.chmod(with_keys["TICKETING"], 0o755)
+        subprocess.run([k8s / "overlays/production/make-secrets"], check=True, env=with_keys,
                        stdout=subprocess.DEVNULL)
         pin_images(k8s / "overlays/production/pinned-images")
         for overlay in ("local", "production"):
             yield overlay, rendered(k8s / "overlays" / overlay)
+        secrets = k8s / "overlays/production/secrets"
+        keys = (secrets / "nats-public-keys.env").read_text().split()
         alone = {component: [component] for component in COMPONENTS}
         for name, components in {**alone, "all components": COMPONENTS}.items():
             folder = k8s / "overlays" / name.replace(" ", "-")
@@ -103,8 +112,13 @@ def variants():
                 "namespace": "ticketing",
                 "resources": ["../../base"],
                 "components": [f"../../components/{component}" for component in components],
+                "configMapGenerator": [
+                    {"name": "nats-public-keys", "literals": keys},
+                ],
                 "secretGenerator": [
-                    {"name": "nats-users", "literals": ["tickets=a", "orders=b", "route=c"]},
+                    *({"name": f"nats-seed-{user}", "literals": ["seed=a"]} for user in
+                      ("tickets", "orders", "tickets-provisioner", "orders-provisioner")),
+                    {"name": "nats-route", "literals": ["password=c"]},
                     {"name": "postgres-users",
                      "literals": ["postgres=a", "tickets=b", "orders=c"]},
                     {"name": "tokens", "literals": ["jwt-key=d"]},
@@ -188,7 +202,8 @@ def check_replicas(variant, resources):
 
 
 def check_secrets(variant, resources):
-    """Passwords and keys are in Secrets that an overlay brings, and nobody is anonymous but locally."""
+    """Passwords and keys are in Secrets that an overlay brings, each private key in the pods of one user
+    alone, and nobody is anonymous but locally."""
     secrets = {resource["metadata"]["name"]: resource for resource in resources
                if resource["kind"] == "Secret"}
     keys = {name: set(secret["data"]) for name, secret in secrets.items()}
@@ -200,10 +215,23 @@ def check_secrets(variant, resources):
                     complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
                 if variant != "local" and (variable["name"], variable.get("value")) == ("AUTH", "off"):
                     complain(f"{variant}: {name}", "asks nobody for a token")
-    for resource in resources:
-        if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {}):
-            if variant != "local" and "no_auth_user" in resource["data"]["users.conf"]:
-                complain(variant, "lets anonymous clients into NATS")
+        for volume in template["spec"].get("volumes", []):
+            secret = volume.get("secret", {}).get("secretName", "")
+            user = re.fullmatch(r"nats-seed-(.*)-[a-z0-9]{10}", secret)
+            if secret.startswith("nats-seed") and (not user or user[1] != name.split()[1]):
+                complain(f"{variant}: {name}", f"mounts the private key {secret}, which is another's")
+            if user and secret not in keys:
+                complain(f"{variant}: {name}", f"there is no Secret {secret}")
+    maps = {resource["metadata"]["name"]: resource.get("data", {}) for resource in resources
+            if resource["kind"] == "ConfigMap"}
+    users = next((data["users.conf"] for data in maps.values() if "users.conf" in data), "")
+    if variant != "local":
+        if "no_auth_user" in users or "accounts {" not in users:
+            complain(variant, "lets anonymous clients into NATS, or has one account for all")
+        known = next((data for name, data in maps.items() if name.startswith("nats-public-keys")), {})
+        for key in re.findall(r"nkey: \$(\w+)", users):
+            if key not in known:
+                complain(variant, f"users.conf has the key {key}, which nobody brings")
 
 
 def check_images(resources):

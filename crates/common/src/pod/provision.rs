@@ -4,12 +4,13 @@
 
 use std::process::ExitCode;
 
+use axum::Router;
 use bus::{listener::Listener, provision};
 use clap::Parser;
 
 use super::{
     config::{self, NatsSettings, PodSettings},
-    health, http,
+    http::Http,
     process::{self, Pod},
 };
 
@@ -49,11 +50,11 @@ pub async fn run<L: Listener>(mut settings: Settings) -> ExitCode {
     // It is in the stream's own account.
     settings.nats.nats_imported.clear();
     process::run(settings.pod.clone(), async |pod: Pod| {
-        let listener = http::bind(settings.pod.http_address).await?;
+        let http = Http::bind(&settings.pod)?;
         let bus = pod.connect(&settings.nats).await?;
         pod.ready_once_provided(provision::spawn::<L>(&bus, &pod.shutdown));
-        let routes = health::routes(pod.health, pod.metrics);
-        pod.shutdown.spawn("http", http::serve(listener, routes, pod.shutdown.clone()));
+        // Probes and metrics alone.
+        http.spawn(Router::new(), &pod)?;
         Ok(async move || bus.close().await)
     })
     .await

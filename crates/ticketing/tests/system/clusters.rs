@@ -80,9 +80,7 @@ fn certificate() -> (TempDir, String) {
     std::fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
     let settings = format!(
         r#"tls {{ cert_file: "{0}/tls.crt", key_file: "{0}/tls.key" }}
-        authorization {{ users: [
-          {{ user: tickets, password: tickets }}, {{ user: orders, password: orders }}
-        ] }}"#,
+        authorization {{ user: services, password: secret }}"#,
         folder.path().display()
     );
     (folder, settings)
@@ -91,7 +89,9 @@ fn certificate() -> (TempDir, String) {
 #[tokio::test]
 async fn a_dead_server_of_the_list_keeps_nobody_out_with_tls_and_a_password_either() {
     let (folder, settings) = certificate();
-    let mut system = System::start_with_users(NatsServer::builder().settings(settings)).await;
+    let mut system = System::start_on(NatsServer::builder().settings(settings)).await;
+    system.settings.push(("NATS_USER", "services".to_owned()));
+    system.settings.push(("NATS_PASSWORD", "secret".to_owned()));
     let dead = ports::free().unwrap();
     let authority = folder.path().join("tls.crt").display().to_string();
     system.settings.push(("NATS_URL", list([dead, system.nats.client_port()])));

@@ -24,6 +24,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use crate::identities::{Identities, imported};
+
 /// Nothing takes this long unless it is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
@@ -54,8 +56,8 @@ pub(crate) struct System {
     pub(crate) http: reqwest::Client,
     /// Settings of the services besides the usual ones.
     pub(crate) settings: Vec<(&'static str, String)>,
-    /// Whether each service has a user of its own, with its name for a password.
-    users: bool,
+    /// The keys of users, where each service has an account of its own.
+    identities: Option<Identities>,
 }
 
 /// A service as a process.
@@ -66,21 +68,29 @@ pub(crate) struct Service {
 
 impl System {
     pub(crate) async fn start() -> Self {
-        Self::start_with(NatsServer::builder(), Postgres::builder(), false).await
+        Self::start_with(NatsServer::builder(), Postgres::builder(), None).await
     }
 
     /// One whose Postgres is started in this way.
     pub(crate) async fn start_with_postgres(postgres: postgres::Builder) -> Self {
-        Self::start_with(NatsServer::builder(), postgres, false).await
+        Self::start_with(NatsServer::builder(), postgres, None).await
     }
 
-    /// One whose nats-server has the users `tickets` and `orders`, each with its name for a
-    /// password, and lets others do everything.
-    pub(crate) async fn start_with_users(nats: nats::Builder) -> Self {
-        Self::start_with(nats, Postgres::builder(), true).await
+    /// One with this nats-server, all of whose clients share one account.
+    pub(crate) async fn start_on(nats: nats::Builder) -> Self {
+        Self::start_with(nats, Postgres::builder(), None).await
     }
 
-    async fn start_with(nats: nats::Builder, postgres: postgres::Builder, users: bool) -> Self {
+    /// One with the accounts and users of production, whose services need their provisioners.
+    pub(crate) async fn start_in_accounts(identities: Identities) -> Self {
+        Self::start_with(identities.server(), Postgres::builder(), Some(identities)).await
+    }
+
+    async fn start_with(
+        nats: nats::Builder,
+        postgres: postgres::Builder,
+        identities: Option<Identities>,
+    ) -> Self {
         let (nats, postgres) = tokio::join!(nats.start(), postgres.start());
         let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
         let tickets_db = postgres.create_database("tickets").await.unwrap();
@@ -88,7 +98,7 @@ impl System {
         let (tickets_db, orders_db) =
             (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
         let settings = Vec::new();
-        Self { nats, postgres, tickets_db, orders_db, http: http(), settings, users }
+        Self { nats, postgres, tickets_db, orders_db, http: http(), settings, identities }
     }
 
     /// A service that talks to NATS at this port, as soon as it is ready.
@@ -107,8 +117,11 @@ impl System {
     pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let port = ports::free().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ticketing"));
-        if self.users {
-            command = command.env("NATS_USER", kind).env("NATS_PASSWORD", kind);
+        if let Some(identities) = &self.identities {
+            command = command
+                .env("NATS_USER", kind)
+                .env("NATS_SEED_FILE", identities.seed_file(kind))
+                .env("NATS_IMPORTED", imported(kind));
         }
         command = command
             .args([kind])
@@ -125,6 +138,37 @@ impl System {
         }
         let child = command.spawn().unwrap();
         Service { child, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Restarts nats-server with the accounts and users of production, on the disk that it had.
+    pub(crate) async fn move_to_accounts(&mut self, identities: Identities) {
+        self.nats.stop().await;
+        self.nats = identities.server().start().await.unwrap();
+        self.identities = Some(identities);
+    }
+
+    /// What makes a service's queue group in the other's account.
+    pub(crate) async fn provisioner(&self, service: &str) -> Service {
+        let (user, port) = (format!("{service}-provisioner"), ports::free().unwrap());
+        let identities = self.identities.as_ref().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+            .args([format!("{service}-provision")])
+            .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
+            .env("NATS_URL", self.nats.url())
+            .env("NATS_SEED_FILE", identities.seed_file(&user))
+            .env("NATS_USER", user)
+            .env("LOG", std::env::var("SYSTEM_TEST_LOG").unwrap_or_else(|_| "warn".to_owned()))
+            .spawn()
+            .unwrap();
+        Service { child, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// A connection that may do everything in the account of this stream.
+    pub(crate) async fn jetstream(&self, stream: &str) -> jetstream::Context {
+        jetstream::new(match &self.identities {
+            Some(identities) => identities.operator(&self.nats, stream).await,
+            None => async_nats::connect(self.nats.url()).await.unwrap(),
+        })
     }
 
     pub(crate) async fn tickets(&self) -> Service {
@@ -208,9 +252,9 @@ impl System {
     }
 
     async fn group_of(&self, stream: &str, group: &str) -> jetstream::consumer::Info {
-        let client = async_nats::connect(self.nats.url()).await.unwrap();
+        let jetstream = self.jetstream(stream).await;
         let consumer: PullConsumer =
-            jetstream::new(client).get_consumer_from_stream(group, stream).await.unwrap();
+            jetstream.get_consumer_from_stream(group, stream).await.unwrap();
         consumer.cached_info().clone()
     }
 
@@ -239,8 +283,7 @@ impl System {
 
     /// How many messages the stream holds.
     pub(crate) async fn stream_messages(&self) -> u64 {
-        let client = async_nats::connect(self.nats.url()).await.unwrap();
-        let stream = jetstream::new(client).get_stream("TICKETS").await.unwrap();
+        let stream = self.jetstream("TICKETS").await.get_stream("TICKETS").await.unwrap();
         stream.cached_info().state.messages
     }
 

@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letters;
 mod doubles;
 mod harness;
+mod identities;
 mod links;
 mod manifests;
 mod members;

@@ -1,23 +1,21 @@
 //! The manifests in infra/k8s and the code agree: what the one sets is what the other asks for.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use common::pod::config::duration;
 use embedded::{
     NatsServer, ports,
     process::{Command, Signal},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{System, http, until};
+use crate::{
+    harness::{System, http, until},
+    identities::{Identities, k8s},
+};
 
 fn base(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/k8s/base").join(file)
+    k8s("base").join(file)
 }
 
 fn manifest(file: &str) -> Value {
@@ -53,7 +51,7 @@ fn probes(pod: &Value, port: &str) -> Vec<String> {
 
 /// The environment that the manifest gives to the container, with a name for what Kubernetes
 /// knows, the service's name for a password, and a key of the shortest length for tokens.
-fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
+fn environment(name: &str, pod: &Value) -> BTreeMap<String, String> {
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let value = |variable: &Value| {
         if let Some(value) = variable["value"].as_str() {
@@ -65,47 +63,73 @@ fn environment(service: &str, pod: &Value) -> BTreeMap<String, String> {
             return "k".repeat(32);
         }
         if secret.is_object() {
-            assert_eq!(secret["key"], service, "a service has its own password");
-            return service.to_owned();
+            assert_eq!(secret["key"], name, "a service has its own password");
+            return name.to_owned();
         }
         match from["fieldRef"]["fieldPath"].as_str() {
-            Some("metadata.name") => format!("{service}-0"),
+            Some("metadata.name") => format!("{name}-0"),
             Some("spec.nodeName") => "node-a".to_owned(),
-            other => panic!("{service}: {variable} takes {other:?}"),
+            other => panic!("{name}: {variable} takes {other:?}"),
         }
     };
-    let name = |variable: &Value| variable["name"].as_str().unwrap().to_owned();
-    variables.iter().map(|variable| (name(variable), value(variable))).collect()
+    let named = |variable: &Value| variable["name"].as_str().unwrap().to_owned();
+    variables.iter().map(|variable| (named(variable), value(variable))).collect()
 }
 
-async fn a_service_runs_as_its_manifest_says(service: &str) {
-    let system = System::start().await;
-    let manifest_of_pod = manifest(&format!("{service}/deployment.yaml"));
+/// The user of NATS that the pod is, whose private key is mounted where its environment says.
+fn user(environment: &BTreeMap<String, String>, pod: &Value) -> String {
+    let user = environment["NATS_USER"].clone();
+    let (mount, volume) = (&pod["containers"][0]["volumeMounts"][0], &pod["volumes"][0]);
+    assert_eq!(mount["name"], volume["name"]);
+    assert_eq!(volume["secret"]["secretName"], format!("nats-seed-{user}"));
+    let folder = mount["mountPath"].as_str().unwrap();
+    assert_eq!(environment["NATS_SEED_FILE"], format!("{folder}/seed"));
+    user
+}
+
+/// Runs a process as its manifest says, with this subcommand of `ticketing` for its image, in a system whose
+/// other processes run.
+async fn runs_as_its_manifest_says(name: &str, file: &str, subcommand: &str) {
+    let identities = Identities::make();
+    let system = System::start_in_accounts(identities.clone()).await;
+    let mut others = Vec::new();
+    for service in ["tickets", "orders"] {
+        let provisioner = format!("{service}-provisioner");
+        if name != provisioner {
+            others.push(system.provisioner(service).await);
+        }
+        if name != service {
+            others.push(system.spawn(
+                service,
+                &format!("{service}-other"),
+                system.nats.client_port(),
+            ));
+        }
+    }
+    let manifest_of_pod = manifest(file);
     let pod = pod(&manifest_of_pod);
-    let mut environment = environment(service, pod);
+    let mut environment = environment(name, pod);
+    assert_eq!(user(&environment, pod), name);
 
     // What of it names a place in the cluster names one that is there.
     let nats_service = manifest("nats/service.yaml");
     assert_eq!(environment["NATS_URL"], format!("nats://nats:{}", port(&nats_service, "client")));
-    let postgres_service = manifest("postgres/service.yaml");
-    assert_eq!(
-        environment["DATABASE_URL"],
-        format!("postgres://{service}@postgres:{}/{service}", port(&postgres_service, "postgres"))
-    );
-    assert_eq!(
-        environment["HTTP_ADDRESS"],
-        format!("0.0.0.0:{}", container_port(pod, "http")),
-        "it listens where its Service looks"
-    );
     assert_eq!(
         environment["OPERATIONS_ADDRESS"],
         format!("0.0.0.0:{}", container_port(pod, "operations")),
         "it listens where its probes look"
     );
-    assert_eq!(
-        manifest(&format!("{service}/service.yaml"))["spec"]["ports"][0]["targetPort"],
-        "http"
-    );
+    if let Some(url) = environment.get_mut("DATABASE_URL") {
+        let postgres = port(&manifest("postgres/service.yaml"), "postgres");
+        assert_eq!(*url, format!("postgres://{name}@postgres:{postgres}/{name}"));
+        *url = system.postgres.url(name);
+        let listens = format!("0.0.0.0:{}", container_port(pod, "http"));
+        assert_eq!(environment["HTTP_ADDRESS"], listens, "it listens where its Service looks");
+        assert_eq!(
+            manifest(&format!("{name}/service.yaml"))["spec"]["ports"][0]["targetPort"],
+            "http"
+        );
+    }
 
     // With this environment and nothing else it runs, only elsewhere.
     let address = format!("127.0.0.1:{}", ports::free().unwrap());
@@ -113,16 +137,17 @@ async fn a_service_runs_as_its_manifest_says(service: &str) {
     environment.insert("HTTP_ADDRESS".to_owned(), address.clone());
     environment.insert("OPERATIONS_ADDRESS".to_owned(), operations.clone());
     environment.insert("NATS_URL".to_owned(), system.nats.url());
-    environment.insert("DATABASE_URL".to_owned(), system.postgres.url(service));
+    let seed = identities.seed_file(name).display().to_string();
+    environment.insert("NATS_SEED_FILE".to_owned(), seed);
     let mut command =
-        Command::new(env!("CARGO_BIN_EXE_ticketing")).args([service]).quiet().env_clear();
+        Command::new(env!("CARGO_BIN_EXE_ticketing")).args([subcommand]).quiet().env_clear();
     for (name, value) in &environment {
         command = command.env(name, value);
     }
     let mut child = command.spawn().unwrap();
     for path in probes(pod, "operations").into_iter().chain(["/metrics".to_owned()]) {
-        until(&format!("{service} answers {path}"), || async {
-            assert!(child.exited().is_none(), "{service} ended at its start");
+        until(&format!("{name} answers {path}"), || async {
+            assert!(child.exited().is_none(), "{name} ended at its start");
             let answer = system.http.get(format!("http://{operations}{path}")).send().await;
             answer.is_ok_and(|answer| answer.status().is_success())
         })
@@ -134,7 +159,8 @@ async fn a_service_runs_as_its_manifest_says(service: &str) {
 
     // Kubernetes waits longer than the process may take, and that is longer than proxies are waited for.
     let shutdown = duration(&environment["SHUTDOWN_GRACE"]).unwrap();
-    let drain = duration(&environment["HTTP_DRAIN"]).unwrap();
+    let drain = environment.get("HTTP_DRAIN").map_or("1s", String::as_str);
+    let drain = duration(drain).unwrap();
     assert!(grace(pod) > shutdown, "{:?} is not above {shutdown:?}", grace(pod));
     assert!(shutdown > drain * 2, "{shutdown:?} leaves little after {drain:?}");
     assert!(child.stop(Signal::TERM, shutdown).await.success());
@@ -149,12 +175,23 @@ fn port(service: &Value, name: &str) -> u64 {
 
 #[tokio::test]
 async fn tickets_runs_as_its_manifest_says() {
-    a_service_runs_as_its_manifest_says("tickets").await;
+    runs_as_its_manifest_says("tickets", "tickets/deployment.yaml", "tickets").await;
 }
 
 #[tokio::test]
 async fn orders_runs_as_its_manifest_says() {
-    a_service_runs_as_its_manifest_says("orders").await;
+    runs_as_its_manifest_says("orders", "orders/deployment.yaml", "orders").await;
+}
+
+#[tokio::test]
+async fn what_makes_the_queue_groups_runs_as_its_manifest_says() {
+    for service in ["tickets", "orders"] {
+        let (name, file) =
+            (format!("{service}-provisioner"), format!("provisioners/{service}.yaml"));
+        let subcommand = format!("{service}-provision");
+        assert_eq!(pod(&manifest(&file))["containers"][0]["args"], json!(["provision"]));
+        runs_as_its_manifest_says(&name, &file, &subcommand).await;
+    }
 }
 
 #[tokio::test]
