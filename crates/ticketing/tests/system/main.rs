@@ -6,6 +6,7 @@
 mod agreement;
 mod attacks;
 mod buyers;
+mod callers;
 mod clusters;
 mod command;
 mod crashes;
