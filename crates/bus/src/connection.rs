@@ -248,9 +248,8 @@ fn connect_options(options: &Options) -> anyhow::Result<ConnectOptions> {
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
     // The library passes over what a URL says of a user.
-    if let (None, Some((user, password))) =
-        (&options.user, user::in_urls(&servers(&options.servers)?))
-    {
+    let in_urls = user::in_urls(&servers(&options.servers)?);
+    if let (None, Some((user, password))) = (&options.user, in_urls) {
         connect = connect.user_and_password(user, password);
     }
     if let Some(User { name, proof }) = &options.user {

@@ -54,6 +54,16 @@ pub(crate) struct Service {
     api: Api,
 }
 
+/// Serves an API from now on. Returns where.
+fn start(api: Api) -> String {
+    let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (shutdown, _) = Shutdown::new();
+    let router = router(api, &StackSettings::default());
+    tokio::spawn(server::serve(listener, router, Bounds::default(), shutdown));
+    base
+}
+
 impl Service {
     /// Its buyers have tokens that are signed with HS256.
     pub(crate) async fn start() -> Self {
@@ -90,17 +100,13 @@ impl Service {
     }
 
     async fn serve(database: Database, auth: Auth, reservation: Duration, limit: Limit) -> Self {
-        let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
         // Another test was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (pool, wake) = (database.pool.clone(), Wake::default());
         let provider = Arc::new(Recorder::new(pool.clone()));
         let api =
             Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation, limit };
-        let router = router(api.clone(), &StackSettings::default());
-        let (shutdown, _) = Shutdown::new();
-        tokio::spawn(server::serve(listener, router, Bounds::default(), shutdown));
+        let base = start(api.clone());
         Self { database, base, client: Client::new(), provider, api }
     }
 
@@ -116,11 +122,7 @@ impl Service {
     pub(crate) async fn replica(&self) -> String {
         let options = PgConnectOptions::clone(&self.pool.connect_options());
         let pool = PgPool::connect_lazy_with(options).into();
-        let router = router(Api { pool, ..self.api.clone() }, 512);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        base
+        start(Api { pool, ..self.api.clone() })
     }
 
     /// Somebody with a token.
