@@ -79,7 +79,7 @@ pub struct HttpSettings {
     pub http_drain: Duration,
 
     /// The origins whose pages may use the API from a browser, with commas between, such as
-    /// https://tickets.example.com; or * for all. Default: none.
+    /// `https://tickets.example.com`; or * for all. Default: none.
     #[arg(long, env, value_name = "CORS_ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
 }

@@ -62,6 +62,16 @@ pub(super) async fn serve(
         _ = &mut ended => return,
         readable = stream.readable() => if readable.is_err() { return },
     }
+    Box::pin(converse(stream, http, router, place, ended)).await;
+}
+
+async fn converse(
+    stream: TcpStream,
+    http: Builder,
+    router: Router,
+    place: Place,
+    mut ended: oneshot::Receiver<End>,
+) {
     let place = Arc::new(place);
     let io = Watched { stream, place: place.clone(), at_end: false, lingered: 0 };
     let service = service_fn(move |request: hyper::Request<Incoming>| {

@@ -21,6 +21,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::phase::{Class, Deadlines, End, Phase};
 
+/// The time that a client has before its connection may go to make room for another: it may have sent its
+/// request already, and this process may be too busy to have seen it.
+const FAIR: Duration = Duration::from_millis(250);
 /// How many bytes of answers may wait for clients to take them, beyond what the kernel holds. About
 /// seventy of the largest pages of tickets, or a thousand of the usual ones.
 const MAX_UNSENT: usize = 8 * 1024 * 1024;
@@ -59,13 +62,16 @@ impl Connections {
         Arc::new(Self { table: Mutex::default(), max, deadlines, closing: AtomicBool::new(false) })
     }
 
-    /// Takes one more, and ends another if there is no room. Returns its place and what tells of its
-    /// end; `None` when all are at work.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<(Place, oneshot::Receiver<End>)> {
+    /// Whether there is room for one more, if need be because another is ended for it. There will be in a
+    /// moment otherwise.
+    pub(super) fn has_room(&self) -> bool {
         let mut table = self.table();
-        if table.entries.len() >= self.max && !table.make_room() {
-            return None;
-        }
+        table.entries.len() < self.max || table.make_room(Instant::now())
+    }
+
+    /// Takes one more. Returns its place and what tells of its end.
+    pub(super) fn admit(self: &Arc<Self>) -> (Place, oneshot::Receiver<End>) {
+        let mut table = self.table();
         let (end, ended) = oneshot::channel();
         table.last += 1;
         let id = table.last;
@@ -75,13 +81,12 @@ impl Connections {
         table.entries.insert(id, entry);
         gauge!("http_connections").set(count(table.entries.len()));
         let place = Place { id, answered: AtomicBool::new(false), connections: self.clone() };
-        Some((place, ended))
+        (place, ended)
     }
 
-    /// Ends the one that can best be spared, because the process has no room for another. `false` when
-    /// there is none.
-    pub(super) fn make_room(&self) -> bool {
-        self.table().make_room()
+    /// Ends the one that can best be spared, because the process has no room for another.
+    pub(super) fn make_room(&self) {
+        self.table().make_room(Instant::now());
     }
 
     /// Ends those whose clients have let a deadline pass.
@@ -122,8 +127,8 @@ impl Connections {
 
 impl Table {
     /// Ends the oldest of those whose clients are in the midst of something, or else of those that
-    /// idle.
-    fn make_room(&mut self) -> bool {
+    /// idle. `false` when there is none that had its time.
+    fn make_room(&mut self, now: Instant) -> bool {
         let oldest = |class| {
             self.waiting
                 .range((class, 0)..=(class, u64::MAX))
@@ -131,11 +136,24 @@ impl Table {
                 .map(|(&(_, turn), &id)| (turn, id))
         };
         let midst = [oldest(Class::Unfinished), oldest(Class::Unread)].into_iter().flatten().min();
-        let Some((_, id)) = midst.or_else(|| oldest(Class::Idle)) else { return false };
+        let idle = oldest(Class::Idle);
+        let had_its_time = |&(_, id): &(u64, u64)| {
+            self.entries.get(&id).is_some_and(|entry| now.duration_since(entry.since) >= FAIR)
+        };
+        // A flood of new ones soon has had its time. Nobody's kept connection should pay for that.
+        let flooded = midst.is_some() && self.waiting.len() > 2 * self.idle();
+        let spared = midst.filter(had_its_time);
+        let spared = if flooded { spared } else { spared.or(idle.filter(had_its_time)) };
+        let Some((_, id)) = spared else { return false };
         self.end(id, |phase| End::Room {
             half_request: matches!(phase, Phase::Head | Phase::Body),
         });
         true
+    }
+
+    /// How many idle, up to half of those that wait.
+    fn idle(&self) -> usize {
+        self.waiting.range((Class::Idle, 0)..).take(self.waiting.len() / 2 + 1).count()
     }
 
     fn end_where(&mut self, is_due: impl Fn(Phase, Instant) -> bool, why: impl Fn(Phase) -> End) {

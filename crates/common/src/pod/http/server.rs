@@ -28,6 +28,8 @@ const BACKLOG: u32 = 4096;
 const KERNEL_BUFFER: u32 = 32 * 1024;
 /// How many files the process may have open if the system allows it: connections, and what else there is.
 const OPEN_FILES: u64 = 65_536;
+/// How soon to look again for room.
+const SOON: Duration = Duration::from_millis(10);
 /// The pause after a connection could not be taken, for want of files or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A connection that was taken just before the server stops listening still has this long to say
@@ -136,11 +138,13 @@ impl Server {
     async fn take_until(&mut self, listener: &TcpListener, until: impl Future<Output = ()>) {
         tokio::pin!(until);
         loop {
+            let room = self.connections.has_room();
             tokio::select! {
                 () = &mut until => return,
+                () = sleep(SOON), if !room => {}
                 _ = self.look.tick() => self.connections.end_late(Instant::now()),
                 Some(_) = self.tasks.join_next() => {}
-                accepted = listener.accept() => match accepted {
+                accepted = listener.accept(), if room => match accepted {
                     Ok((stream, _)) => self.take(stream),
                     Err(error) if of_one_connection(&error) => {}
                     Err(error) => {
@@ -154,13 +158,11 @@ impl Server {
     }
 
     fn take(&mut self, stream: TcpStream) {
-        // Without a place it is closed: every connection that there may be is at work.
-        if let Some((place, ended)) = self.connections.admit() {
-            // An answer should not wait for the client's acknowledgement of a part of it.
-            let _ = stream.set_nodelay(true);
-            let (http, router) = (self.http.clone(), self.router.clone());
-            self.tasks.spawn(connection::serve(stream, http, router, place, ended));
-        }
+        let (place, ended) = self.connections.admit();
+        // An answer should not wait for the client's acknowledgement of a part of it.
+        let _ = stream.set_nodelay(true);
+        let (http, router) = (self.http.clone(), self.router.clone());
+        self.tasks.spawn(connection::serve(stream, http, router, place, ended));
     }
 
     /// Waits for the connections there are, but not for those that say nothing, and not beyond `end`.
