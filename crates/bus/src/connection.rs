@@ -56,7 +56,7 @@ pub struct Options {
     /// The user, when the server asks for one.
     pub user: Option<User>,
     /// The names of streams that are in the accounts of others, and imported from there. See
-    /// [`Bus::api_of`].
+    /// [`Bus::imports`].
     pub imported: Vec<String>,
     /// A PEM file with the authority that signed the server's certificate; turns TLS on.
     pub certificate_authority: Option<PathBuf>,
@@ -109,7 +109,7 @@ pub struct Bus {
     pub client_id: ClientId,
     /// The node that it runs on; empty when unknown.
     pub node: String,
-    imported: Arc<[String]>,
+    pub(crate) imported: Arc<[String]>,
     link: watch::Receiver<Link>,
     closed: Arc<Closed>,
 }
@@ -165,32 +165,6 @@ impl Bus {
             }
         });
         Ok(bus)
-    }
-
-    /// Whether a stream is in the account of another service. What is there of it (its stream, its
-    /// queue groups) this process uses, and makes none of it.
-    #[must_use]
-    pub fn imports(&self, stream: &str) -> bool {
-        self.imported.iter().any(|imported| imported == stream)
-    }
-
-    /// JetStream's API as it is reached for a stream: under `$JS.API`, or, where the stream is
-    /// imported, under `JS.<stream>.API`. The importing account's configuration maps the latter onto
-    /// the former.
-    pub(crate) fn api_of(&self, stream: &str) -> String {
-        if self.imports(stream) { format!("JS.{stream}.API") } else { "$JS.API".to_owned() }
-    }
-
-    /// JetStream for a stream, wherever it is.
-    pub(crate) fn jetstream_of(&self, stream: &str) -> jetstream::Context {
-        if !self.imports(stream) {
-            return self.jetstream.clone();
-        }
-        jetstream::context::ContextBuilder::new()
-            .timeout(REQUEST_TIMEOUT)
-            .ack_timeout(REQUEST_TIMEOUT)
-            .api_prefix(self.api_of(stream))
-            .build(self.client.clone())
     }
 
     /// The state of the connection, to watch.

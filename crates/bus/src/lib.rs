@@ -19,6 +19,7 @@ mod effect;
 pub mod envelope;
 pub mod event;
 mod held;
+mod imports;
 pub mod inbox;
 pub mod lease;
 pub mod listener;

@@ -668,3 +668,18 @@ async fn the_page_for_people_loads_nothing_from_elsewhere() {
     // The online validator's badge would be an image from elsewhere.
     assert!(start.contains(r#""validatorUrl": "none""#), "{start}");
 }
+
+#[test]
+fn the_word_provision_makes_the_program_its_own_provisioner() {
+    let run = |arguments: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_tickets");
+        let ran = std::process::Command::new(program).args(arguments).env_clear().output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+    };
+    let (status, help) = run(&["provision", "--help"]);
+    assert_eq!(status, Some(0));
+    assert!(help.contains("NATS_SEED_FILE") && !help.contains("DATABASE_URL"), "{help}");
+    // Its settings are checked as the service's are.
+    assert_eq!(run(&["provision", "--nats-replicas", "9"]).0, Some(64));
+    assert!(run(&["--help"]).1.contains("tickets provision"));
+}

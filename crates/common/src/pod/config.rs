@@ -179,7 +179,7 @@ pub struct NatsSettings {
     pub nats_replicas: u8,
 
     /// Streams that are in other services' accounts of NATS, with commas between. This one imports them
-    /// under JS.<stream>.API, and the service's provisioner makes its queue group there. Default: none,
+    /// under JS.TICKETS.API, say, and the service's provisioner makes its queue group there. Default: none,
     /// all services share one account.
     #[arg(long, env, value_name = "NATS_IMPORTED", value_delimiter = ',', value_parser = stream)]
     pub nats_imported: Vec<String>,
