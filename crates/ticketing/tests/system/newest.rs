@@ -93,13 +93,15 @@ async fn an_event_that_is_delivered_ten_times_takes_effect_once() {
     let system = System::start().await;
     let (one, _other) = tokio::join!(system.orders("orders-1"), system.orders("orders-2"));
     let (event, ticket_id) = (Uuid::now_v7(), Uuid::now_v7());
+    // The same to the byte: other bytes with this id would be another event.
+    let message = sealed(event, ticket(ticket_id, 1));
     for _ in 0..5 {
-        publish(&system, sealed(event, ticket(ticket_id, 1))).await;
+        publish(&system, message.clone()).await;
     }
     // The rest may share a batch, too.
     one.child.pause();
     for _ in 0..5 {
-        publish(&system, sealed(event, ticket(ticket_id, 1))).await;
+        publish(&system, message.clone()).await;
     }
     one.child.resume();
     system.group_is_quiet().await;
