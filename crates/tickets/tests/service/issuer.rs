@@ -56,7 +56,7 @@ impl Key {
     }
 
     pub(crate) fn es256(id: &str) -> Self {
-        // PKCS #8 around a number of chance.
+        // PKCS #8 around a random number.
         let mut der =
             vec![0x30, 0x41, 2, 1, 0, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
         der.extend([

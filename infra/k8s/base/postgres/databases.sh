@@ -20,12 +20,15 @@ as_superuser() {
 as_superuser --command='revoke connect, temporary on database postgres, template1 from public'
 # How many connections each may have, so that neither takes the other's. Together below
 # max_connections less the three that Postgres keeps for its superuser; what a pod needs is said there.
-limit_of_tickets=70
-limit_of_orders=225
+limit() {
+    case $1 in
+        tickets) echo 70 ;;
+        orders) echo 225 ;;
+    esac
+}
 for service in tickets orders; do
-    eval "limit=\$limit_of_$service"
     password=$(printenv "$(printf '%s' "$service" | tr '[:lower:]' '[:upper:]')_PASSWORD")
-    as_superuser --set=service="$service" --set=password="$password" --set=limit="$limit" <<'SQL'
+    as_superuser --set=service="$service" --set=password="$password" --set=limit="$(limit "$service")" <<'SQL'
 select format('create role %I', :'service')
     where not exists (select from pg_roles where rolname = :'service') \gexec
 alter role :"service" login nosuperuser nocreatedb nocreaterole connection limit :limit password :'password';

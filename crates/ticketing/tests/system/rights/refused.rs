@@ -80,7 +80,7 @@ fn allowed(user: &str) -> Vec<String> {
             "$JS.API.DIRECT.GET.KV_client-leases.subject",
             "$KV.client-leases.x",
             "_CLIENT.x",
-            // A consumer of the moment is given a name of chance.
+            // An ephemeral consumer gets a random name.
             "$JS.API.CONSUMER.CREATE.KV_client-leases",
             "$JS.API.CONSUMER.DELETE.KV_client-leases.orders-service",
             "$JS.API.CONSUMER.DELETE.KV_client-leases.tickets-service",
