@@ -136,6 +136,14 @@ impl Attacker {
         answer["error"]["description"].as_str().map(ToOwned::to_owned)
     }
 
+    /// Waits until the answer to an imported request is heard in its own account, where it must stay. The
+    /// server refuses a reply under `$JS.ACK`.
+    async fn until_answered(&mut self, what: &str, subject: &str) {
+        if !subject.starts_with("$JS.ACK") {
+            self.own.until_heard(what, subject).await;
+        }
+    }
+
     /// Sets its own stream, with this besides.
     async fn update(&self, with: Value) -> Option<String> {
         let own = self.own.stream;
@@ -187,9 +195,7 @@ const WAYS: [(&str, Way); 10] = [
         async move {
             let asked = attacker.imported("INFO");
             attacker.publish(&asked, subject, "").await;
-            if !subject.starts_with("$JS.ACK") {
-                attacker.own.until_heard("INFO", subject).await;
-            }
+            attacker.until_answered("INFO", subject).await;
         }
         .boxed()
     }),
@@ -198,9 +204,7 @@ const WAYS: [(&str, Way); 10] = [
             let asked = attacker.imported("MSG.NEXT");
             // More than there are, so that an end comes after the events.
             attacker.publish(&asked, subject, r#"{"batch": 9, "no_wait": true}"#).await;
-            if !subject.starts_with("$JS.ACK") {
-                attacker.own.until_heard("MSG.NEXT", subject).await;
-            }
+            attacker.until_answered("MSG.NEXT", subject).await;
         }
         .boxed()
     }),
@@ -208,9 +212,7 @@ const WAYS: [(&str, Way); 10] = [
         async move {
             let ack = format!("$JS.ACK.{}.{}.1.1.1.1.0", attacker.stream, attacker.group);
             attacker.publish(&ack, subject, r#"+NXT {"batch": 9, "no_wait": true}"#).await;
-            if !subject.starts_with("$JS.ACK") {
-                attacker.own.until_heard("+NXT", subject).await;
-            }
+            attacker.until_answered("+NXT", subject).await;
         }
         .boxed()
     }),
