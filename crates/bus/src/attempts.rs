@@ -76,10 +76,10 @@ pub(crate) async fn take_back(
     events: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     let take_back = sqlx::query(
-        "update bus.attempts set attempts = greatest(attempts - in_vain.times, 0)
+        "update bus.attempts set attempts = greatest(attempts - interrupted_attempts.times, 0)
          from (select id, count(*)::integer as times from unnest($2::uuid[]) as ids (id) group by id)
-             as in_vain
-         where queue_group = $1 and event_id = in_vain.id",
+             as interrupted_attempts
+         where queue_group = $1 and event_id = interrupted_attempts.id",
     )
     .bind(group)
     .bind(events);

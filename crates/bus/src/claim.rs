@@ -40,7 +40,7 @@ pub enum Standing {
     /// It took effect before.
     Known,
     /// Another event with its id took effect: why this one never can.
-    Usurped(String),
+    IdConflict(String),
 }
 
 /// Claims events for this transaction. Returns how each of them stands. An event that another
@@ -122,13 +122,13 @@ pub async fn known(
         // What replicas of the release before have claimed has no digest.
         let same = digest.is_none_or(|digest| digest == events[at_place].digest);
         standings[at_place] =
-            if same { Standing::Known } else { Standing::Usurped(usurped(Some(at))) };
+            if same { Standing::Known } else { Standing::IdConflict(id_conflict(Some(at))) };
     }
     Ok(standings)
 }
 
 /// Why an event can never take effect whose id is another's.
-pub(crate) fn usurped(at: Option<OffsetDateTime>) -> String {
+pub(crate) fn id_conflict(at: Option<OffsetDateTime>) -> String {
     let at = at.and_then(|at| at.format(&Rfc3339).ok());
     let when = at.map_or_else(|| "just now".to_owned(), |at| format!("at {at}"));
     format!("its id is that of another event, with other bytes, which took effect {when}")

@@ -40,7 +40,7 @@ const CLIENT_CAPACITY: usize = 4096;
 
 /// Whether the server can be reached, and how often that has begun anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Link {
+pub struct ConnectionState {
     /// Connected now.
     pub up: bool,
     /// The number of the connection; grows with each one.
@@ -110,7 +110,7 @@ pub struct Bus {
     /// The node that it runs on; empty when unknown.
     pub node: String,
     pub(crate) imported: Arc<[String]>,
-    link: watch::Receiver<Link>,
+    link: watch::Receiver<ConnectionState>,
     closed: Arc<Closed>,
 }
 
@@ -127,7 +127,7 @@ impl Bus {
     /// # Errors
     /// When the settings make no sense: an unreadable certificate, a malformed URL.
     pub async fn connect(options: &Options, shutdown: &Shutdown) -> anyhow::Result<Self> {
-        let (link_sender, link) = watch::channel(Link::default());
+        let (link_sender, link) = watch::channel(ConnectionState::default());
         let (closed_sender, closed) = watch::channel(false);
         let servers = servers(&options.servers)?;
         let connect = connect_options(options)?.event_callback(move |event| {
@@ -169,7 +169,7 @@ impl Bus {
 
     /// The state of the connection, to watch.
     #[must_use]
-    pub fn link(&self) -> watch::Receiver<Link> {
+    pub fn link(&self) -> watch::Receiver<ConnectionState> {
         self.link.clone()
     }
 
@@ -179,7 +179,7 @@ impl Bus {
     /// end of a stream meanwhile knows a message by its sequence alone, and would take the answer for
     /// that of another message.
     pub(crate) fn is_on(&self, epoch: u64) -> bool {
-        *self.link.borrow() == Link { up: true, epoch }
+        *self.link.borrow() == ConnectionState { up: true, epoch }
     }
 
     /// Waits until the server can be reached. Returns the number of the connection.
@@ -248,10 +248,10 @@ fn reconnect_delay(attempts: usize) -> Duration {
     delay.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-fn note(event: &Event, link: &watch::Sender<Link>, closed: &watch::Sender<bool>) {
+fn note(event: &Event, link: &watch::Sender<ConnectionState>, closed: &watch::Sender<bool>) {
     match event {
         Event::Connected => {
-            link.send_modify(|link| *link = Link { up: true, epoch: link.epoch + 1 });
+            link.send_modify(|link| *link = ConnectionState { up: true, epoch: link.epoch + 1 });
             metrics::gauge!("bus_connected").set(1);
             info!("connected to NATS");
         }

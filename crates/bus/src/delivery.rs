@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use crate::{
     connection::Bus,
-    effect::Workshop,
+    effect::MemberContext,
     listener::Listener,
     pool::Pool,
     session::Session,
@@ -28,7 +28,7 @@ pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
-    shop: Arc<Workshop<L>>,
+    context: Arc<MemberContext<L>>,
     joined: watch::Sender<Readiness>,
     shutdown: Shutdown,
 }
@@ -38,7 +38,13 @@ impl<L: Listener> Delivery<L> {
     pub fn new(listener: L, bus: Bus, pool: Pool, shutdown: Shutdown) -> Self {
         let client_id = bus.client_id.clone();
         Self {
-            shop: Arc::new(Workshop { listener, pool, bus, client_id, in_vain: Mutex::default() }),
+            context: Arc::new(MemberContext {
+                listener,
+                pool,
+                bus,
+                client_id,
+                interrupted_attempts: Mutex::default(),
+            }),
             joined: watch::Sender::new(Readiness::Waiting("not in the group yet".to_owned())),
             shutdown,
         }
@@ -51,7 +57,7 @@ impl<L: Listener> Delivery<L> {
     pub fn spawn(self, lease: Lease) -> watch::Receiver<Readiness> {
         let joined = self.joined.subscribe();
         let shutdown = self.shutdown.clone();
-        shutdown.spawn("dead letters", upkeep::tend(self.shop.clone(), self.shutdown.clone()));
+        shutdown.spawn("dead letters", upkeep::tend(self.context.clone(), self.shutdown.clone()));
         shutdown.clone().spawn("delivery", async move {
             tokio::select! {
                 () = shutdown.begun() => Ok(()),
@@ -63,7 +69,7 @@ impl<L: Listener> Delivery<L> {
 
     /// Takes part in the group until the process stops.
     async fn run(self) -> anyhow::Result<()> {
-        let bus = self.shop.bus.clone();
+        let bus = self.context.bus.clone();
         let mut watch = Watch::of_member::<L>(bus.clone());
         let (mut backoff, mut connection) = (Duration::ZERO, 0);
         while !self.shutdown.has_begun() {
@@ -116,9 +122,9 @@ impl<L: Listener> Delivery<L> {
     }
 
     async fn session(&self, epoch: u64, watch: &mut Watch) -> anyhow::Result<()> {
-        let mut session = Session::open(self.shop.clone(), epoch).await?;
+        let mut session = Session::open(self.context.clone(), epoch).await?;
         self.joined.send_replace(Readiness::Ready);
-        info!(queue.group = L::QUEUE_GROUP, client.id = %self.shop.client_id, "joined the queue group");
+        info!(queue.group = L::QUEUE_GROUP, client.id = %self.context.client_id, "joined the queue group");
         let ended = tokio::select! {
             ended = session.run(&self.shutdown) => ended,
             never = watch.go_on() => match never {},

@@ -37,13 +37,13 @@ pub(crate) const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
                      set local idle_in_transaction_session_timeout = '7s'";
 
 /// What a member needs to let events take effect.
-pub(crate) struct Workshop<L> {
+pub(crate) struct MemberContext<L> {
     pub(crate) listener: L,
     pub(crate) pool: Pool,
     pub(crate) bus: Bus,
     pub(crate) client_id: ClientId,
     /// The events whose latest attempt an outage of the database cut short, still counted.
-    pub(crate) in_vain: Mutex<Vec<Uuid>>,
+    pub(crate) interrupted_attempts: Mutex<Vec<Uuid>>,
 }
 
 /// A message that was read.
@@ -51,7 +51,7 @@ pub(crate) struct Decoded<E> {
     pub(crate) received: Received<E>,
     pub(crate) claim: Claim,
     /// What it is about, such as a ticket's id.
-    pub(crate) about: String,
+    pub(crate) entity_id: String,
     pub(crate) trace: Option<TraceContext>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Undecodable {
 
 /// An event whose id is another's, by its place among those that were to take effect, and what is to be
 /// said of it.
-pub(crate) type Usurped = (usize, String);
+pub(crate) type IdConflict = (usize, String);
 
 /// Reads a message.
 ///
@@ -111,9 +111,9 @@ fn read<E: EventSet>(
         return Err(format!("its source is {:?}, expected {expected:?}", envelope.source).into());
     }
     let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
-    let (id, time, about) = (envelope.id, envelope.time, envelope.subject.into_owned());
+    let (id, time, entity_id) = (envelope.id, envelope.time, envelope.subject.into_owned());
     let received = Received { id, time, client_id: client_id.to_string(), event };
-    Ok(Decoded { received, claim: Claim::new(id, payload), about, trace })
+    Ok(Decoded { received, claim: Claim::new(id, payload), entity_id, trace })
 }
 
 /// What came of looking for a dead letter that was given back.
@@ -126,27 +126,32 @@ pub(crate) enum Redrive {
     CutShort(i64),
 }
 
-impl<L: Listener> Workshop<L> {
+impl<L: Listener> MemberContext<L> {
     /// Remembers that an outage cut short the latest attempt of these events: no fault of theirs.
-    pub(crate) fn note_in_vain(&self, mut events: Vec<Uuid>) {
+    pub(crate) fn note_interrupted(&self, mut events: Vec<Uuid>) {
         // Several copies of an event are tried, and counted, as one.
         events.sort_unstable();
         events.dedup();
-        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).append(&mut events);
+        self.interrupted_attempts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .append(&mut events);
     }
 
     /// Whether such attempts are still counted.
-    pub(crate) fn has_in_vain(&self) -> bool {
-        !self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    pub(crate) fn has_interrupted(&self) -> bool {
+        !self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Takes back what was counted for them. Succeeds only where the database can write, even if
     /// there is nothing to take back.
     pub(crate) async fn take_back(&self) -> Result<(), sqlx::Error> {
-        let events = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let events =
+            self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         attempts::take_back(&self.pool, L::QUEUE_GROUP, &events).await?;
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        in_vain.retain(|event| !events.contains(event));
+        let mut interrupted_attempts =
+            self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        interrupted_attempts.retain(|event| !events.contains(event));
         Ok(())
     }
 
@@ -161,25 +166,26 @@ impl<L: Listener> Workshop<L> {
         events: &[&Decoded<L::Events>],
         counted: bool,
         redriven: Option<i64>,
-    ) -> Result<Vec<Usurped>, Failure> {
+    ) -> Result<Vec<IdConflict>, Failure> {
         let group = L::QUEUE_GROUP;
         let begun = Instant::now();
         let ids: Vec<Uuid> = events.iter().map(|event| event.claim.id).collect();
         let effect = async |tx: &mut PgConnection| {
-            let (fresh, usurped) = self.claim_and_call(tx, events).await?;
+            let (fresh, id_conflicts) = self.claim_and_call(tx, events).await?;
             if counted {
                 attempts::forget(tx, group, &ids).await?;
             }
             if let Some(id) = redriven
-                && usurped.is_empty()
+                && id_conflicts.is_empty()
             {
                 dead_letters::resolve(tx, id).await?;
             }
-            Ok::<_, Failure>((fresh, usurped))
+            Ok::<_, Failure>((fresh, id_conflicts))
         };
-        let (fresh, usurped) = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
+        let (fresh, id_conflicts) =
+            self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
         self.note_committed(begun, &fresh);
-        Ok(usurped)
+        Ok(id_conflicts)
     }
 
     /// Has what is new among the events take effect in this transaction. Returns which these are, and
@@ -188,33 +194,33 @@ impl<L: Listener> Workshop<L> {
         &self,
         tx: &mut PgConnection,
         events: &[&'a Decoded<L::Events>],
-    ) -> Result<(Vec<&'a Received<L::Events>>, Vec<Usurped>), Failure> {
+    ) -> Result<(Vec<&'a Received<L::Events>>, Vec<IdConflict>), Failure> {
         let claims: Vec<Claim> = events.iter().map(|event| event.claim).collect();
         let standings = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &claims).await?;
-        let (mut fresh, mut usurped) = (Vec::new(), Vec::new());
+        let (mut fresh, mut id_conflicts) = (Vec::new(), Vec::new());
         for (at, standing) in standings.into_iter().enumerate() {
             match standing {
                 Standing::New => fresh.push(&events[at].received),
                 Standing::Twin(first) if claims[first] != claims[at] => {
-                    usurped.push((at, inbox::usurped(None)));
+                    id_conflicts.push((at, inbox::id_conflict(None)));
                 }
-                Standing::Usurped(reason) => usurped.push((at, reason)),
+                Standing::IdConflict(reason) => id_conflicts.push((at, reason)),
                 Standing::Twin(_) | Standing::Known => {}
             }
         }
         if !fresh.is_empty() {
             self.call(tx, &fresh).await?;
         }
-        let repeats = (events.len() - fresh.len() - usurped.len()) as u64;
+        let repeats = (events.len() - fresh.len() - id_conflicts.len()) as u64;
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP).increment(repeats);
-        Ok((fresh, usurped))
+        Ok((fresh, id_conflicts))
     }
 
     /// What follows the commit of the effects of these events.
     pub(crate) fn note_committed(&self, begun: Instant, fresh: &[&Received<L::Events>]) {
         let group = L::QUEUE_GROUP;
         if !fresh.is_empty() {
-            self.listener.committed();
+            self.listener.after_commit();
         }
         metrics::histogram!("bus_handler_seconds", "group" => group).record(begun.elapsed());
         for received in fresh {
@@ -263,8 +269,8 @@ impl<L: Listener> Workshop<L> {
         let decoded = decode::<L::Events>(&letter.subject, &letter.payload, &self.client_id);
         let outcome = match decoded {
             Ok(event) => match self.take_effect(&[&event], true, Some(letter.id)).await {
-                Ok(mut usurped) => {
-                    usurped.pop().map_or(Ok(()), |(_, why)| Err(Failure::Reject(why)))
+                Ok(mut id_conflicts) => {
+                    id_conflicts.pop().map_or(Ok(()), |(_, why)| Err(Failure::Reject(why)))
                 }
                 Err(failure) => Err(failure),
             },

@@ -98,7 +98,7 @@ pub fn data_schema(subject: &str, version: u32) -> String {
 ///
 /// # Errors
 /// When the event does not serialize.
-pub fn seal<E: Event>(
+pub fn encode<E: Event>(
     id: Uuid,
     time: OffsetDateTime,
     event: &E,
@@ -109,7 +109,7 @@ pub fn seal<E: Event>(
         id,
         source: E::SOURCE.into(),
         kind: E::SUBJECT.into(),
-        subject: event.about().into(),
+        subject: event.entity_id().into(),
         time,
         datacontenttype: "application/json".into(),
         dataschema: data_schema(E::SUBJECT, E::SCHEMA_VERSION).into(),
@@ -136,7 +136,7 @@ mod tests {
         const SCHEMA_VERSION: u32 = 1;
         const SOURCE: &'static str = "/parcels";
 
-        fn about(&self) -> String {
+        fn entity_id(&self) -> String {
             self.number.to_string()
         }
     }
@@ -145,8 +145,8 @@ mod tests {
     fn a_sealed_event_opens_to_what_was_put_in() {
         let event = ParcelSent { number: 7 };
         let id = Uuid::now_v7();
-        let sealed = seal(id, OffsetDateTime::UNIX_EPOCH, &event).unwrap();
-        let open = Envelope::parse(sealed.as_bytes()).unwrap();
+        let encoded = encode(id, OffsetDateTime::UNIX_EPOCH, &event).unwrap();
+        let open = Envelope::parse(encoded.as_bytes()).unwrap();
         assert_eq!((open.id, &*open.kind, &*open.source), (id, "parcel:sent", "/parcels"));
         assert_eq!(open.subject, "7");
         assert_eq!(open.schema_version().unwrap(), 1);

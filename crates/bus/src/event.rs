@@ -31,7 +31,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     const SOURCE: &'static str;
 
     /// What the event is about: the CloudEvents `subject`, such as a ticket's id.
-    fn about(&self) -> String;
+    fn entity_id(&self) -> String;
 }
 
 /// The events that one listener takes: a single [`Event`], or an enum over several of one stream.
@@ -132,14 +132,14 @@ impl<E: Event> EventSet for E {
 ///     const STREAM: &'static Stream = &PARCELS;
 ///     const SCHEMA_VERSION: u32 = 1;
 ///     const SOURCE: &'static str = "/parcels";
-///     fn about(&self) -> String { self.0.to_string() }
+///     fn entity_id(&self) -> String { self.0.to_string() }
 /// }
 /// impl Event for ParcelLost {
 ///     const SUBJECT: &'static str = "parcel:lost";
 ///     const STREAM: &'static Stream = &PARCELS;
 ///     const SCHEMA_VERSION: u32 = 1;
 ///     const SOURCE: &'static str = "/parcels";
-///     fn about(&self) -> String { self.0.to_string() }
+///     fn entity_id(&self) -> String { self.0.to_string() }
 /// }
 ///
 /// bus::event_set! {

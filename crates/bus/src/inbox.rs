@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tracing::{debug, info};
 use uuid::{Uuid, Variant};
 
-pub(crate) use crate::claim::usurped;
+pub(crate) use crate::claim::id_conflict;
 pub use crate::claim::{Claim, Standing, claim, known};
 use crate::is_locked;
 

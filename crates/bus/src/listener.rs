@@ -29,7 +29,7 @@ use crate::{BusError, database_is_away, database_is_busy};
 ///     const STREAM: &'static Stream = &PARCELS;
 ///     const SCHEMA_VERSION: u32 = 1;
 ///     const SOURCE: &'static str = "/parcels";
-///     fn about(&self) -> String { self.0.to_string() }
+///     fn entity_id(&self) -> String { self.0.to_string() }
 /// }
 ///
 /// /// Counts parcels.
@@ -74,7 +74,7 @@ pub trait Listener: Send + Sync + 'static {
     /// Called after the commit of what [`Self::handle`] wrote: the moment to wake a relay for the
     /// events that it put into the outbox. A process that dies in between never calls it, so nothing
     /// may rest on it.
-    fn committed(&self) {}
+    fn after_commit(&self) {}
 }
 
 /// An event as it was received.

@@ -28,9 +28,9 @@ pub const MAX_BYTES: usize = 256 * 1024;
 /// How often the depth is measured. Below the time after which the server ends an idle session.
 const MEASURE: Duration = Duration::from_secs(4);
 
-/// An event in its envelope, part of the trace in which it was sealed.
+/// An event in its envelope, part of the trace in which it was prepared.
 #[derive(Debug, Clone)]
-pub struct Sealed {
+pub struct OutboxEvent {
     /// The event's id.
     pub id: Uuid,
     stream: &'static str,
@@ -42,13 +42,13 @@ pub struct Sealed {
 ///
 /// # Errors
 /// When the event does not serialize, or is larger than [`MAX_BYTES`].
-pub fn seal<E: Event>(event: &E) -> Result<Sealed, BusError> {
+pub fn prepare<E: Event>(event: &E) -> Result<OutboxEvent, BusError> {
     let id = Uuid::now_v7();
-    let envelope = envelope::seal(id, OffsetDateTime::now_utc(), event)?;
+    let envelope = envelope::encode(id, OffsetDateTime::now_utc(), event)?;
     if envelope.len() > MAX_BYTES {
         return Err(BusError::TooLarge(envelope.len()));
     }
-    Ok(Sealed { id, stream: E::STREAM.name, subject: E::SUBJECT, envelope })
+    Ok(OutboxEvent { id, stream: E::STREAM.name, subject: E::SUBJECT, envelope })
 }
 
 /// Puts an event into the outbox, within the transaction of what it tells of. After the commit,
@@ -60,22 +60,22 @@ pub fn seal<E: Event>(event: &E) -> Result<Sealed, BusError> {
 /// # Errors
 /// When the event does not serialize or the database refuses; the transaction is then of no use.
 pub async fn put<E: Event>(tx: &mut PgConnection, event: &E) -> Result<Uuid, BusError> {
-    let sealed = seal(event)?;
-    put_sealed(tx, [&sealed]).await?;
-    Ok(sealed.id)
+    let event = prepare(event)?;
+    put_prepared(tx, [&event]).await?;
+    Ok(event.id)
 }
 
 /// Puts many events into the outbox in one statement, each as part of the trace in which it was
-/// sealed.
+/// prepared.
 ///
 /// # Errors
 /// When the database refuses; the transaction is then of no use.
-pub async fn put_sealed(
+pub async fn put_prepared(
     tx: &mut PgConnection,
-    events: impl IntoIterator<Item = &Sealed>,
+    events: impl IntoIterator<Item = &OutboxEvent>,
 ) -> Result<(), sqlx::Error> {
     let (mut ids, mut streams, mut subjects, mut envelopes) = (vec![], vec![], vec![], vec![]);
-    for Sealed { id, stream, subject, envelope } in events {
+    for OutboxEvent { id, stream, subject, envelope } in events {
         ids.push(*id);
         streams.push(*stream);
         subjects.push(*subject);
@@ -200,15 +200,15 @@ mod tests {
         const SCHEMA_VERSION: u32 = 1;
         const SOURCE: &'static str = "/notes";
 
-        fn about(&self) -> String {
+        fn entity_id(&self) -> String {
             String::new()
         }
     }
 
     #[test]
     fn an_event_that_a_server_would_refuse_is_refused_before_it_is_written() {
-        assert!(seal(&NoteWritten("x".repeat(MAX_BYTES / 2))).is_ok());
-        let refused = seal(&NoteWritten("x".repeat(MAX_BYTES))).unwrap_err();
+        assert!(prepare(&NoteWritten("x".repeat(MAX_BYTES / 2))).is_ok());
+        let refused = prepare(&NoteWritten("x".repeat(MAX_BYTES))).unwrap_err();
         assert!(matches!(refused, BusError::TooLarge(_)), "{refused}");
     }
 }

@@ -13,10 +13,10 @@ use tracing::{debug, info, warn};
 
 use crate::{
     batch::{self, Outcome},
-    connection::Link,
+    connection::ConnectionState,
     delivery::MAX_BACKOFF,
-    effect::Workshop,
-    held::{self, Held},
+    effect::MemberContext,
+    in_flight::{self, InFlight},
     listener::Listener,
     pull::{Pull, Pulled},
     topology::ACK_WAIT,
@@ -48,32 +48,32 @@ enum Mode {
 /// A member's hands while one pull subscription holds.
 pub(crate) struct Session<L: Listener> {
     pull: Pull,
-    link: watch::Receiver<Link>,
+    link: watch::Receiver<ConnectionState>,
     epoch: u64,
-    waiting: VecDeque<Held>,
+    waiting: VecDeque<InFlight>,
     working: Option<BoxFuture<'static, Outcome>>,
     /// What is being worked on, since when it is in hand, to be spoken for while it lasts.
     in_work: Vec<(Subject, Instant)>,
     mode: Mode,
     /// How many batches in a row found the database away.
     outages: u32,
-    shop: Arc<Workshop<L>>,
+    context: Arc<MemberContext<L>>,
 }
 
 impl<L: Listener> Session<L> {
     /// Subscribes for what a pull brings. Asks for nothing yet.
-    pub(crate) async fn open(shop: Arc<Workshop<L>>, epoch: u64) -> anyhow::Result<Self> {
-        let (bus, stream) = (&shop.bus, <L::Events as EventSet>::STREAM.name);
+    pub(crate) async fn open(context: Arc<MemberContext<L>>, epoch: u64) -> anyhow::Result<Self> {
+        let (bus, stream) = (&context.bus, <L::Events as EventSet>::STREAM.name);
         Ok(Self {
             pull: Pull::open(&bus.client, &bus.api_of(stream), stream, L::QUEUE_GROUP).await?,
-            link: shop.bus.link(),
+            link: context.bus.link(),
             epoch,
             waiting: VecDeque::new(),
             working: None,
             in_work: Vec::new(),
             mode: Mode::Taking,
             outages: 0,
-            shop,
+            context,
         })
     }
 
@@ -122,9 +122,9 @@ impl<L: Listener> Session<L> {
             return;
         }
         let size = self.waiting.len().min(BATCH);
-        let batch: Vec<Held> = self.waiting.drain(..size).collect();
+        let batch: Vec<InFlight> = self.waiting.drain(..size).collect();
         self.in_work = batch.iter().map(|held| (held.reply.clone(), held.since)).collect();
-        self.working = Some(batch::settle(self.shop.clone(), batch, self.epoch).boxed());
+        self.working = Some(batch::settle(self.context.clone(), batch, self.epoch).boxed());
     }
 
     /// Whether the session has nothing left to do.
@@ -150,7 +150,7 @@ impl<L: Listener> Session<L> {
         }
         match self.mode {
             Mode::Taking | Mode::Paused(_) => {
-                let over = serves_again(self.shop.clone(), self.outages);
+                let over = serves_again(self.context.clone(), self.outages);
                 self.mode = Mode::Paused(over.boxed());
                 self.outages += 1;
             }
@@ -166,7 +166,7 @@ impl<L: Listener> Session<L> {
         match pulled {
             Pulled::Event(message) => {
                 let bare = is_bare(&message);
-                match Held::new(message, &self.shop.bus.jetstream) {
+                match InFlight::new(message, &self.context.bus.jetstream) {
                     Some(held) if bare && held.delivery <= BARE_DELIVERIES => {
                         debug!("passed over a message without its payload");
                     }
@@ -207,8 +207,9 @@ impl<L: Listener> Session<L> {
         let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
         // Most events are answered for long before; saying it of those too would be a message each.
         let lasting = in_hand.filter(|(_, since)| since.elapsed() >= PROGRESS);
-        if self.shop.bus.is_on(self.epoch) {
-            held::still_working(&self.shop.bus.client, lasting.map(|(reply, _)| reply)).await;
+        if self.context.bus.is_on(self.epoch) {
+            in_flight::still_working(&self.context.bus.client, lasting.map(|(reply, _)| reply))
+                .await;
         }
     }
 
@@ -217,10 +218,10 @@ impl<L: Listener> Session<L> {
         let waiting = self.waiting.drain(..).map(|held| held.reply);
         let replies: Vec<Subject> =
             self.in_work.drain(..).map(|(reply, _)| reply).chain(waiting).collect();
-        if !replies.is_empty() && self.shop.bus.is_on(self.epoch) {
+        if !replies.is_empty() && self.context.bus.is_on(self.epoch) {
             debug!(events = replies.len(), "giving events back");
             for reply in &replies {
-                held::give_back(&self.shop.bus.client, reply, Duration::ZERO).await;
+                in_flight::give_back(&self.context.bus.client, reply, Duration::ZERO).await;
             }
         }
     }
@@ -252,12 +253,12 @@ async fn paused(mode: &mut Mode) {
 /// Ready when the database writes again, and the attempts that its outage cut short are taken
 /// back. After `outages` without a batch between them that succeeded, not too soon: what answers
 /// may still be unable to serve.
-async fn serves_again<L: Listener>(shop: Arc<Workshop<L>>, outages: u32) {
+async fn serves_again<L: Listener>(context: Arc<MemberContext<L>>, outages: u32) {
     let mut backoff = Duration::from_millis(50) * 2_u32.pow(outages.min(5));
     loop {
         backoff = backoff.min(MAX_BACKOFF);
         sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
-        match shop.take_back().await {
+        match context.take_back().await {
             Ok(()) => return,
             Err(error) => debug!(%error, "the database is still away"),
         }

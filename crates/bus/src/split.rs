@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     attempts,
-    effect::{BEGIN, Decoded, EFFECT_TIMEOUT, Workshop},
+    effect::{BEGIN, Decoded, EFFECT_TIMEOUT, MemberContext},
     inbox::{self, Claim, Standing},
     listener::{Failure, Listener, Received},
 };
@@ -31,7 +31,7 @@ pub(crate) enum Verdict {
     /// It took effect before.
     Known,
     /// Its id is another event's: why it never can.
-    Usurped(String),
+    IdConflict(String),
     /// It failed, by itself.
     Failed(Failure),
     /// It took longer by itself than a piece may take.
@@ -40,7 +40,7 @@ pub(crate) enum Verdict {
     Untried,
 }
 
-impl<L: Listener> Workshop<L> {
+impl<L: Listener> MemberContext<L> {
     /// Tries events in pieces of a size, and in smaller ones what fails. When it returns, what has
     /// taken effect is committed. `counted` says that attempts were counted for them.
     ///
@@ -100,7 +100,7 @@ impl<L: Listener> Workshop<L> {
                 .collect::<Vec<_>>()
         };
         let taken = |at: usize| {
-            matches!(verdicts[at], Verdict::Effect | Verdict::Known | Verdict::Usurped(_))
+            matches!(verdicts[at], Verdict::Effect | Verdict::Known | Verdict::IdConflict(_))
         };
         let undone = ids(&|at| places.contains(&at) && !taken(at));
         if !undone.is_empty() {
@@ -127,7 +127,7 @@ impl<L: Listener> Workshop<L> {
             match standing {
                 Standing::New => places.push(at),
                 Standing::Known => verdicts[at] = Verdict::Known,
-                Standing::Usurped(reason) => verdicts[at] = Verdict::Usurped(reason),
+                Standing::IdConflict(reason) => verdicts[at] = Verdict::IdConflict(reason),
                 Standing::Twin(_) => {}
             }
         }

@@ -10,7 +10,7 @@ use tracing::{debug, error};
 use crate::{
     database_is_away,
     dead_letters::{self, Which},
-    effect::{Redrive, Workshop},
+    effect::{MemberContext, Redrive},
     inbox,
     listener::Listener,
 };
@@ -27,7 +27,7 @@ const COUNT_MEMBERS: Duration = Duration::from_secs(10);
 
 /// Tries redriven dead letters, deletes old inbox rows, counts dead letters and members.
 pub(crate) async fn tend<L: Listener>(
-    shop: Arc<Workshop<L>>,
+    context: Arc<MemberContext<L>>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let (mut redrive, mut prune) = (interval(REDRIVE_POLL), interval(PRUNE));
@@ -40,16 +40,16 @@ pub(crate) async fn tend<L: Listener>(
         let done = tokio::select! {
             () = shutdown.begun() => return Ok(()),
             _ = redrive.tick() => {
-                let done = redrive_all(&shop, &mut cut_short).await;
+                let done = redrive_all(&context, &mut cut_short).await;
                 if done.is_err() {
                     // Nobody knows how many there are.
                     metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(f64::NAN);
                 }
                 done
             }
-            _ = prune.tick() => forget_old(&shop).await,
+            _ = prune.tick() => forget_old(&context).await,
             _ = members.tick() => {
-                count_members(&shop).await;
+                count_members(&context).await;
                 Ok(())
             }
         };
@@ -66,22 +66,22 @@ pub(crate) async fn tend<L: Listener>(
 /// Tries every dead letter that waits for it. One that an outage cuts short stays in `cut_short`,
 /// to be given back once more when the database answers.
 async fn redrive_all<L: Listener>(
-    shop: &Workshop<L>,
+    context: &MemberContext<L>,
     cut_short: &mut Option<i64>,
 ) -> Result<(), sqlx::Error> {
     // A session that ended during an outage has left this to be done.
-    if shop.has_in_vain() {
-        shop.take_back().await?;
+    if context.has_interrupted() {
+        context.take_back().await?;
     }
     if let Some(id) = *cut_short {
         let redrive = async |connection: &mut PgConnection| {
             dead_letters::redrive(connection, Which::One(id)).await
         };
-        shop.pool.run(redrive).await?;
+        context.pool.run(redrive).await?;
         *cut_short = None;
     }
     loop {
-        match shop.redrive().await? {
+        match context.redrive().await? {
             Redrive::Tried => {}
             Redrive::NoneWaits => break,
             Redrive::CutShort(id) => {
@@ -92,25 +92,25 @@ async fn redrive_all<L: Listener>(
     }
     let count =
         async |connection: &mut PgConnection| dead_letters::count(connection, L::QUEUE_GROUP).await;
-    let count = shop.pool.run(count).await?;
+    let count = context.pool.run(count).await?;
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(count as f64);
     Ok(())
 }
 
-async fn forget_old<L: Listener>(shop: &Workshop<L>) -> Result<(), sqlx::Error> {
+async fn forget_old<L: Listener>(context: &MemberContext<L>) -> Result<(), sqlx::Error> {
     let expire = async |connection: &mut PgConnection| {
         inbox::empty_expired(&mut *connection).await?;
         inbox::drop_table_before(connection).await
     };
-    shop.pool.run(expire).await?;
+    context.pool.run(expire).await?;
     let prune = async |connection: &mut PgConnection| inbox::prune(connection, PRUNE_LIMIT).await;
-    while shop.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
+    while context.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
     Ok(())
 }
 
-async fn count_members<L: Listener>(shop: &Workshop<L>) {
-    match tokio::time::timeout(COUNT_MEMBERS, lease::holders(&shop.bus)).await {
+async fn count_members<L: Listener>(context: &MemberContext<L>) {
+    match tokio::time::timeout(COUNT_MEMBERS, lease::holders(&context.bus)).await {
         Ok(Ok(holders)) => {
             let group = |group: &String| group == L::QUEUE_GROUP;
             let members = holders.values().filter(|holder| holder.queue_groups.iter().any(group));

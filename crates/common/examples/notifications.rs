@@ -47,7 +47,7 @@ impl Event for NotificationSent {
     const SCHEMA_VERSION: u32 = 1;
     const SOURCE: &'static str = "/notifications";
 
-    fn about(&self) -> String {
+    fn entity_id(&self) -> String {
         self.ticket_id.to_string()
     }
 }
@@ -80,7 +80,7 @@ impl Listener for Tell {
         Ok(())
     }
 
-    fn committed(&self) {
+    fn after_commit(&self) {
         self.wake.wake();
     }
 }
@@ -111,13 +111,13 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         let bus = pod.connect(&settings.nats).await?;
         let lease = Lease::take(&bus, &pod.shutdown, "notifications", &[Tell::QUEUE_GROUP]).await?;
         let pool = database::connect(&settings.database, &pod.client_id).await?;
-        let unhurried = database::unhurried(&pool);
-        bus::migrate(&unhurried).await?;
+        let migration_pool = database::migration_pool(&pool);
+        bus::migrate(&migration_pool).await?;
         // A service of more than one table keeps migrations, as `orders` does.
         sqlx::raw_sql("create table if not exists notifications (ticket_id uuid, text text)")
-            .execute(&unhurried)
+            .execute(&migration_pool)
             .await?;
-        unhurried.close().await;
+        migration_pool.close().await;
 
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("database watch", watch);

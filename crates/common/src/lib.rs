@@ -3,7 +3,7 @@
 //! [`bus`].
 //!
 //! - [`events`]: the contract. One file an event family.
-//! - [`pod`]: configuration, telemetry, health, the HTTP stack.
+//! - [`pod`]: configuration, telemetry, health, the HTTP middleware.
 
 pub mod events;
 pub mod pod;

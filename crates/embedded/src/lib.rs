@@ -5,10 +5,10 @@
 //! - [`process`]: a child process that never outlives its parent.
 //! - [`python`]: programs from PyPI, fetched once.
 //! - [`small_disk`]: a disk that can be filled up.
-//! - [`Link`]: a TCP proxy that injects the faults of a network.
+//! - [`FaultProxy`]: a TCP proxy that injects the faults of a network.
 
 mod cache;
-pub mod link;
+pub mod fault_proxy;
 pub mod nats;
 pub mod ports;
 pub mod postgres;
@@ -20,7 +20,7 @@ mod unprivileged;
 
 use std::sync::Arc;
 
-pub use link::{Direction, Link};
+pub use fault_proxy::{Direction, FaultProxy};
 pub use nats::NatsServer;
 pub use postgres::Postgres;
 pub use small_disk::SmallDisk;

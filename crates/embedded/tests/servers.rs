@@ -11,7 +11,7 @@ use std::{
 
 use async_nats::jetstream;
 use embedded::{
-    Direction, Link, NatsServer, Postgres, ports,
+    Direction, FaultProxy, NatsServer, Postgres, ports,
     process::{Child, Command},
 };
 use sqlx::{Connection, PgConnection};
@@ -200,9 +200,9 @@ async fn a_link_that_is_cut_ends_its_connections_and_refuses_new_ones_until_mend
 }
 
 /// A link with one connection through it.
-async fn linked() -> (Link, TcpStream, TcpStream) {
+async fn linked() -> (FaultProxy, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let link = Link::to(listener.local_addr().unwrap().port()).await.unwrap();
+    let link = FaultProxy::to(listener.local_addr().unwrap().port()).await.unwrap();
     let client = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
     let (server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     (link, client, server)

@@ -7,7 +7,7 @@ use common::{
     bus::{BusError, pool::Pool},
     events::order::Payment,
     pod::{
-        chore::{self, Round},
+        periodic::{self, Batch},
         shutdown::Shutdown,
     },
 };
@@ -40,7 +40,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let failures = "Payments that could not be captured, each try.";
     metrics::describe_counter!("orders_capture_failures_total", failures);
-    chore::repeat("captures", EVERY, &pool, shutdown, |connection| {
+    periodic::repeat("captures", EVERY, &pool, shutdown, |connection| {
         capture(connection, provider.clone()).boxed()
     })
     .await
@@ -50,12 +50,12 @@ pub async fn run(
 async fn capture(
     connection: &mut PgConnection,
     provider: Arc<dyn Provider>,
-) -> Result<Round, BusError> {
+) -> Result<Batch, BusError> {
     let mut tx = connection.begin().await?;
     let payments = orders::lock_captures(&mut tx, BATCH).await?;
     if payments.is_empty() {
         tx.rollback().await?;
-        return Ok(Round::Done);
+        return Ok(Batch::Drained);
     }
     let taken = payments.len() as u64;
     let captures = payments.into_iter().map(|(order_id, payment)| {
@@ -68,7 +68,7 @@ async fn capture(
     orders::captured(&mut tx, &those(true).collect::<Vec<_>>()).await?;
     orders::capture_later(&mut tx, &those(false).collect::<Vec<_>>(), RETRY).await?;
     tx.commit().await?;
-    Ok(Round::of(taken, BATCH.unsigned_abs()))
+    Ok(Batch::of(taken, BATCH.unsigned_abs()))
 }
 
 /// Whether it was captured.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{
     bus::{BusError, outbox, pool::Pool, relay::Wake},
     pod::{
-        chore::{self, Round},
+        periodic::{self, Batch},
         shutdown::Shutdown,
     },
 };
@@ -15,7 +15,7 @@ use sqlx::{Connection, PgConnection};
 use tracing::info;
 
 use crate::{
-    order::{self, Command},
+    order::{self, Transition},
     store::orders,
 };
 
@@ -32,28 +32,28 @@ const BATCH: i64 = 500;
 pub async fn run(pool: Pool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
     let late = "How much later than at its time an order expired.";
     metrics::describe_histogram!("orders_expiry_delay_seconds", metrics::Unit::Seconds, late);
-    chore::repeat("expiry", EVERY, &pool, shutdown, |connection| {
+    periodic::repeat("expiry", EVERY, &pool, shutdown, |connection| {
         expire(connection, wake.clone()).boxed()
     })
     .await
 }
 
 /// One batch, in one transaction with its events.
-async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Round, BusError> {
+async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Batch, BusError> {
     let mut tx = connection.begin().await?;
     let now = orders::now(&mut tx).await?;
     let due = orders::lock_due(&mut tx, now, BATCH).await?;
     let expired: Vec<_> = due
         .iter()
-        .filter_map(|order| order::decide(order, Command::Expire, now).ok().flatten())
+        .filter_map(|order| order::decide(order, Transition::Expire, now).ok().flatten())
         .collect();
     if expired.is_empty() {
         tx.rollback().await?;
-        return Ok(Round::Done);
+        return Ok(Batch::Drained);
     }
     orders::save(&mut tx, &expired).await?;
-    let events = expired.iter().cloned().map(order::seal).collect::<Result<Vec<_>, _>>()?;
-    outbox::put_sealed(&mut tx, &events).await?;
+    let events = expired.iter().cloned().map(order::event).collect::<Result<Vec<_>, _>>()?;
+    outbox::put_prepared(&mut tx, &events).await?;
     tx.commit().await?;
     wake.wake();
     for (order, event) in expired.iter().zip(&events) {
@@ -64,5 +64,5 @@ async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Round, BusE
             "order expired",
         );
     }
-    Ok(Round::of(expired.len() as u64, BATCH.unsigned_abs()))
+    Ok(Batch::of(expired.len() as u64, BATCH.unsigned_abs()))
 }

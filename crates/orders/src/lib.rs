@@ -5,7 +5,7 @@
 //! - [`http`]: the API.
 //! - [`limit`]: how many tickets one buyer may have reserved at a time.
 //! - [`order`]: what can become of an order.
-//! - [`payment`]: what is asked of a payment provider, and a stand-in for one.
+//! - [`payment`]: what is asked of a payment provider, and a fake one.
 //! - [`expiry`], [`capture`]: what is done about orders that nobody asks for.
 //! - [`listener`]: what it does with an event about a ticket.
 //! - [`store`]: all SQL.
@@ -39,8 +39,8 @@ use common::{
 
 use http::Api;
 use limit::Limit;
-use listener::Tickets;
-use payment::{Provider, StandIn};
+use listener::TicketListener;
+use payment::{FakeProvider, Provider};
 use tracing::warn;
 
 /// The longest reservation: within it, a ticket that nobody pays for is nobody else's.
@@ -107,7 +107,7 @@ pub struct Settings {
 /// The service from its environment to its exit status.
 pub async fn main() -> ExitCode {
     match provision::asked() {
-        Some(settings) => provision::run::<Tickets>(settings).await,
+        Some(settings) => provision::run::<TicketListener>(settings).await,
         None => run(config::parse()).await,
     }
 }
@@ -141,12 +141,12 @@ async fn start(
     let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
     // Before the database: a duplicate should be turned away within a second or two.
-    let lease = Lease::take(&bus, &pod.shutdown, "orders", &[Tickets::QUEUE_GROUP]).await?;
+    let lease = Lease::take(&bus, &pod.shutdown, "orders", &[TicketListener::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
-    let unhurried = database::unhurried(&pool);
-    bus::migrate(&unhurried).await?;
-    store::migrate(&unhurried).await?;
-    unhurried.close().await;
+    let migration_pool = database::migration_pool(&pool);
+    bus::migrate(&migration_pool).await?;
+    store::migrate(&migration_pool).await?;
+    migration_pool.close().await;
 
     let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("database watch", watch);
@@ -156,10 +156,10 @@ async fn start(
     pod.shutdown.spawn("idempotency keys", keys);
     let expiry = expiry::run(pool.clone(), wake.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("expiry", expiry);
-    let provider: Arc<dyn Provider> = Arc::new(StandIn);
+    let provider: Arc<dyn Provider> = Arc::new(FakeProvider);
     let captures = capture::run(pool.clone(), provider.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("captures", captures);
-    let delivery = Delivery::new(Tickets, bus.clone(), pool.clone(), pod.shutdown.clone());
+    let delivery = Delivery::new(TicketListener, bus.clone(), pool.clone(), pod.shutdown.clone());
     pod.ready_once_joined(lease.clone(), delivery.spawn(lease.clone()));
 
     auth.spawn(&pod.health, &pod.shutdown);
@@ -170,7 +170,7 @@ async fn start(
     let unless_said = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };
     let limit = settings.reservations_per_buyer.unwrap_or(unless_said);
     let api = Api { pool: pool.clone(), wake, auth, provider, reservation, limit };
-    http.spawn(http::router(api, &settings.pod.http.stack()), &pod)?;
+    http.spawn(http::router(api, &settings.pod.http.middleware()), &pod)?;
     Ok(move || {
         Box::pin(async move {
             lease.release().await;

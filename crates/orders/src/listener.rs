@@ -31,9 +31,9 @@ impl TicketEvent {
 
 /// The member of `orders-service`.
 #[derive(Debug, Clone, Copy)]
-pub struct Tickets;
+pub struct TicketListener;
 
-impl Listener for Tickets {
+impl Listener for TicketListener {
     type Events = TicketEvent;
     const QUEUE_GROUP: &'static str = "orders-service";
 
@@ -50,7 +50,7 @@ impl Listener for Tickets {
                 processed_by: &received.client_id,
             })
             .collect();
-        tickets::keep_newest(tx, &copies).await?;
+        tickets::upsert_if_newer(tx, &copies).await?;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use common::{
     bus::{
         BusError,
-        outbox::{self, Sealed},
+        outbox::{self, OutboxEvent},
     },
     events::{
         money::Price,
@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 /// What somebody wants to become of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub enum Transition {
     /// Its buyer has paid for it.
     Pay(Payment),
     /// Its buyer does not want it any more.
@@ -86,20 +86,20 @@ pub fn reserve(
 /// When something else has become of it.
 pub fn decide(
     order: &Order,
-    command: Command,
+    command: Transition,
     now: OffsetDateTime,
 ) -> Result<Option<Order>, Refused> {
     use OrderStatus::{Cancelled, Completed, Expired, Reserved};
 
     let due = now >= order.expires_at;
     let (status, payment) = match (order.status, command) {
-        (Reserved, Command::Pay(payment)) if !due => (Completed, Some(payment)),
-        (Reserved, Command::Cancel) if !due => (Cancelled, None),
-        (Reserved, Command::Expire) if due => (Expired, None),
-        (Reserved, Command::Expire) => return Err(Refused::NotDue),
-        (Completed, Command::Pay(_))
-        | (Cancelled, Command::Cancel)
-        | (Expired, Command::Expire) => return Ok(None),
+        (Reserved, Transition::Pay(payment)) if !due => (Completed, Some(payment)),
+        (Reserved, Transition::Cancel) if !due => (Cancelled, None),
+        (Reserved, Transition::Expire) if due => (Expired, None),
+        (Reserved, Transition::Expire) => return Err(Refused::NotDue),
+        (Completed, Transition::Pay(_))
+        | (Cancelled, Transition::Cancel)
+        | (Expired, Transition::Expire) => return Ok(None),
         (Completed, _) => return Err(Refused::Completed),
         (Cancelled, _) => return Err(Refused::Cancelled),
         (Reserved | Expired, _) => return Err(Refused::Expired),
@@ -118,12 +118,12 @@ pub fn decide(
 ///
 /// # Errors
 /// When it does not serialize.
-pub fn seal(order: Order) -> Result<Sealed, BusError> {
+pub fn event(order: Order) -> Result<OutboxEvent, BusError> {
     match order.status {
-        OrderStatus::Reserved => outbox::seal(&OrderCreated(order)),
-        OrderStatus::Completed => outbox::seal(&OrderCompleted(order)),
-        OrderStatus::Cancelled => outbox::seal(&OrderCancelled(order)),
-        OrderStatus::Expired => outbox::seal(&OrderExpired(order)),
+        OrderStatus::Reserved => outbox::prepare(&OrderCreated(order)),
+        OrderStatus::Completed => outbox::prepare(&OrderCompleted(order)),
+        OrderStatus::Cancelled => outbox::prepare(&OrderCancelled(order)),
+        OrderStatus::Expired => outbox::prepare(&OrderExpired(order)),
     }
 }
 
@@ -143,10 +143,13 @@ mod tests {
 
     /// A command, and when it comes: before, at and after the end of the reservation, and in no order, as
     /// by clocks that are set back.
-    fn command() -> impl Strategy<Value = (Command, OffsetDateTime)> {
-        let payment = |reference| Command::Pay(Payment { amount: price(), reference });
-        let command =
-            prop_oneof!["[ab]".prop_map(payment), Just(Command::Cancel), Just(Command::Expire),];
+    fn command() -> impl Strategy<Value = (Transition, OffsetDateTime)> {
+        let payment = |reference| Transition::Pay(Payment { amount: price(), reference });
+        let command = prop_oneof![
+            "[ab]".prop_map(payment),
+            Just(Transition::Cancel),
+            Just(Transition::Expire),
+        ];
         (command, (-1_i64..=20).prop_map(|second| START + second.seconds()))
     }
 
@@ -164,8 +167,8 @@ mod tests {
                 prop_assert!(next.updated_at >= order.updated_at);
                 prop_assert_eq!(next.status == OrderStatus::Expired, now >= order.expires_at);
                 let paid_with = match command {
-                    Command::Pay(payment) => Some(payment),
-                    Command::Cancel | Command::Expire => None,
+                    Transition::Pay(payment) => Some(payment),
+                    Transition::Cancel | Transition::Expire => None,
                 };
                 prop_assert_eq!(next.status == OrderStatus::Completed, paid_with.is_some());
                 // All else is as it was.
@@ -184,9 +187,9 @@ mod tests {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
             for (command, now) in commands {
                 let wanted = match command {
-                    Command::Pay(_) => OrderStatus::Completed,
-                    Command::Cancel => OrderStatus::Cancelled,
-                    Command::Expire => OrderStatus::Expired,
+                    Transition::Pay(_) => OrderStatus::Completed,
+                    Transition::Cancel => OrderStatus::Cancelled,
+                    Transition::Expire => OrderStatus::Expired,
                 };
                 let decided = decide(&order, command, now);
                 prop_assert_eq!(decided == Ok(None), order.status == wanted);

@@ -48,16 +48,16 @@ pub trait Provider: Send + Sync + 'static {
 
 /// A provider that has nobody's money: it authorizes whatever it is asked to, but for two tokens.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct StandIn;
+pub struct FakeProvider;
 
-impl StandIn {
+impl FakeProvider {
     /// The token that is declined.
     pub const DECLINED: &'static str = "tok_declined";
     /// The token with which the provider cannot be reached.
     pub const UNREACHABLE: &'static str = "tok_unreachable";
 }
 
-impl Provider for StandIn {
+impl Provider for FakeProvider {
     fn authorize<'a>(
         &'a self,
         charge: Charge<'a>,

@@ -21,7 +21,7 @@ use common::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::stack::{DataDir, Stack};
+use crate::running::{DataDir, RunningSystem};
 
 /// How long NATS may take to answer at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,8 +97,8 @@ pub(crate) struct Connection {
 
 impl Options {
     /// What is up in the data folder.
-    pub(crate) fn stack(&self) -> anyhow::Result<Option<Stack>> {
-        Stack::load(&self.data.data_dir)
+    pub(crate) fn system(&self) -> anyhow::Result<Option<RunningSystem>> {
+        RunningSystem::load(&self.data.data_dir)
     }
 
     /// Connects, or says that NATS is not there.

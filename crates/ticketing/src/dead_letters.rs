@@ -16,7 +16,7 @@ use sqlx::{Connection, PgConnection};
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep};
 
-use crate::{out::say, stack::DataDir};
+use crate::{out::say, running::DataDir};
 
 /// How many are listed.
 const LISTED: i64 = 1000;

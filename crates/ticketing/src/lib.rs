@@ -3,7 +3,7 @@
 //! - `up`: everything, from nothing.
 //! - `publish`, `listen`: a publisher and a listener to play with.
 //! - `status`, `dead_letters`: what is going on, and what needs a person.
-//! - `stack`: how the tools find what `up` has started.
+//! - `running`: how the tools find what `up` has started.
 
 mod client;
 mod dead_letters;
@@ -11,7 +11,7 @@ mod listen;
 mod nkey;
 mod out;
 mod publish;
-mod stack;
+mod running;
 mod status;
 mod up;
 
@@ -77,10 +77,10 @@ pub async fn main() -> ExitCode {
         Command::Tickets(settings) => return tickets::run(settings).await,
         Command::Orders(settings) => return orders::run(settings).await,
         Command::TicketsProvision(settings) => {
-            return provision::run::<tickets::listener::Orders>(settings).await;
+            return provision::run::<tickets::listener::OrderListener>(settings).await;
         }
         Command::OrdersProvision(settings) => {
-            return provision::run::<orders::listener::Tickets>(settings).await;
+            return provision::run::<orders::listener::TicketListener>(settings).await;
         }
         Command::Nkey(options) => nkey::run(&options),
         Command::Up(options) => up::run(options).await,

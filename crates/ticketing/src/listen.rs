@@ -26,9 +26,9 @@ use tokio::time::sleep;
 
 use crate::{client, out::say};
 
-mod from;
+mod start_at;
 
-use from::From;
+use start_at::StartAt;
 
 /// What marks the consumers that are made here, and so are nobody else's.
 const MADE_HERE: (&str, &str) = ("made-by", "ticketing listen");
@@ -106,7 +106,7 @@ impl Events {
 
 /// Listens until a signal, anew after each `rs`.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let from = From::parse(&options.from).unwrap_or_else(|why| {
+    let from = StartAt::parse(&options.from).unwrap_or_else(|why| {
         eprintln!("error: --from: {why}");
         std::process::exit(config::EX_USAGE)
     });
@@ -121,7 +121,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 struct Listening {
     bus: Bus,
     options: Arc<Options>,
-    from: From,
+    from: StartAt,
     /// The newest event that was seen, to go on after should the consumer be lost.
     last: AtomicU64,
 }

@@ -148,14 +148,14 @@ impl Options {
             return Ok(PublishMessage::build().payload(self.payload.clone().into()));
         }
         let (ticket, now) = (self.ticket()?, OffsetDateTime::now_utc());
-        let sealed = match self.subject {
-            Subject::Created => envelope::seal(id, now, &TicketCreated(ticket))?,
-            Subject::Updated => envelope::seal(id, now, &TicketUpdated(ticket))?,
+        let encoded = match self.subject {
+            Subject::Created => envelope::encode(id, now, &TicketCreated(ticket))?,
+            Subject::Updated => envelope::encode(id, now, &TicketUpdated(ticket))?,
         };
         Ok(PublishMessage::build()
             .header("content-type", envelope::CONTENT_TYPE)
             .message_id(id.to_string())
-            .payload(sealed.into()))
+            .payload(encoded.into()))
     }
 
     /// The ticket of the payload, with what is missing made up.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{client, out::say, stack::Stack};
+use crate::{client, out::say, running::RunningSystem};
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
@@ -82,9 +82,9 @@ const COUNTED: i64 = 10_000;
 /// Shows it once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let connection = options.client.connect().await?;
-    let stack = options.client.stack()?;
+    let system = options.client.system()?;
     let url = without_passwords(&connection.url).into_owned();
-    let status = gather(&connection.bus, url, stack).await;
+    let status = gather(&connection.bus, url, system).await;
     connection.close().await;
     let status = status?;
     if options.json {
@@ -95,7 +95,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn gather(bus: &Bus, nats_url: String, stack: Option<Stack>) -> anyhow::Result<Status> {
+async fn gather(
+    bus: &Bus,
+    nats_url: String,
+    system: Option<RunningSystem>,
+) -> anyhow::Result<Status> {
     let mut streams = Vec::new();
     let mut found = bus.jetstream.streams();
     while let Some(info) = found.try_next().await.context("cannot list the streams")? {
@@ -130,14 +134,14 @@ async fn gather(bus: &Bus, nats_url: String, stack: Option<Stack>) -> anyhow::Re
         since: holder.since,
     });
     let mut databases = BTreeMap::new();
-    let stack = stack.map_or_else(Default::default, |stack| (stack.databases, stack.services));
-    for (name, url) in stack.0 {
+    let system = system.map_or_else(Default::default, |system| (system.databases, system.services));
+    for (name, url) in system.0 {
         let stream = if name == "tickets" { TICKETS.name } else { ORDERS.name };
         let status =
             database(&url, stream).await.with_context(|| format!("the database {name}"))?;
         databases.insert(name, status);
     }
-    Ok(Status { nats_url, services: stack.1, streams, members: members.collect(), databases })
+    Ok(Status { nats_url, services: system.1, streams, members: members.collect(), databases })
 }
 
 async fn database(url: &str, stream: &str) -> anyhow::Result<DatabaseStatus> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::{
     bus::{
-        outbox::{self, Sealed},
+        outbox::{self, OutboxEvent},
         pool::Pool,
         relay::Wake,
     },
@@ -24,7 +24,7 @@ use crate::store;
 /// The most tickets of one transaction: well above what arrives during one commit, and few enough
 /// that it stays a matter of milliseconds.
 const BATCH: usize = 256;
-/// How many tickets may wait. The HTTP stack's bound on requests is usually below.
+/// How many tickets may wait. The HTTP middleware's bound on requests is usually below.
 const WAITING: usize = 1_024;
 /// How many transactions may be under way: one collects rows while another waits for the disk.
 const COMMITTERS: usize = 2;
@@ -39,7 +39,7 @@ pub struct GroupCommit {
 #[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
-    event: Sealed,
+    event: OutboxEvent,
     answer: oneshot::Sender<Result<(), Problem>>,
 }
 
@@ -65,7 +65,7 @@ impl GroupCommit {
         let (answer, committed) = oneshot::channel();
         let created = TicketCreated(ticket);
         // Here, where the request's trace is the current one.
-        let event = outbox::seal(&created)?;
+        let event = outbox::prepare(&created)?;
         let id = event.id;
         let waiting = Waiting { ticket: created.0, event, answer };
         self.waiting.send(waiting).await.map_err(|_| lost())?;
@@ -99,7 +99,7 @@ async fn run(
 async fn commit(pool: &Pool, batch: &[Waiting]) -> Result<(), Problem> {
     pool.transaction(async |tx| {
         store::insert(tx, batch.iter().map(|waiting| &waiting.ticket)).await?;
-        outbox::put_sealed(tx, batch.iter().map(|waiting| &waiting.event)).await?;
+        outbox::put_prepared(tx, batch.iter().map(|waiting| &waiting.event)).await?;
         Ok(())
     })
     .await

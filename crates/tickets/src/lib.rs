@@ -33,7 +33,7 @@ use common::{
         provision,
     },
 };
-use listener::Orders;
+use listener::OrderListener;
 use sellers::Sellers;
 use tracing::warn;
 
@@ -87,7 +87,7 @@ pub struct Settings {
 /// The service from its environment to its exit status.
 pub async fn main() -> ExitCode {
     match provision::asked() {
-        Some(settings) => provision::run::<Orders>(settings).await,
+        Some(settings) => provision::run::<OrderListener>(settings).await,
         None => run(config::parse()).await,
     }
 }
@@ -113,12 +113,12 @@ async fn start(
 ) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
     let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
-    let lease = Lease::take(&bus, &pod.shutdown, "tickets", &[Orders::QUEUE_GROUP]).await?;
+    let lease = Lease::take(&bus, &pod.shutdown, "tickets", &[OrderListener::QUEUE_GROUP]).await?;
     let pool = database::connect(&settings.database, &pod.client_id).await?;
-    let unhurried = database::unhurried(&pool);
-    bus::migrate(&unhurried).await?;
-    store::migrate(&unhurried).await?;
-    unhurried.close().await;
+    let migration_pool = database::migration_pool(&pool);
+    bus::migrate(&migration_pool).await?;
+    store::migrate(&migration_pool).await?;
+    migration_pool.close().await;
 
     let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&TICKETS]);
     pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
@@ -128,15 +128,20 @@ async fn start(
     let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("idempotency keys", keys);
     // No gate: POSTs work without NATS.
-    Delivery::new(Orders::new(wake.clone()), bus.clone(), pool.clone(), pod.shutdown.clone())
-        .spawn(lease.clone());
+    Delivery::new(
+        OrderListener::new(wake.clone()),
+        bus.clone(),
+        pool.clone(),
+        pod.shutdown.clone(),
+    )
+    .spawn(lease.clone());
 
     sellers.auth.spawn(&pod.health, &pod.shutdown);
     if let Some(seller) = sellers.auth.always() {
         warn!(%seller, "AUTH is off: every ticket is this seller's");
     }
     let api = http::Api::start(pool.clone(), wake, sellers, &pod.shutdown);
-    http.spawn(http::router(api, &settings.pod.http.stack()), &pod)?;
+    http.spawn(http::router(api, &settings.pod.http.middleware()), &pod)?;
     Ok(move || {
         Box::pin(async move {
             lease.release().await;

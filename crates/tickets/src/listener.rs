@@ -46,11 +46,11 @@ impl OrderEvent {
 
 /// The member of `tickets-service`.
 #[derive(Debug, Clone)]
-pub struct Orders {
+pub struct OrderListener {
     wake: Wake,
 }
 
-impl Orders {
+impl OrderListener {
     /// A member that wakes the relay for the events that it causes.
     #[must_use]
     pub fn new(wake: Wake) -> Self {
@@ -58,7 +58,7 @@ impl Orders {
     }
 }
 
-impl Listener for Orders {
+impl Listener for OrderListener {
     type Events = OrderEvent;
     const QUEUE_GROUP: &'static str = "tickets-service";
 
@@ -68,15 +68,15 @@ impl Listener for Orders {
         batch: &[&Received<OrderEvent>],
     ) -> Result<(), Failure> {
         let orders: Vec<&Order> = batch.iter().map(|received| received.event.order()).collect();
-        store::keep_newest(tx, &orders).await?;
+        store::upsert_if_newer(tx, &orders).await?;
         let tickets: Vec<_> = orders.iter().map(|order| order.ticket_id).collect();
         let changed = store::hold(tx, &tickets).await?;
-        let events = changed.into_iter().map(|ticket| outbox::seal(&TicketUpdated(ticket)));
-        outbox::put_sealed(tx, &events.collect::<Result<Vec<_>, _>>()?).await?;
+        let events = changed.into_iter().map(|ticket| outbox::prepare(&TicketUpdated(ticket)));
+        outbox::put_prepared(tx, &events.collect::<Result<Vec<_>, _>>()?).await?;
         Ok(())
     }
 
-    fn committed(&self) {
+    fn after_commit(&self) {
         self.wake.wake();
     }
 }

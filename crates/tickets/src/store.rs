@@ -159,7 +159,7 @@ async fn try_change(
 ///
 /// # Errors
 /// When the database does.
-pub async fn keep_newest(tx: &mut PgConnection, orders: &[&Order]) -> Result<(), sqlx::Error> {
+pub async fn upsert_if_newer(tx: &mut PgConnection, orders: &[&Order]) -> Result<(), sqlx::Error> {
     // One state an order, because a statement may not change a row twice; and in the order of ids,
     // so that two batches with the same orders wait for one another and do not deadlock.
     sqlx::query(

@@ -60,7 +60,7 @@ const FIRST_TRY: Duration = Duration::from_secs(3);
     if holder.node.is_empty() { "(unknown)" } else { &holder.node },
     holder.since
 )]
-pub struct Registered {
+pub struct ClientIdInUse {
     /// Who holds it.
     pub holder: Holder,
 }
@@ -90,7 +90,7 @@ impl Lease {
     /// without.
     ///
     /// # Errors
-    /// [`Registered`] when another process lives under this id.
+    /// [`ClientIdInUse`] when another process lives under this id.
     pub async fn take(
         bus: &Bus,
         shutdown: &Shutdown,
@@ -114,7 +114,7 @@ impl Lease {
         };
         match timeout(FIRST_TRY, first).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) if error.is::<Registered>() => return Err(error),
+            Ok(Err(error)) if error.is::<ClientIdInUse>() => return Err(error),
             Ok(Err(error)) => warn!(error = format!("{error:#}"), "no lease on the client id yet"),
             Err(_) => warn!("NATS is away: no lease on the client id yet"),
         }
@@ -137,7 +137,7 @@ impl Lease {
             }
             match self.renew().await {
                 Ok(()) => {}
-                Err(error) if error.is::<Registered>() => return Err(error),
+                Err(error) if error.is::<ClientIdInUse>() => return Err(error),
                 Err(error) => debug!(error = format!("{error:#}"), "could not renew the lease"),
             }
         }
@@ -233,12 +233,12 @@ impl Lease {
     /// Whether the holder is gone, or its lease has ended.
     ///
     /// # Errors
-    /// [`Registered`] when it lives.
+    /// [`ClientIdInUse`] when it lives.
     async fn may_replace(&self, holder: Holder, revision: u64) -> anyhow::Result<bool> {
         let request = async_nats::Request::new().timeout(Some(ALIVE_TIMEOUT));
         let answer = self.bus.client.send_request(holder.alive_subject(), request).await;
         match answer.map_err(|error| (error.kind(), error)) {
-            Ok(_) => Err(Registered { holder }.into()),
+            Ok(_) => Err(ClientIdInUse { holder }.into()),
             Err((RequestErrorKind::NoResponders, _)) => {
                 info!(client.id = %holder.client_id, since = %holder.since, "the holder of the client id is dead, replacing it");
                 Ok(true)
@@ -251,7 +251,7 @@ impl Lease {
     /// Whether a holder that does not answer has not renewed its lease for as long as that lasts.
     ///
     /// # Errors
-    /// [`Registered`] when it has renewed it meanwhile, which the dead do not.
+    /// [`ClientIdInUse`] when it has renewed it meanwhile, which the dead do not.
     fn lease_has_ended(&self, holder: Holder, revision: u64) -> anyhow::Result<bool> {
         let waits_for = self.waits_for.borrow().clone();
         let known = waits_for.filter(|known| known.holder.process == holder.process);
@@ -265,7 +265,7 @@ impl Lease {
             return Ok(false);
         };
         if revision > known.revision {
-            return Err(Registered { holder }.into());
+            return Err(ClientIdInUse { holder }.into());
         }
         // The bucket forgets the lease before this, unless it was made with another age.
         Ok(known.found.elapsed() >= MAX_AGE)

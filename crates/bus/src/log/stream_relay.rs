@@ -22,7 +22,7 @@ use super::{
     wake::{self, NOTIFY_GAP, Woken},
 };
 use crate::{
-    connection::{Bus, Link},
+    connection::{Bus, ConnectionState},
     event::Stream,
     is_locked,
     pool::Pool,
@@ -175,7 +175,7 @@ impl StreamRelay {
     /// process commits.
     async fn wait_for_turn(
         &mut self,
-        link: &mut watch::Receiver<Link>,
+        link: &mut watch::Receiver<ConnectionState>,
     ) -> anyhow::Result<Option<Session>> {
         self.bus.connected().await;
         let mut session = Session::open(&self.pool).await?;
@@ -195,7 +195,7 @@ impl StreamRelay {
     /// Relays until the process stops or the connection to NATS has changed.
     async fn relay(
         &mut self,
-        link: &mut watch::Receiver<Link>,
+        link: &mut watch::Receiver<ConnectionState>,
         epoch: u64,
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {

@@ -39,7 +39,7 @@ async fn twenty_thousand_copies_of_one_message_are_one_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_different_messages_are_buried_many_at_once() {
+async fn twenty_thousand_different_messages_become_dead_letters_many_at_once() {
     let world = World::start().await;
     let garbage = (0..GARBAGE).map(|n| format!("{{no event {n}").into_bytes()).collect();
     let delay = delay_behind(&world, garbage).await;

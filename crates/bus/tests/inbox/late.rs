@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bus::shutdown::Shutdown;
-use embedded::{Direction, Link};
+use embedded::{Direction, FaultProxy};
 use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -19,12 +19,12 @@ const EVENTS: usize = 200;
 
 /// A link that is held, and until when.
 struct Held {
-    link: Link,
+    link: FaultProxy,
     until: Instant,
 }
 
 impl Held {
-    async fn release(self) -> Link {
+    async fn release(self) -> FaultProxy {
         sleep_until(self.until).await;
         self.link.release(Direction::ToClient).await;
         self.link
@@ -34,7 +34,7 @@ impl Held {
 /// A world with one member, whose link to the server holds back events that are on their way to it.
 async fn events_on_their_way() -> (World, Held, Shutdown) {
     let world = World::start().await;
-    let link = Link::to(world.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(world.nats.client_port()).await.unwrap();
     let member = world.member_at(link.port(), "old").await;
     until("it has asked for events", || async {
         world.group().await.is_some_and(|group| group.num_waiting > 0)

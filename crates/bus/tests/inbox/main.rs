@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod copies;
+mod id_conflicts;
 mod late;
 mod masses;
 mod migration;
 mod plans;
 mod releases;
 mod ring;
-mod usurpers;
 mod world;

@@ -31,7 +31,7 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masses_that_can_never_take_effect_are_buried_many_at_once() {
+async fn masses_that_can_never_take_effect_become_dead_letters_many_at_once() {
     let world = World::start().await;
     let undecodable: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{{n}").into_bytes()).collect();
     world.publish_bytes(undecodable).await;
@@ -44,8 +44,8 @@ async fn masses_that_can_never_take_effect_are_buried_many_at_once() {
     })
     .await;
     until("the good ones took effect", || async { world.effects().await == (1_360, 1_360) }).await;
-    let burials = world.number("select count(distinct xmin::text) from bus.dead_letters").await;
-    assert!(burials < 400, "{burials} transactions for 2,040 dead letters");
+    let commits = world.number("select count(distinct xmin::text) from bus.dead_letters").await;
+    assert!(commits < 400, "{commits} transactions for 2,040 dead letters");
     let tried_once = "select count(*) from bus.dead_letters where attempts = 1";
     assert_eq!(world.number(tried_once).await, 1_000, "a value that will not do is tried once");
 }

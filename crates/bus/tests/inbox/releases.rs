@@ -35,7 +35,7 @@ impl Event for ParcelLost {
     const STREAM: &'static Stream = &NEWER;
     const SCHEMA_VERSION: u32 = 1;
     const SOURCE: &'static str = "/parcels";
-    fn about(&self) -> String {
+    fn entity_id(&self) -> String {
         self.0.clone()
     }
 }
@@ -93,8 +93,8 @@ async fn until_the_filter_has(world: &World, subjects: usize) {
 async fn publish_lost(world: &World, events: usize) {
     for _ in 0..events {
         let event = ParcelLost("lost".to_owned());
-        let sealed = envelope::seal(Uuid::now_v7(), OffsetDateTime::now_utc(), &event).unwrap();
-        let message = PublishMessage::build().payload(sealed.into());
+        let encoded = envelope::encode(Uuid::now_v7(), OffsetDateTime::now_utc(), &event).unwrap();
+        let message = PublishMessage::build().payload(encoded.into());
         world.jetstream.send_publish("parcel:lost", message).await.unwrap().await.unwrap();
     }
 }

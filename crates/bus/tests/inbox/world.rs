@@ -46,7 +46,7 @@ impl Event for ParcelSent {
     const STREAM: &'static Stream = &PARCELS;
     const SCHEMA_VERSION: u32 = 1;
     const SOURCE: &'static str = "/parcels";
-    fn about(&self) -> String {
+    fn entity_id(&self) -> String {
         self.0.clone()
     }
 }
@@ -154,12 +154,12 @@ impl World {
 
     /// Publishes events, each with its id and name.
     pub(crate) async fn publish(&self, events: &[(Uuid, &str)]) {
-        let seal = |(id, name): &(Uuid, &str)| {
+        let encode = |(id, name): &(Uuid, &str)| {
             let event = ParcelSent((*name).to_owned());
             // The same event is the same bytes, however often it is published.
-            envelope::seal(*id, OffsetDateTime::UNIX_EPOCH, &event).unwrap().into_bytes()
+            envelope::encode(*id, OffsetDateTime::UNIX_EPOCH, &event).unwrap().into_bytes()
         };
-        self.publish_bytes(events.iter().map(seal).collect()).await;
+        self.publish_bytes(events.iter().map(encode).collect()).await;
     }
 
     /// Publishes bytes that may be anything.

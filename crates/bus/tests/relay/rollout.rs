@@ -16,14 +16,14 @@ use crate::world::{ParcelSent, World, until};
 
 /// A replica of the release before: commits these parcels' events, one a transaction.
 async fn write_as_before(pool: &PgPool, number: i64) {
-    let sealed = outbox::seal(&ParcelSent { number }).unwrap();
+    let event = outbox::prepare(&ParcelSent { number }).unwrap();
     let envelope =
-        bus::envelope::seal(sealed.id, time::OffsetDateTime::now_utc(), &ParcelSent { number });
+        bus::envelope::encode(event.id, time::OffsetDateTime::now_utc(), &ParcelSent { number });
     sqlx::query(
         "insert into bus.outbox (id, stream, subject, envelope)
          select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[])",
     )
-    .bind([sealed.id])
+    .bind([event.id])
     .bind(["PARCELS"])
     .bind(["parcel:sent"])
     .bind([envelope.unwrap()])

@@ -47,7 +47,7 @@ impl Event for ParcelSent {
     const SCHEMA_VERSION: u32 = 1;
     const SOURCE: &'static str = "/parcels";
 
-    fn about(&self) -> String {
+    fn entity_id(&self) -> String {
         self.number.to_string()
     }
 }
@@ -132,9 +132,11 @@ impl World {
 }
 
 pub(crate) async fn put(tx: &mut PgConnection, numbers: impl IntoIterator<Item = i64>) {
-    let sealed: Vec<_> =
-        numbers.into_iter().map(|number| outbox::seal(&ParcelSent { number }).unwrap()).collect();
-    outbox::put_sealed(tx, &sealed).await.unwrap();
+    let events: Vec<_> = numbers
+        .into_iter()
+        .map(|number| outbox::prepare(&ParcelSent { number }).unwrap())
+        .collect();
+    outbox::put_prepared(tx, &events).await.unwrap();
 }
 
 /// A relay in a runtime of its own. Dropped, it is gone in the middle of whatever it did.

@@ -34,7 +34,7 @@ macro_rules! events_of {
                 const SCHEMA_VERSION: u32 = $version;
                 const SOURCE: &'static str = $source;
 
-                fn about(&self) -> String {
+                fn entity_id(&self) -> String {
                     self.0.id.to_string()
                 }
             }

@@ -14,7 +14,7 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
-use super::{client_id::ClientId, http::StackSettings, secret::Secret};
+use super::{client_id::ClientId, http::MiddlewareSettings, secret::Secret};
 
 /// Who and where the process is, and how it speaks.
 #[derive(Debug, Clone, Args)]
@@ -85,10 +85,10 @@ pub struct HttpSettings {
 }
 
 impl HttpSettings {
-    /// What of them the stack takes.
+    /// The settings of the middleware.
     #[must_use]
-    pub fn stack(&self) -> StackSettings {
-        StackSettings {
+    pub fn middleware(&self) -> MiddlewareSettings {
+        MiddlewareSettings {
             concurrent: self.http_max_concurrent.get(),
             origins: self.cors_origins.clone(),
         }

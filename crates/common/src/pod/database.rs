@@ -54,7 +54,7 @@ pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyho
 /// A pool of one connection without a limit on its statements, for migrations: they may take long,
 /// and wait for another replica that runs them.
 #[must_use]
-pub fn unhurried(pool: &Pool) -> PgPool {
+pub fn migration_pool(pool: &Pool) -> PgPool {
     let options = PgConnectOptions::clone(&pool.connect_options())
         .options([("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")]);
     PgPoolOptions::new().max_connections(1).connect_lazy_with(options)

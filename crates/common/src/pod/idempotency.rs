@@ -14,8 +14,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    chore::{self, Round},
     page::bad_request,
+    periodic::{self, Batch},
     problem::Problem,
     shutdown::Shutdown,
 };
@@ -58,7 +58,7 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// A request that may be repeated.
 #[derive(Debug, Clone)]
-pub struct Keyed {
+pub struct IdempotentRequest {
     key: String,
     before: Option<String>,
     hash: [u8; 32],
@@ -106,7 +106,7 @@ pub enum Claim {
     Refused(Problem),
 }
 
-impl Keyed {
+impl IdempotentRequest {
     /// A request by its key, and by what tells it from another: its values, not its bytes, so that
     /// a client may write the same JSON differently.
     #[must_use]
@@ -167,7 +167,11 @@ impl Keyed {
     ///
     /// # Errors
     /// When the database does.
-    pub async fn keep(&self, tx: &mut PgConnection, answer: &Answer) -> Result<(), sqlx::Error> {
+    pub async fn store_answer(
+        &self,
+        tx: &mut PgConnection,
+        answer: &Answer,
+    ) -> Result<(), sqlx::Error> {
         sqlx::query(
             "insert into bus.idempotency_keys (key, request_hash, resource_id, answer)
              values ($1, $2, $3, $4)",
@@ -196,13 +200,13 @@ impl Keyed {
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
-    chore::repeat("idempotency keys", EVERY, &pool, shutdown, |connection| {
+    periodic::repeat("idempotency keys", EVERY, &pool, shutdown, |connection| {
         prune_batch(connection).boxed()
     })
     .await
 }
 
-async fn prune_batch(connection: &mut PgConnection) -> Result<Round, BusError> {
+async fn prune_batch(connection: &mut PgConnection) -> Result<Batch, BusError> {
     let pruned = sqlx::query(
         "delete from bus.idempotency_keys where key in (
              select key from bus.idempotency_keys where created_at < now() - $1
@@ -212,5 +216,5 @@ async fn prune_batch(connection: &mut PgConnection) -> Result<Round, BusError> {
     .bind(BATCH)
     .execute(connection)
     .await?;
-    Ok(Round::of(pruned.rows_affected(), BATCH.unsigned_abs()))
+    Ok(Batch::of(pruned.rows_affected(), BATCH.unsigned_abs()))
 }

@@ -3,7 +3,6 @@
 
 pub mod auth;
 pub mod body;
-pub mod chore;
 pub mod config;
 pub mod database;
 pub mod health;
@@ -11,6 +10,7 @@ pub mod http;
 pub mod idempotency;
 pub mod openapi;
 pub mod page;
+pub mod periodic;
 pub mod problem;
 pub mod process;
 pub mod provision;

@@ -44,7 +44,7 @@ pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
 }
 
 /// Adds what is true of every operation: the failures behind the API, and the headers that the
-/// stack puts on each answer.
+/// middleware puts on each answer.
 fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
     let errors = "Every error is a problem (RFC 9457) that names each field that was wrong.";
     description.info = InfoBuilder::new()

@@ -35,7 +35,7 @@ async fn a_poison_event_does_not_hold_back_its_neighbours() {
 async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
     let world = World::start().await;
     world.member::<0>().await;
-    let sealed = |change: &dyn Fn(&mut serde_json::Value)| {
+    let encoded = |change: &dyn Fn(&mut serde_json::Value)| {
         let mut envelope = serde_json::json!({
             "specversion": "1.0", "id": uuid::Uuid::now_v7(), "source": "/tickets",
             "type": "ticket:created", "time": "2026-01-01T00:00:00Z",
@@ -53,30 +53,30 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
     let cases = [
         ("\u{0}\u{1}".to_owned(), "not a CloudEvent"),
         ("{}".to_owned(), "missing field"),
-        (sealed(&|e| e["specversion"] = "2.0".into()), "specversion is \"2.0\""),
-        (sealed(&|e| e["type"] = "order:created".into()), "order:created"),
-        (sealed(&|e| e["dataschema"] = "x".into()), "dataschema"),
+        (encoded(&|e| e["specversion"] = "2.0".into()), "specversion is \"2.0\""),
+        (encoded(&|e| e["type"] = "order:created".into()), "order:created"),
+        (encoded(&|e| e["dataschema"] = "x".into()), "dataschema"),
         (
-            sealed(&|e| e["dataschema"] = "urn:ticketing:event:ticket:created:0".into()),
+            encoded(&|e| e["dataschema"] = "urn:ticketing:event:ticket:created:0".into()),
             "schema version 0, this listener knows 1",
         ),
-        (sealed(&|_| {}), "ticket:created: title: invalid type"),
-        (sealed(&|e| e["id"] = "x".into()), "UUID"),
-        (sealed(&|e| e["time"] = "0000-01-01T00:00:00Z".into()), "must be in the years 1 to 9999"),
-        (sealed(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 990_000)), "bytes, an event has"),
-        (sealed(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 201)), "ticket:created: title: "),
+        (encoded(&|_| {}), "ticket:created: title: invalid type"),
+        (encoded(&|e| e["id"] = "x".into()), "UUID"),
+        (encoded(&|e| e["time"] = "0000-01-01T00:00:00Z".into()), "must be in the years 1 to 9999"),
+        (encoded(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 990_000)), "bytes, an event has"),
+        (encoded(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 201)), "ticket:created: title: "),
         (
-            sealed(&|e| e["data"] = ticket("0000-01-01T00:00:00Z", 1)),
+            encoded(&|e| e["data"] = ticket("0000-01-01T00:00:00Z", 1)),
             "ticket:created: created_at: ",
         ),
         (
-            sealed(&|e| {
+            encoded(&|e| {
                 e["source"] = "/somebody".into();
                 e["data"] = ticket("2026-01-01T00:00:00Z", 1);
             }),
             "its source is \"/somebody\", expected \"/tickets\"",
         ),
-        (sealed(&|e| e["type"] = "x".repeat(9_000).into()), "its type \"xxx"),
+        (encoded(&|e| e["type"] = "x".repeat(9_000).into()), "its type \"xxx"),
     ];
     for (bytes, _) in &cases {
         world.publish_bytes(bytes.as_bytes()).await;

@@ -10,7 +10,7 @@ use common::{
     bus::pool::Pool,
     pod::{database, health::Health, shutdown::Shutdown},
 };
-use embedded::{Direction, Link, NatsServer, Postgres};
+use embedded::{Direction, FaultProxy, NatsServer, Postgres};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -22,7 +22,7 @@ async fn a_link_to_nats_that_falls_silent_in_one_direction_is_noticed_within_15_
     const NOTICED: Duration = Duration::from_secs(15);
     let nats = NatsServer::builder().start().await.unwrap();
     let noticed = async |direction| {
-        let link = Link::to(nats.client_port()).await.unwrap();
+        let link = FaultProxy::to(nats.client_port()).await.unwrap();
         let (bus, _shutdown) =
             connect(&format!("nats://127.0.0.1:{}", link.port()), "cut-off").await;
         bus.connected().await;
@@ -51,7 +51,7 @@ async fn ask(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 async fn connections_that_fall_silent_at_work_are_given_up_and_the_pool_is_whole_again() {
     let postgres = Postgres::builder().start().await.unwrap();
     let url = postgres.create_database("pool").await.unwrap();
-    let link = Link::to(postgres.port()).await.unwrap();
+    let link = FaultProxy::to(postgres.port()).await.unwrap();
     let pool =
         pool_of_two(&url.replace(&format!(":{}/", postgres.port()), &format!(":{}/", link.port())));
     let work = || async { while pool.run(ask).await.is_ok() {} };

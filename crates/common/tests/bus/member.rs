@@ -209,9 +209,9 @@ impl World {
             seller: None,
             hold: None,
         };
-        let sealed = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();
+        let encoded = envelope::encode(id, now, &TicketCreated(ticket)).unwrap();
         for _ in 0..copies {
-            self.publish_bytes(sealed.as_bytes()).await;
+            self.publish_bytes(encoded.as_bytes()).await;
         }
         id
     }

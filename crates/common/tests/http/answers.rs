@@ -1,7 +1,7 @@
 //! What answers say to caches and browsers.
 
 use axum::http::HeaderValue;
-use common::pod::http::{StackSettings, server::Bounds};
+use common::pod::http::{MiddlewareSettings, server::Bounds};
 
 use crate::{client::Client, service::Service};
 
@@ -45,7 +45,7 @@ async fn pages_of_the_origins_that_are_set_may_use_the_api_and_no_others() {
     assert_eq!(preflight(&mut none.client().await, front).await, (405, String::new()));
 
     let origins = vec![HeaderValue::from_static("https://tickets.example.com")];
-    let settings = StackSettings { origins, ..StackSettings::default() };
+    let settings = MiddlewareSettings { origins, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let mut client = service.client().await;
     assert_eq!(preflight(&mut client, front).await, (200, front.to_owned()));

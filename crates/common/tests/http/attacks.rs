@@ -1,6 +1,6 @@
 //! Clients that make the server wait: beside them, honest ones are answered.
 
-use common::pod::http::{BODY_TIMEOUT, StackSettings, server::Bounds};
+use common::pod::http::{BODY_TIMEOUT, MiddlewareSettings, server::Bounds};
 use futures::future::join_all;
 
 use crate::{
@@ -54,7 +54,7 @@ async fn beside_ten_times_as_many_half_heads_requests_are_answered() {
 
 #[tokio::test]
 async fn beside_ten_times_as_many_posts_without_their_body_requests_are_answered() {
-    let settings = StackSettings { concurrent: 2, ..StackSettings::default() };
+    let settings = MiddlewareSettings { concurrent: 2, ..MiddlewareSettings::default() };
     let bounds = Bounds { connections: ROOM, ..Bounds::default() };
     let service = Service::with(&settings, bounds);
     let mut kept = service.client().await;
@@ -88,7 +88,7 @@ async fn more_unread_answers_than_the_server_keeps_cost_the_oldest_their_connect
 
 #[tokio::test]
 async fn a_body_that_does_not_come_holds_no_place_and_is_answered_408() {
-    let settings = StackSettings { concurrent: 1, ..StackSettings::default() };
+    let settings = MiddlewareSettings { concurrent: 1, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let mut slow = service.client().await;
     slow.send(posting(BODY).trim_end_matches('}')).await;
@@ -182,7 +182,7 @@ async fn pipelined_requests_are_each_answered_in_their_order() {
 
 #[tokio::test]
 async fn a_client_that_asks_first_is_told_to_go_on_and_its_place_is_free_until_it_does() {
-    let settings = StackSettings { concurrent: 1, ..StackSettings::default() };
+    let settings = MiddlewareSettings { concurrent: 1, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let mut asks = service.client().await;
     let head =

@@ -1,4 +1,4 @@
-//! The HTTP server and its stack, against clients that mean well, clients that mean harm, and clients that
+//! The HTTP server and its middleware, against clients that mean well, clients that mean harm, and clients that
 //! are there when it stops. No database is needed for that.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]

@@ -1,4 +1,4 @@
-//! A small API behind the stack, on the real server, at a free port.
+//! A small API behind the middleware, on the real server, at a free port.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -14,9 +14,8 @@ use axum::{
 use common::pod::{
     body::Fields,
     http::{
-        Deadlines, StackSettings,
+        Deadlines, MiddlewareSettings, middleware,
         server::{self, Bounds},
-        stack,
     },
     problem::Problem,
     shutdown::Shutdown,
@@ -37,13 +36,13 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start() -> Self {
-        Self::with(&StackSettings::default(), Bounds::default())
+        Self::with(&MiddlewareSettings::default(), Bounds::default())
     }
 
     /// With room for so many connections.
     pub(crate) fn with_room(connections: usize) -> Self {
         let bounds = Bounds { connections, ..Bounds::default() };
-        Self::with(&StackSettings::default(), bounds)
+        Self::with(&MiddlewareSettings::default(), bounds)
     }
 
     /// Its clients have little time.
@@ -51,16 +50,16 @@ impl Service {
         let soon = Duration::from_millis(300);
         let deadlines = Deadlines { head: soon, answer: soon, idle: soon };
         let bounds = Bounds { deadlines, ..Bounds::default() };
-        Self::with(&StackSettings::default(), bounds)
+        Self::with(&MiddlewareSettings::default(), bounds)
     }
 
     /// It is given up after so long, and gives up before.
     pub(crate) fn stopping_within(stop_within: Duration) -> Self {
         let bounds = Bounds { stop_within, ..Bounds::default() };
-        Self::with(&StackSettings::default(), bounds)
+        Self::with(&MiddlewareSettings::default(), bounds)
     }
 
-    pub(crate) fn with(settings: &StackSettings, bounds: Bounds) -> Self {
+    pub(crate) fn with(settings: &MiddlewareSettings, bounds: Bounds) -> Self {
         let finish = Arc::new(Notify::new());
         let api = Router::new()
             .route("/things", post(create))
@@ -71,7 +70,7 @@ impl Service {
         let (shutdown, _) = Shutdown::new();
         let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
-        let serve = server::serve(listener, stack(api, settings), bounds, shutdown.clone());
+        let serve = server::serve(listener, middleware(api, settings), bounds, shutdown.clone());
         shutdown.spawn("http", serve);
         Self { address, shutdown, finish }
     }

@@ -7,7 +7,7 @@ use common::{
 };
 
 use super::{Api, change::change};
-use crate::order::Command;
+use crate::order::Transition;
 
 /// Cancel an order.
 ///
@@ -39,7 +39,7 @@ pub(super) async fn cancel(
     buyer: Caller,
     PathId(id): PathId,
 ) -> Result<Json<Order>, Problem> {
-    match change(&api, id, &buyer, Command::Cancel).await? {
+    match change(&api, id, &buyer, Transition::Cancel).await? {
         Ok(order) => Ok(Json(order)),
         Err(refused) => Err(Problem::new(StatusCode::CONFLICT, refused.to_string())),
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Api, no_order};
 use crate::{
-    order::{self, Command, Refused},
+    order::{self, Refused, Transition},
     store::orders,
 };
 
@@ -24,7 +24,7 @@ pub(super) async fn change(
     api: &Api,
     id: Uuid,
     buyer: &Caller,
-    command: Command,
+    command: Transition,
 ) -> Result<Result<Order, Refused>, Problem> {
     let change = async |tx: &mut PgConnection| {
         let Some(order) = orders::lock(tx, id, buyer.as_str()).await? else {
@@ -38,8 +38,8 @@ pub(super) async fn change(
             Err(refused) => return Ok(Err(refused)),
         };
         orders::save(tx, std::slice::from_ref(&next)).await?;
-        let event = order::seal(next.clone())?;
-        outbox::put_sealed(tx, [&event]).await?;
+        let event = order::event(next.clone())?;
+        outbox::put_prepared(tx, [&event]).await?;
         Ok(Ok((next, Some(event.id))))
     };
     let (next, event_id) = match api.pool.transaction(change).await? {

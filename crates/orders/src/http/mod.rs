@@ -17,7 +17,7 @@ use common::{
     events::asyncapi,
     pod::{
         auth::{self, Auth},
-        http::{StackSettings, stack},
+        http::{MiddlewareSettings, middleware},
         openapi,
         problem::Problem,
     },
@@ -49,8 +49,8 @@ impl FromRef<Api> for Auth {
     }
 }
 
-/// The API and its description, behind the stack of limits.
-pub fn router(api: Api, settings: &StackSettings) -> Router {
+/// The API and its description, behind the middleware.
+pub fn router(api: Api, settings: &MiddlewareSettings) -> Router {
     let (routes, mut description) = OpenApiRouter::new()
         .routes(routes!(reserve::reserve, list::list))
         .routes(routes!(read::read, cancel::cancel))
@@ -63,7 +63,7 @@ pub fn router(api: Api, settings: &StackSettings) -> Router {
     let about =
         "Orders: each reserves a ticket for one buyer, until it is paid, cancelled or expires.";
     let description = openapi::routes(description, "orders", about);
-    stack(routes.merge(description).merge(asyncapi::routes()), settings)
+    middleware(routes.merge(description).merge(asyncapi::routes()), settings)
 }
 
 /// 404, for somebody else's order as well.

@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use super::{Api, change::change, no_order};
 use crate::{
-    order::{self, Command},
+    order::{self, Transition},
     payment::{Charge, NotAuthorized},
     store::orders,
 };
 
 /// How long the provider may take to set an amount aside, and to give it back. Together with what a
-/// database that serves takes, below the HTTP stack's time for a whole request, so that what was
+/// database that serves takes, below the HTTP middleware's time for a whole request, so that what was
 /// decided is what is answered.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(5);
 const VOID_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const MAX_TOKEN: usize = 200;
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "token": "tok_visa" }))]
 pub(super) struct NewPayment {
-    /// The means of payment, as the provider has named it to the buyer. The stand-in takes any but
+    /// The means of payment, as the provider has named it to the buyer. The fake provider takes any but
     /// `tok_declined` and `tok_unreachable`.
     #[schema(min_length = 1, max_length = 200, pattern = "^[!-~]{1,200}$")]
     token: String,
@@ -105,7 +105,7 @@ pub(super) async fn pay(
     }
     let charge = Charge { order_id: id, amount: order.price, token: &token };
     let payment = authorize(&api, charge).await?;
-    match change(&api, id, &buyer, Command::Pay(payment.clone())).await {
+    match change(&api, id, &buyer, Transition::Pay(payment.clone())).await {
         Ok(Ok(paid)) => {
             // Another payment was faster; the same one again is what has paid for it.
             if paid.payment.as_ref() != Some(&payment) {
@@ -132,7 +132,7 @@ async fn payable(api: &Api, id: Uuid, buyer: &Caller) -> Result<Option<Order>, P
     };
     let Some((order, now)) = api.pool.run(find).await? else { return Ok(None) };
     let nothing = Payment { amount: order.price, reference: String::new() };
-    match order::decide(&order, Command::Pay(nothing), now) {
+    match order::decide(&order, Transition::Pay(nothing), now) {
         Ok(_) => Ok(Some(order)),
         Err(refused) => Err(Problem::new(StatusCode::CONFLICT, refused.to_string())),
     }

@@ -13,7 +13,7 @@ use common::{
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, Claim, Keyed},
+        idempotency::{self, Answer, Claim, IdempotentRequest},
         problem::Problem,
         trace::TraceContext,
     },
@@ -100,10 +100,11 @@ pub(super) async fn reserve(
 ) -> Result<Response, Problem> {
     let key = idempotency::key(&headers)?;
     let NewOrder { ticket_id } = NewOrder::parse(fields)?;
-    let keyed = key.map(|key| Keyed::new(buyer.own_key(&key), &ticket_id.to_string()));
+    let request =
+        key.map(|key| IdempotentRequest::new(buyer.own_key(&key), &ticket_id.to_string()));
 
     let make =
-        async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id, keyed.as_ref()).await;
+        async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id, request.as_ref()).await;
     let (answer, event_id) = match api.pool.transaction(make).await? {
         Made::Now(answer, event_id) => (answer, event_id),
         Made::Before(answer) => return Ok(answer.replayed(PATH)),
@@ -132,10 +133,10 @@ async fn make(
     api: &Api,
     buyer: &Caller,
     ticket_id: Uuid,
-    keyed: Option<&Keyed>,
+    request: Option<&IdempotentRequest>,
 ) -> Result<Made, Problem> {
-    if let Some(keyed) = keyed {
-        match keyed.claim(tx).await? {
+    if let Some(request) = request {
+        match request.claim(tx).await? {
             Claim::New => {}
             Claim::Answered(answer) => return Ok(Made::Before(answer)),
             Claim::Refused(problem) => return Err(problem),
@@ -151,10 +152,10 @@ async fn make(
     }
     let body = serde_json::to_string(&order).map_err(|error| Problem::internal(&error.into()))?;
     let answer = Answer { resource_id: order.id, body };
-    let event = order::seal(order)?;
-    outbox::put_sealed(tx, [&event]).await?;
-    if let Some(keyed) = keyed {
-        keyed.keep(tx, &answer).await?;
+    let event = order::event(order)?;
+    outbox::put_prepared(tx, [&event]).await?;
+    if let Some(request) = request {
+        request.store_answer(tx, &answer).await?;
     }
     Ok(Made::Now(answer, event.id))
 }

@@ -37,7 +37,10 @@ pub struct Copied<'a> {
 ///
 /// # Errors
 /// When the database does.
-pub async fn keep_newest(tx: &mut PgConnection, copies: &[Copied<'_>]) -> Result<(), sqlx::Error> {
+pub async fn upsert_if_newer(
+    tx: &mut PgConnection,
+    copies: &[Copied<'_>],
+) -> Result<(), sqlx::Error> {
     let column = |of: fn(&Copied<'_>) -> OffsetDateTime| copies.iter().map(of).collect::<Vec<_>>();
     // One state a ticket, because a statement may not change a row twice; and in the order of
     // ids, so that two batches with the same tickets wait for one another and do not deadlock.

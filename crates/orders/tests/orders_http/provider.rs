@@ -7,7 +7,7 @@ use std::sync::{
 
 use common::events::{money::Price, order::Payment};
 use futures::future::{BoxFuture, FutureExt};
-use orders::payment::{Charge, NotAuthorized, Provider, StandIn};
+use orders::payment::{Charge, FakeProvider, NotAuthorized, Provider};
 use sqlx::PgPool;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
@@ -26,7 +26,7 @@ pub(crate) enum Call {
     Voided(String),
 }
 
-/// Authorizes as the stand-in does.
+/// Authorizes as the fake provider does.
 pub(crate) struct Recorder {
     pool: PgPool,
     calls: Mutex<Vec<Call>>,
@@ -92,7 +92,7 @@ impl Provider for Recorder {
         charge: Charge<'a>,
     ) -> BoxFuture<'a, Result<Payment, NotAuthorized>> {
         async move {
-            let payment = StandIn.authorize(charge).await?;
+            let payment = FakeProvider.authorize(charge).await?;
             let (order, amount) = (charge.order_id, charge.amount);
             let reference = payment.reference.clone();
             self.note(Call::Authorized { order, amount, reference });

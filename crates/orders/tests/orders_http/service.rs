@@ -19,7 +19,7 @@ use common::{
     pod::{
         auth::{Auth, AuthSettings, Scheme},
         http::{
-            StackSettings,
+            MiddlewareSettings,
             server::{self, Bounds},
         },
         shutdown::Shutdown,
@@ -59,7 +59,7 @@ fn start(api: Api) -> String {
     let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let (shutdown, _) = Shutdown::new();
-    let router = router(api, &StackSettings::default());
+    let router = router(api, &MiddlewareSettings::default());
     tokio::spawn(server::serve(listener, router, Bounds::default(), shutdown));
     base
 }
@@ -155,7 +155,7 @@ impl Service {
         };
         let copy = Copied { ticket: &ticket, event_id: Uuid::now_v7(), processed_by: "orders-0" };
         let mut connection = self.pool.acquire().await.unwrap();
-        tickets::keep_newest(&mut connection, &[copy]).await.unwrap();
+        tickets::upsert_if_newer(&mut connection, &[copy]).await.unwrap();
     }
 
     /// Moves the end of an order's reservation to a moment ago.

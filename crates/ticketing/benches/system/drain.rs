@@ -133,8 +133,8 @@ async fn publish(system: &System, tickets: &[Ticket]) {
     let confirmations = stream::iter(tickets).map(async |ticket| {
         let id = Uuid::now_v7();
         let event = TicketCreated(ticket.clone());
-        let sealed = envelope::seal(id, OffsetDateTime::now_utc(), &event).unwrap();
-        let message = PublishMessage::build().message_id(id.to_string()).payload(sealed.into());
+        let encoded = envelope::encode(id, OffsetDateTime::now_utc(), &event).unwrap();
+        let message = PublishMessage::build().message_id(id.to_string()).payload(encoded.into());
         jetstream.send_publish("ticket:created", message).await.unwrap().await.unwrap();
     });
     confirmations.buffer_unordered(512).collect::<()>().await;

@@ -33,10 +33,11 @@ pub(crate) async fn run() {
     first.child.kill().await;
     for batch in 0..EVENTS / IN_ONE_TRANSACTION {
         let numbers = batch * IN_ONE_TRANSACTION..(batch + 1) * IN_ONE_TRANSACTION;
-        let events: Vec<_> =
-            numbers.map(|number| outbox::seal(&TicketCreated(ticket(number))).unwrap()).collect();
+        let events: Vec<_> = numbers
+            .map(|number| outbox::prepare(&TicketCreated(ticket(number))).unwrap())
+            .collect();
         let mut tx = system.tickets_db.begin().await.unwrap();
-        outbox::put_sealed(&mut tx, &events).await.unwrap();
+        outbox::put_prepared(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
     }
     let tickets = system.service("tickets", "tickets-1").await;

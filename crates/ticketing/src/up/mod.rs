@@ -28,7 +28,7 @@ use self::{
     service::{Service, Up},
     view::View,
 };
-use crate::stack::{DataDir, Stack};
+use crate::running::{DataDir, RunningSystem};
 
 /// The ports that people know: the first of the services' HTTP, NATS, and its monitoring.
 const HTTP_PORT: u16 = 3000;
@@ -112,7 +112,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
     let servers = servers.inspect_err(|_| view.close())?;
     let services = services(&options, &servers, &view)?;
-    let stack = Stack {
+    let system = RunningSystem {
         pid: std::process::id(),
         nats_url: servers.nats_url.clone(),
         monitor_url: servers.monitor_url.clone(),
@@ -120,10 +120,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         // Each comes in as it is up.
         services: BTreeMap::new(),
     };
-    stack.save(&folder.root)?;
-    show_addresses(&view, &options, &folder, &stack);
-    let ended = run_services(services, servers, stack, &folder, &view, &mut stop_wanted).await;
-    Stack::remove(&folder.root);
+    system.save(&folder.root)?;
+    show_addresses(&view, &options, &folder, &system);
+    let ended = run_services(services, servers, system, &folder, &view, &mut stop_wanted).await;
+    RunningSystem::remove(&folder.root);
     view.close();
     view.print(&format!("Stopped. The tickets stay in {}.", options.data.data_dir.display()));
     ended
@@ -152,7 +152,7 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
 async fn run_services(
     services: Vec<Service>,
     servers: Servers,
-    mut stack: Stack,
+    mut system: RunningSystem,
     folder: &Arc<Folder>,
     view: &Arc<View>,
     stop_wanted: &mut Signals,
@@ -164,18 +164,19 @@ async fn run_services(
     for service in services {
         let (folder, view) = (folder.clone(), view.clone());
         let (up, stop) = (up.clone(), stop_services.clone());
-        running.spawn(service::keep(service, folder, view, up, stop));
+        running.spawn(service::supervise(service, folder, view, up, stop));
     }
-    let servers = tokio::spawn(servers.keep(folder.clone(), view.clone(), stop_servers.clone()));
+    let servers =
+        tokio::spawn(servers.supervise(folder.clone(), view.clone(), stop_servers.clone()));
     let mut tick = interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = stop_wanted.next() => break,
             Some(Up { name, port }) = is_up.recv() => {
-                let before = stack.services.insert(name, format!("http://127.0.0.1:{port}"));
-                stack.save(&folder.root)?;
-                if before.is_none() && stack.services.len() == expected {
-                    show_what_to_try(view, &stack.services[TICKETS], &stack.services[ORDERS]);
+                let before = system.services.insert(name, format!("http://127.0.0.1:{port}"));
+                system.save(&folder.root)?;
+                if before.is_none() && system.services.len() == expected {
+                    show_what_to_try(view, &system.services[TICKETS], &system.services[ORDERS]);
                 }
             }
             _ = tick.tick() => view.tick(),
@@ -194,11 +195,11 @@ async fn run_services(
     }
 }
 
-fn show_addresses(view: &View, options: &Options, folder: &Folder, stack: &Stack) {
-    let monitor = stack.monitor_url.as_deref().map(|url| format!(", monitoring {url}"));
-    let nats = without_passwords(&stack.nats_url);
+fn show_addresses(view: &View, options: &Options, folder: &Folder, system: &RunningSystem) {
+    let monitor = system.monitor_url.as_deref().map(|url| format!(", monitoring {url}"));
+    let nats = without_passwords(&system.nats_url);
     view.print(&format!("NATS      {nats}{}", monitor.unwrap_or_default()));
-    let postgres = stack.databases.iter().map(|(name, url)| (name, without_passwords(url)));
+    let postgres = system.databases.iter().map(|(name, url)| (name, without_passwords(url)));
     for (name, url) in postgres {
         view.print(&format!("Postgres  {url}  for {name}"));
     }

@@ -79,17 +79,22 @@ impl Servers {
     }
 
     /// Starts a server again whenever it ends, until `stop`; then stops both, NATS first.
-    pub(super) async fn keep(self, folder: Arc<Folder>, view: Arc<View>, stop: CancellationToken) {
+    pub(super) async fn supervise(
+        self,
+        folder: Arc<Folder>,
+        view: Arc<View>,
+        stop: CancellationToken,
+    ) {
         let nats = async {
             if let Some(mut nats) = self.nats {
-                keep(&mut nats, &folder, &view, &stop).await;
+                supervise(&mut nats, &folder, &view, &stop).await;
                 nats.stop().await;
                 folder.remove_pid(NatsServer::NAME);
             }
         };
         let postgres = async {
             if let Some(mut postgres) = self.postgres {
-                keep(&mut postgres, &folder, &view, &stop).await;
+                supervise(&mut postgres, &folder, &view, &stop).await;
                 postgres.stop().await;
                 folder.remove_pid(Postgres::NAME);
             }
@@ -156,7 +161,12 @@ macro_rules! server {
 server!(NatsServer, "nats");
 server!(Postgres, "postgres");
 
-async fn keep<S: Server>(server: &mut S, folder: &Folder, view: &View, stop: &CancellationToken) {
+async fn supervise<S: Server>(
+    server: &mut S,
+    folder: &Folder,
+    view: &View,
+    stop: &CancellationToken,
+) {
     loop {
         if let Some(pid) = server.pid() {
             folder.write_pid(S::NAME, pid);

@@ -55,7 +55,7 @@ pub(super) struct Up {
 }
 
 /// Runs the process until `stop`, then stops it in good order. Says each time that it is up.
-pub(super) async fn keep(
+pub(super) async fn supervise(
     mut service: Service,
     folder: Arc<Folder>,
     view: Arc<View>,

@@ -19,13 +19,13 @@ use common::{
 };
 use embedded::Postgres;
 use orders::{
-    listener::{TicketEvent, Tickets},
-    order::{self, Command},
+    listener::{TicketEvent, TicketListener},
+    order::{self, Transition},
     store::{orders as store, reservations},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use sqlx::PgPool;
-use tickets::listener::{OrderEvent, Orders};
+use tickets::listener::{OrderEvent, OrderListener};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -105,10 +105,10 @@ impl World {
             Step::Pay(which) => {
                 let reference = Uuid::now_v7().to_string();
                 let payment = Payment { amount: "20".parse().unwrap(), reference };
-                self.command(which, Command::Pay(payment), false).await;
+                self.command(which, Transition::Pay(payment), false).await;
             }
-            Step::Cancel(which) => self.command(which, Command::Cancel, false).await,
-            Step::Expire(which) => self.command(which, Command::Expire, true).await,
+            Step::Cancel(which) => self.command(which, Transition::Cancel, false).await,
+            Step::Expire(which) => self.command(which, Transition::Expire, true).await,
             Step::Deliver { which, again } if !self.under_way.is_empty() => {
                 let at = which % self.under_way.len();
                 let event = self.under_way.swap_remove(at);
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    async fn command(&mut self, which: usize, command: Command, when_due: bool) {
+    async fn command(&mut self, which: usize, command: Transition, when_due: bool) {
         if self.orders.is_empty() {
             return;
         }
@@ -162,11 +162,11 @@ impl World {
                     1 => TicketEvent::Created(TicketCreated(ticket)),
                     _ => TicketEvent::Updated(TicketUpdated(ticket)),
                 };
-                handle(&self.orders_db, &Tickets, event).await;
+                handle(&self.orders_db, &TicketListener, event).await;
             }
             Event::Order(order) => {
                 let event = OrderEvent::Created(OrderCreated(order));
-                handle(&self.tickets_db, &Orders::new(Wake::default()), event).await;
+                handle(&self.tickets_db, &OrderListener::new(Wake::default()), event).await;
                 let told: Vec<String> =
                     sqlx::query_scalar("delete from bus.log returning envelope")
                         .fetch_all(&self.tickets_db)

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use embedded::{Direction, Link};
+use embedded::{Direction, FaultProxy};
 use sqlx::{Connection, PgConnection};
 
 use crate::harness::{System, until};
@@ -11,7 +11,7 @@ use crate::harness::{System, until};
 #[tokio::test]
 async fn a_replica_killed_between_commit_and_ack_has_its_event_redelivered_to_one_effect() {
     let system = System::start().await;
-    let link = Link::to(system.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let tickets = system.tickets().await;
     let mut first = system.orders_through("orders-1", link.port()).await;
     // From here on the replica hears the server, but the server hears no ack.
@@ -57,7 +57,7 @@ async fn a_replica_killed_before_its_commit_has_its_event_redelivered_to_another
 #[tokio::test]
 async fn tickets_killed_between_commit_and_publish_publishes_after_its_restart() {
     let system = System::start().await;
-    let link = Link::to(system.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut tickets = system.tickets_through(link.port()).await;
     let _orders = system.orders("orders-1").await;
     link.cut().await;
@@ -74,7 +74,7 @@ async fn tickets_killed_between_commit_and_publish_publishes_after_its_restart()
 #[tokio::test]
 async fn tickets_killed_between_puback_and_mark_publishes_again_to_one_effect() {
     let system = System::start().await;
-    let link = Link::to(system.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut tickets = system.tickets_through(link.port()).await;
     let _orders = system.orders("orders-1").await;
     // From here on the stream hears the relay, but the relay hears no confirmation.

@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use embedded::{
-    Link, ports,
+    FaultProxy, ports,
     process::{Child, Command},
 };
 use tempfile::TempDir;
@@ -90,7 +90,7 @@ async fn a_second_process_with_a_client_id_is_turned_away_and_a_dead_ones_id_is_
 #[tokio::test]
 async fn a_replica_whose_machine_vanished_is_replaced_when_its_lease_has_ended() {
     let system = System::start().await;
-    let link = Link::to(system.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut first = system.orders_through("orders-1", link.port()).await;
     // NATS hears nothing of the end.
     link.vanish().await;
@@ -114,7 +114,7 @@ async fn a_replica_whose_machine_vanished_is_replaced_when_its_lease_has_ended()
 async fn tickets_serves_and_publishes_while_the_lease_of_a_silent_predecessor_lasts() {
     let system = System::start().await;
     let _orders = system.orders("orders-1").await;
-    let link = Link::to(system.nats.client_port()).await.unwrap();
+    let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut first = system.tickets_through(link.port()).await;
     link.vanish().await;
     first.child.kill().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use embedded::{Direction, Link};
+use embedded::{Direction, FaultProxy};
 use reqwest::StatusCode;
 use tokio::{
     task::JoinSet,
@@ -17,9 +17,9 @@ const SERVES_AGAIN: Duration = Duration::from_secs(10);
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
 /// A link to Postgres, and the settings of a service that goes through it.
-async fn link(system: &System, database: &str) -> (Link, (&'static str, String)) {
+async fn link(system: &System, database: &str) -> (FaultProxy, (&'static str, String)) {
     let port = system.postgres.port();
-    let link = Link::to(port).await.unwrap();
+    let link = FaultProxy::to(port).await.unwrap();
     let through =
         system.postgres.url(database).replace(&format!(":{port}/"), &format!(":{}/", link.port()));
     (link, ("DATABASE_URL", through))

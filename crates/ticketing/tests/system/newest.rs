@@ -28,13 +28,13 @@ fn ticket(id: Uuid, version: i32) -> Ticket {
 }
 
 /// An event's subject and envelope.
-fn sealed(id: Uuid, ticket: Ticket) -> (&'static str, String) {
+fn encoded(id: Uuid, ticket: Ticket) -> (&'static str, String) {
     let now = OffsetDateTime::now_utc();
     if ticket.version == 1 {
-        let created = envelope::seal(id, now, &TicketCreated(ticket)).unwrap();
+        let created = envelope::encode(id, now, &TicketCreated(ticket)).unwrap();
         return (TicketCreated::SUBJECT, created);
     }
-    (TicketUpdated::SUBJECT, envelope::seal(id, now, &TicketUpdated(ticket)).unwrap())
+    (TicketUpdated::SUBJECT, envelope::encode(id, now, &TicketUpdated(ticket)).unwrap())
 }
 
 /// Publishes without a `Nats-Msg-Id`, so that the stream recognizes no repetition.
@@ -62,7 +62,7 @@ async fn versions_that_come_in_any_order_end_in_the_newest() {
     // One after the other through two replicas, each in batches of its own.
     for place in 0..3 {
         for (ticket_id, order) in tickets.iter().zip(&orders) {
-            publish(&system, sealed(Uuid::now_v7(), ticket(*ticket_id, order[place]))).await;
+            publish(&system, encoded(Uuid::now_v7(), ticket(*ticket_id, order[place]))).await;
         }
     }
     system.group_is_quiet().await;
@@ -75,7 +75,7 @@ async fn versions_that_come_in_any_order_end_in_the_newest() {
     let tickets: Vec<Uuid> = orders.iter().map(|_| Uuid::now_v7()).collect();
     for (ticket_id, order) in tickets.iter().zip(&orders) {
         for version in order {
-            publish(&system, sealed(Uuid::now_v7(), ticket(*ticket_id, *version))).await;
+            publish(&system, encoded(Uuid::now_v7(), ticket(*ticket_id, *version))).await;
         }
     }
     replica.child.resume();
@@ -94,7 +94,7 @@ async fn an_event_that_is_delivered_ten_times_takes_effect_once() {
     let (one, _other) = tokio::join!(system.orders("orders-1"), system.orders("orders-2"));
     let (event, ticket_id) = (Uuid::now_v7(), Uuid::now_v7());
     // The same to the byte: other bytes with this id would be another event.
-    let message = sealed(event, ticket(ticket_id, 1));
+    let message = encoded(event, ticket(ticket_id, 1));
     for _ in 0..5 {
         publish(&system, message.clone()).await;
     }
@@ -126,7 +126,7 @@ async fn orders_shows_its_copies_page_by_page_and_refuses_what_it_cannot_read() 
     let orders = system.orders("orders-1").await;
     let tickets: Vec<Uuid> = (0..5).map(|_| Uuid::now_v7()).collect();
     for id in &tickets {
-        publish(&system, sealed(Uuid::now_v7(), ticket(*id, 1))).await;
+        publish(&system, encoded(Uuid::now_v7(), ticket(*id, 1))).await;
     }
     system.group_is_quiet().await;
     let get = async |path: &str| {

@@ -1,6 +1,6 @@
 //! A ticket's way through an order, in both services: reserved and locked, then free again or sold.
 
-use embedded::Link;
+use embedded::FaultProxy;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
@@ -147,7 +147,7 @@ async fn what_came_due_while_no_replica_was_there_expires_once_when_one_is() {
 #[tokio::test]
 async fn a_database_that_vanished_without_a_word_holds_up_no_expiry_once_it_is_back() {
     let mut system = System::start().await;
-    let database = Link::to(system.postgres.port()).await.unwrap();
+    let database = FaultProxy::to(system.postgres.port()).await.unwrap();
     let tickets = system.tickets().await;
     let through = system
         .postgres

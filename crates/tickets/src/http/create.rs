@@ -12,7 +12,7 @@ use common::{
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, Claim, Keyed},
+        idempotency::{self, Answer, Claim, IdempotentRequest},
         problem::Problem,
         trace::TraceContext,
     },
@@ -79,8 +79,9 @@ pub(super) async fn create(
         None => without_key(&api, new.into_ticket(&seller)).await?,
         Some(key) => {
             // A client may repeat what it has sent before the upgrade.
-            let keyed = Keyed::new(seller.own_key(&key), &new.canonical()).or_before(key);
-            match with_key(&api, &keyed, new, &seller).await? {
+            let request =
+                IdempotentRequest::new(seller.own_key(&key), &new.canonical()).or_before(key);
+            match with_key(&api, &request, new, &seller).await? {
                 Made::Now(created, event_id) => (created, event_id),
                 Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),
             }
@@ -113,14 +114,14 @@ enum Made {
 /// With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
 async fn with_key(
     api: &Api,
-    keyed: &Keyed,
+    request: &IdempotentRequest,
     new: NewTicket,
     seller: &Caller,
 ) -> Result<Made, Problem> {
     let made = api
         .pool
         .transaction(async |tx| {
-            match keyed.claim(tx).await? {
+            match request.claim(tx).await? {
                 Claim::New => {}
                 Claim::Answered(answer) => return Ok(Made::Before(answer)),
                 Claim::Refused(problem) => return Err(problem),
@@ -129,7 +130,7 @@ async fn with_key(
             let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
             store::insert(tx, [&ticket]).await?;
             let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;
-            keyed.keep(tx, &created).await?;
+            request.store_answer(tx, &created).await?;
             Ok(Made::Now(created, event_id))
         })
         .await?;

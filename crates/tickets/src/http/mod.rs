@@ -18,7 +18,7 @@ use common::{
     events::{asyncapi, ticket::Ticket},
     pod::{
         auth::{self, Auth},
-        http::{StackSettings, stack},
+        http::{MiddlewareSettings, middleware},
         openapi,
         problem::Problem,
         shutdown::Shutdown,
@@ -56,8 +56,8 @@ impl FromRef<Api> for Auth {
     }
 }
 
-/// The API and its description, behind the stack of limits.
-pub fn router(api: Api, settings: &StackSettings) -> Router {
+/// The API and its description, behind the middleware.
+pub fn router(api: Api, settings: &MiddlewareSettings) -> Router {
     let (routes, mut description) = OpenApiRouter::new()
         .routes(routes!(create::create, list::list))
         .routes(routes!(read::read, change::change))
@@ -65,7 +65,7 @@ pub fn router(api: Api, settings: &StackSettings) -> Router {
         .split_for_parts();
     auth::describe(&mut description, "seller");
     let description = openapi::routes(description, "tickets", "Tickets, each with a version.");
-    stack(routes.merge(description).merge(asyncapi::routes()), settings)
+    middleware(routes.merge(description).merge(asyncapi::routes()), settings)
 }
 
 /// A ticket with its version as the ETag.

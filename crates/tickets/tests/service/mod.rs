@@ -13,9 +13,9 @@ use common::{
     bus::relay::Wake,
     pod::{
         auth::{AuthSettings, Scheme},
-        database::unhurried,
+        database::migration_pool,
         http::{
-            StackSettings,
+            MiddlewareSettings,
             server::{self, Bounds},
         },
         shutdown::Shutdown,
@@ -46,36 +46,36 @@ impl Service {
     pub(crate) async fn with_concurrency(concurrent: usize) -> Self {
         let database = migrated().await;
         let pool = database.pool.clone();
-        let settings = StackSettings { concurrent, ..StackSettings::default() };
+        let settings = MiddlewareSettings { concurrent, ..MiddlewareSettings::default() };
         Self::serve(database, pool, sellers(&tokens::settings(Scheme::Hs256), None), &settings)
     }
 
     pub(crate) async fn with_sellers(sellers: Sellers) -> Self {
         let database = migrated().await;
         let pool = database.pool.clone();
-        Self::serve(database, pool, sellers, &StackSettings::default())
+        Self::serve(database, pool, sellers, &MiddlewareSettings::default())
     }
 
     /// Its statements have no time limit, so that the request's own is what ends it.
     pub(crate) async fn patient() -> Self {
         let database = migrated().await;
-        let pool = unhurried(&database.pool.clone().into());
+        let pool = migration_pool(&database.pool.clone().into());
         let sellers = sellers(&tokens::settings(Scheme::Hs256), None);
-        Self::serve(database, pool, sellers, &StackSettings::default())
+        Self::serve(database, pool, sellers, &MiddlewareSettings::default())
     }
 
     pub(crate) async fn without_database() -> Self {
         let database = Database::away().await;
         let pool = database.pool.clone();
         let sellers = sellers(&tokens::settings(Scheme::Hs256), None);
-        Self::serve(database, pool, sellers, &StackSettings::default())
+        Self::serve(database, pool, sellers, &MiddlewareSettings::default())
     }
 
     fn serve(
         database: Database,
         for_service: PgPool,
         sellers: Sellers,
-        settings: &StackSettings,
+        settings: &MiddlewareSettings,
     ) -> Self {
         let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

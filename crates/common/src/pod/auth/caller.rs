@@ -28,7 +28,7 @@ impl Caller {
         &self.0
     }
 
-    /// A key that is this caller's alone, as [`Keyed`](crate::pod::idempotency::Keyed) takes it: the
+    /// A key that is this caller's alone, as [`IdempotentRequest`](crate::pod::idempotency::IdempotentRequest) takes it: the
     /// same Idempotency-Key of another caller is another key.
     #[must_use]
     pub fn own_key(&self, key: &str) -> String {

@@ -2,7 +2,7 @@
 //! goes when there is no room for another.
 //!
 //! A connection is either *at work* (its request has come whole, and a handler has it), which is bounded
-//! by the stack and never cut short; or it *waits for its client*: for a request, the rest of one, or for
+//! by the middleware and never cut short; or it *waits for its client*: for a request, the rest of one, or for
 //! the answer to be taken. Whoever makes a server wait may be told to go. Those who never got on with it
 //! go first, the oldest of them; connections that were kept alive between requests go last. So a client
 //! that gets on with its request is served, however many others do not.

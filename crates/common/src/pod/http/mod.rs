@@ -1,4 +1,4 @@
-//! The HTTP stack that every API of this system stands on: limits on what comes in, ids and trace
+//! The HTTP middleware that every API of this system stands on: limits on what comes in, ids and trace
 //! context through, problem details and security headers out. [`server`] is what it runs on.
 
 mod conditional;
@@ -51,24 +51,24 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How long a browser may rely on what it was told of an origin.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// What of the stack is a setting.
+/// The settings of the middleware.
 #[derive(Debug, Clone)]
-pub struct StackSettings {
+pub struct MiddlewareSettings {
     /// How many requests may be at work at once.
     pub concurrent: usize,
     /// From where pages in a browser may use the API; `*` is from everywhere.
     pub origins: Vec<HeaderValue>,
 }
 
-impl Default for StackSettings {
+impl Default for MiddlewareSettings {
     fn default() -> Self {
         Self { concurrent: 512, origins: Vec::new() }
     }
 }
 
-/// Puts an API behind the stack. A request above the bound on those at work is answered 503 with
+/// Puts an API behind the middleware. A request above the bound on those at work is answered 503 with
 /// Retry-After at once rather than queued; one whose body is still to come is not at work.
-pub fn stack(api: Router, settings: &StackSettings) -> Router {
+pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
     let header =
         |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     let api = api
@@ -247,7 +247,7 @@ impl Http {
             ..Bounds::default()
         };
         info!(http.address = %self.api.local_addr()?, "listening");
-        // Outside the stack's bound: a process that is busy is alive, and says so.
+        // Outside the bound on requests: a process that is busy is alive, and says so.
         let api = if let Some(listener) = self.operations {
             info!(operations.address = %listener.local_addr()?, "probes and metrics");
             let bounds = Bounds { connections: OPERATIONS_CONNECTIONS, ..bounds };

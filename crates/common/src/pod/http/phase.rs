@@ -59,7 +59,7 @@ impl Phase {
         }
     }
 
-    /// How long it may stay so; `None` where the stack sees to that.
+    /// How long it may stay so; `None` where the middleware does that.
     pub(super) fn limit(self, deadlines: &Deadlines) -> Option<Duration> {
         match self {
             Self::Fresh | Self::Head => Some(deadlines.head),

@@ -1,4 +1,4 @@
-//! The server under the stack: it takes connections, bounds what each may cost, and ends without
+//! The HTTP server: it takes connections, bounds what each may cost, and ends without
 //! cutting off a request and without waiting for a client.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -23,7 +23,7 @@ static ENVELOPE: LazyLock<String> = LazyLock::new(|| {
         seller: None,
         hold: None,
     };
-    common::bus::envelope::seal(Uuid::nil(), now, &TicketCreated(ticket))
+    common::bus::envelope::encode(Uuid::nil(), now, &TicketCreated(ticket))
         .unwrap()
         .replace(&Uuid::nil().to_string(), "ID")
         .replace("1970-01-01T00:00:00Z", "AT")

@@ -10,7 +10,7 @@ use crate::{attempts, client_id::ClientId, shortened};
 
 /// What is about to become a dead letter: a message, and where copies of it were in its stream.
 #[derive(Debug)]
-pub(crate) struct Dying<'a> {
+pub(crate) struct NewDeadLetter<'a> {
     pub(crate) event_id: Uuid,
     /// An id made from its bytes, for when a dead letter of other bytes has the event's.
     pub(crate) id_of_bytes: Uuid,
@@ -23,7 +23,7 @@ pub(crate) struct Dying<'a> {
     pub(crate) attempts: i32,
 }
 
-impl Dying<'_> {
+impl NewDeadLetter<'_> {
     /// The sequences as Postgres reads ranges of them.
     fn ranges(&self) -> String {
         let ranges: Vec<_> = self.sequences.iter().map(|at| format!("[{at},{at}]")).collect();
@@ -33,14 +33,14 @@ impl Dying<'_> {
 
 /// Writes dead letters, or counts the copies and notes the newest reason of those that are there. Their
 /// attempts are not counted any more.
-pub(crate) async fn bury(
+pub(crate) async fn insert(
     tx: &mut PgConnection,
     group: &str,
     client_id: &ClientId,
-    letters: &[Dying<'_>],
+    letters: &[NewDeadLetter<'_>],
 ) -> Result<(), sqlx::Error> {
     // A statement can write a row once.
-    let mut by_id: HashMap<Uuid, &Dying<'_>> = HashMap::new();
+    let mut by_id: HashMap<Uuid, &NewDeadLetter<'_>> = HashMap::new();
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for letter in letters {
         match by_id.entry(letter.event_id) {
@@ -69,20 +69,23 @@ async fn write(
     tx: &mut PgConnection,
     group: &str,
     client_id: &ClientId,
-    letters: &[(Uuid, &Dying<'_>)],
+    letters: &[(Uuid, &NewDeadLetter<'_>)],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     /// One column of all of them.
-    fn column<'a, T>(letters: &[(Uuid, &'a Dying<'a>)], of: impl Fn(&'a Dying<'a>) -> T) -> Vec<T> {
+    fn column<'a, T>(
+        letters: &[(Uuid, &'a NewDeadLetter<'a>)],
+        of: impl Fn(&'a NewDeadLetter<'a>) -> T,
+    ) -> Vec<T> {
         letters.iter().map(|(_, letter)| of(letter)).collect()
     }
     // Numbered in the order in which they came, and written in the order of ids, so that two members
     // with copies of the same messages wait for one another and do not deadlock.
     let written: Vec<Uuid> = sqlx::query_scalar(
-        "with dying as materialized (
+        "with given as materialized (
              select *, nextval('bus.dead_letters_id_seq') as id
              from (select * from unnest($3::uuid[], $4::text[], $5::bytea[], $6::jsonb[], $7::text[],
                                         $8::text[], $9::text[], $10::integer[]) with ordinality
-                       as given (event_id, subject, payload, headers, stream, ranges, reason, attempts,
+                       as column_of (event_id, subject, payload, headers, stream, ranges, reason, attempts,
                                  place)
                    order by place) as ordered),
          letters as (
@@ -92,7 +95,7 @@ async fn write(
              overriding system value
              select id, $1, $2, event_id, subject, payload, headers, stream,
                     lower(ranges::int8multirange), reason, attempts
-             from dying order by event_id
+             from given order by event_id
              on conflict (queue_group, event_id) do update
              set reason = excluded.reason, attempts = excluded.attempts,
                  client_id = excluded.client_id
@@ -104,7 +107,7 @@ async fn write(
              from (select letters.id,
                           ranges::int8multirange + int8multirange(
                               int8range(stream_sequence, stream_sequence, '[]')) as sequences
-                   from letters join dying using (event_id)) as told
+                   from letters join given using (event_id)) as told
              where upper(sequences) - lower(sequences) > 1
              on conflict (dead_letter) do update
              set copies = kept.copies + bus.size_of(excluded.sequences - kept.sequences),
@@ -119,7 +122,7 @@ async fn write(
     .bind(column(letters, |letter| letter.payload))
     .bind(column(letters, |letter| letter.headers.clone()))
     .bind(column(letters, |letter| letter.stream))
-    .bind(column(letters, Dying::ranges))
+    .bind(column(letters, NewDeadLetter::ranges))
     .bind(column(letters, |letter| shortened(letter.reason)))
     .bind(column(letters, |letter| letter.attempts))
     .fetch_all(tx)

@@ -20,7 +20,7 @@ pub(crate) struct DataDir {
 
 /// A system that is up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Stack {
+pub(crate) struct RunningSystem {
     /// The process that brought it up.
     pub(crate) pid: u32,
     pub(crate) nats_url: String,
@@ -32,7 +32,7 @@ pub(crate) struct Stack {
     pub(crate) services: BTreeMap<String, String>,
 }
 
-impl Stack {
+impl RunningSystem {
     /// Writes what is running, at once and whole, for this user alone: it has the passwords.
     pub(crate) fn save(&self, folder: &Path) -> anyhow::Result<()> {
         private::write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
@@ -49,8 +49,8 @@ impl Stack {
         let file = folder.join(FILE);
         match fs::read(&file) {
             Ok(json) => {
-                let stack = serde_json::from_slice(&json);
-                stack.map(Some).with_context(|| format!("cannot read {}", file.display()))
+                let system = serde_json::from_slice(&json);
+                system.map(Some).with_context(|| format!("cannot read {}", file.display()))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
@@ -63,8 +63,8 @@ impl DataDir {
     pub(crate) fn nats_url(&self, given: Option<&str>) -> anyhow::Result<String> {
         match given {
             Some(url) => Ok(url.to_owned()),
-            None => Ok(Stack::load(&self.data_dir)?
-                .map_or_else(|| "nats://127.0.0.1:4222".to_owned(), |stack| stack.nats_url)),
+            None => Ok(RunningSystem::load(&self.data_dir)?
+                .map_or_else(|| "nats://127.0.0.1:4222".to_owned(), |system| system.nats_url)),
         }
     }
 
@@ -77,15 +77,15 @@ impl DataDir {
         if let Some(url) = given {
             return Ok(url.to_owned());
         }
-        let Some(mut stack) = Stack::load(&self.data_dir)? else {
+        let Some(mut system) = RunningSystem::load(&self.data_dir)? else {
             bail!(
                 "nothing is up in {}: start it with `cargo run`, or name a database with \
                  --database-url",
                 self.data_dir.display()
             )
         };
-        stack.databases.remove(service).with_context(|| {
-            let known: Vec<_> = stack.databases.keys().map(String::as_str).collect();
+        system.databases.remove(service).with_context(|| {
+            let known: Vec<_> = system.databases.keys().map(String::as_str).collect();
             format!("no service is called {service:?}; there are: {}", known.join(", "))
         })
     }

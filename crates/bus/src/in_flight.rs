@@ -12,7 +12,7 @@ use crate::{connection::REQUEST_TIMEOUT, storable};
 
 /// A message that the server has given to this member and wants to hear about.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct InFlight {
     pub(crate) subject: Subject,
     pub(crate) reply: Subject,
     pub(crate) payload: Bytes,
@@ -25,7 +25,7 @@ pub(crate) struct Held {
     pub(crate) since: Instant,
 }
 
-impl Held {
+impl InFlight {
     /// `None` for what JetStream did not send.
     pub(crate) fn new(message: Message, context: &jetstream::Context) -> Option<Self> {
         let message = jetstream::Message { message, context: context.clone() };

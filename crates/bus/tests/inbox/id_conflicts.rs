@@ -80,7 +80,8 @@ async fn dead_letters_of_other_bytes_with_one_id_are_all_kept() {
     // One that says the same id and cannot be read, and one that fails as the first did.
     let unreadable = format!(r#"{{"specversion":"1.0","id":"{id}","type":"parcel:sent"}}"#);
     world.publish_bytes(vec![unreadable.clone().into_bytes(), unreadable.into_bytes()]).await;
-    let failing = bus::envelope::seal(id, time::OffsetDateTime::now_utc(), &crate::world::sent(""));
+    let failing =
+        bus::envelope::encode(id, time::OffsetDateTime::now_utc(), &crate::world::sent(""));
     world.publish_bytes(vec![failing.unwrap().into_bytes()]).await;
     until("they are too", || async {
         letters(&world).await.iter().map(|letter| letter.copies).sum::<i64>() == 4

@@ -6,7 +6,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A place in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum StartAt {
     All,
     New,
     Last,
@@ -14,7 +14,7 @@ pub(super) enum From {
     Time(OffsetDateTime),
 }
 
-impl From {
+impl StartAt {
     /// Reads the words after `--from`.
     pub(super) fn parse(words: &[String]) -> Result<Self, String> {
         match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -43,14 +43,14 @@ impl From {
     }
 }
 
-impl core::convert::From<From> for DeliverPolicy {
-    fn from(from: From) -> Self {
+impl From<StartAt> for DeliverPolicy {
+    fn from(from: StartAt) -> Self {
         match from {
-            From::All => Self::All,
-            From::New => Self::New,
-            From::Last => Self::Last,
-            From::Sequence(start_sequence) => Self::ByStartSequence { start_sequence },
-            From::Time(start_time) => Self::ByStartTime { start_time },
+            StartAt::All => Self::All,
+            StartAt::New => Self::New,
+            StartAt::Last => Self::Last,
+            StartAt::Sequence(start_sequence) => Self::ByStartSequence { start_sequence },
+            StartAt::Time(start_time) => Self::ByStartTime { start_time },
         }
     }
 }
@@ -59,17 +59,17 @@ impl core::convert::From<From> for DeliverPolicy {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<From, String> {
-        From::parse(&text.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    fn parse(text: &str) -> Result<StartAt, String> {
+        StartAt::parse(&text.split(' ').map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
     fn every_place_is_understood_and_anything_else_is_named() {
-        assert_eq!(parse("all"), Ok(From::All));
-        assert_eq!(parse("seq 17"), Ok(From::Sequence(17)));
+        assert_eq!(parse("all"), Ok(StartAt::All));
+        assert_eq!(parse("seq 17"), Ok(StartAt::Sequence(17)));
         let at = OffsetDateTime::from_unix_timestamp(1_769_860_800).unwrap();
-        assert_eq!(parse("time 2026-01-31T12:00:00Z"), Ok(From::Time(at)));
-        assert!(matches!(parse("time 5m"), Ok(From::Time(_))));
+        assert_eq!(parse("time 2026-01-31T12:00:00Z"), Ok(StartAt::Time(at)));
+        assert!(matches!(parse("time 5m"), Ok(StartAt::Time(_))));
         for bad in ["", "seq", "seq 0", "seq x", "time", "time x", "all 3", "yesterday"] {
             let why = parse(bad).unwrap_err();
             assert!(why.contains(bad.split(' ').next_back().unwrap_or_default()), "{bad}: {why}");

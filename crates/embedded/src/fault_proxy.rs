@@ -33,7 +33,7 @@ pub enum Direction {
 
 /// A TCP proxy to a server. It ends when dropped, with its connections.
 #[derive(Debug)]
-pub struct Link {
+pub struct FaultProxy {
     address: SocketAddr,
     server: SocketAddr,
     /// Those of new connections.
@@ -54,7 +54,7 @@ struct Gates {
     to_client: Arc<RwLock<()>>,
 }
 
-impl Link {
+impl FaultProxy {
     /// A link to a server on this machine.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         if let Some(up) = self.up.get_mut().take() {
             up.cancel();

@@ -21,18 +21,18 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What came of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Round {
+pub enum Batch {
     /// It was full: there may be more.
     Full,
     /// That was all.
-    Done,
+    Drained,
 }
 
-impl Round {
+impl Batch {
     /// A round that did so much, of a batch that holds so much.
     #[must_use]
     pub fn of(done: u64, batch: u64) -> Self {
-        if done >= batch { Self::Full } else { Self::Done }
+        if done >= batch { Self::Full } else { Self::Drained }
     }
 }
 
@@ -49,7 +49,7 @@ pub async fn repeat(
     every: Duration,
     pool: &Pool,
     shutdown: Shutdown,
-    mut batch: impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<Round, BusError>>,
+    mut batch: impl for<'c> FnMut(&'c mut PgConnection) -> BoxFuture<'c, Result<Batch, BusError>>,
 ) -> anyhow::Result<()> {
     let options = pool.connect_options();
     let (mut connection, mut away) = (None, false);
@@ -60,9 +60,9 @@ pub async fn repeat(
         });
         let gone = || BusError::Database(sqlx::Error::Protocol("it does not answer".to_owned()));
         let pause = match done.await.unwrap_or_else(|_| Err(gone())) {
-            Ok(round) => {
+            Ok(done) => {
                 away = false;
-                if round == Round::Full { BREATH } else { every }
+                if done == Batch::Full { BREATH } else { every }
             }
             Err(failed) => {
                 // Whatever was open on it ends with it.
@@ -71,10 +71,12 @@ pub async fn repeat(
                     // Said once, and not at every round of an outage.
                     BusError::Database(error) if database_is_away(&error) => {
                         if !std::mem::replace(&mut away, true) {
-                            warn!(chore = what, %error, "the database is away");
+                            warn!(periodic.task = what, %error, "the database is away");
                         }
                     }
-                    error => error!(chore = what, %error, "a chore failed"),
+                    error => {
+                        error!(periodic.task = what, %error, "a periodic task failed, it will run again")
+                    }
                 }
                 every
             }

@@ -1,0 +1,136 @@
+//! The events of a batch that become dead letters: written many at once, and only then said to the
+//! server.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use crate::{
+    batch::Batch,
+    in_flight,
+    listener::Listener,
+    new_dead_letter::{self, NewDeadLetter},
+};
+
+/// How many bytes of dead letters are written in one transaction, about. A message may be a megabyte.
+const MAX_TRANSACTION_BYTES: usize = 8 << 20;
+
+/// An event that is to become a dead letter.
+pub(crate) struct Undeliverable {
+    pub(crate) at: usize,
+    pub(crate) reason: String,
+    pub(crate) attempts: i32,
+    /// Its id is another event's, so that the dead letter has one of its own.
+    pub(crate) id_conflict: bool,
+}
+
+impl Undeliverable {
+    /// That of an event for which nobody was called.
+    pub(crate) fn untried(at: usize, reason: String) -> Self {
+        Self { at, reason, attempts: 0, id_conflict: false }
+    }
+
+    /// That of an event whose id is another's.
+    pub(crate) fn id_conflict(at: usize, reason: String) -> Self {
+        Self { at, reason, attempts: 0, id_conflict: true }
+    }
+}
+
+impl<L: Listener> Batch<L> {
+    /// Makes dead letters of events. Nothing is said to the server before they are committed.
+    pub(crate) async fn dead_letter(
+        &mut self,
+        undeliverable: Vec<Undeliverable>,
+    ) -> Result<(), sqlx::Error> {
+        let mut undeliverable = self.copies_together(&undeliverable);
+        while !undeliverable.is_empty() {
+            let mut bytes = 0;
+            let fits = |copies: &&Vec<&Undeliverable>| {
+                bytes += self.slots[copies[0].at].message.payload.len();
+                bytes <= MAX_TRANSACTION_BYTES
+            };
+            let size = undeliverable.iter().take_while(fits).count().max(1);
+            let rest = undeliverable.split_off(size);
+            let fresh: Vec<NewDeadLetter<'_>> =
+                undeliverable.iter().map(|copies| self.new_dead_letter(copies)).collect();
+            let client = &self.context.client_id;
+            let insert = async |tx: &mut PgConnection| {
+                new_dead_letter::insert(tx, L::QUEUE_GROUP, client, &fresh).await
+            };
+            self.context.pool.transaction(insert).await?;
+            drop(fresh);
+            self.log_and_terminate(&undeliverable).await;
+            undeliverable = rest;
+        }
+        Ok(())
+    }
+
+    /// Groups events of the same bytes, in the order of the first of each group.
+    fn copies_together<'a>(
+        &self,
+        undeliverable: &'a [Undeliverable],
+    ) -> Vec<Vec<&'a Undeliverable>> {
+        let mut places = HashMap::new();
+        let mut together: Vec<Vec<&Undeliverable>> = Vec::new();
+        for event in undeliverable {
+            let slot = &self.slots[event.at];
+            let same = (self.letter_id(event), &slot.message.payload);
+            let place = *places.entry(same).or_insert(together.len());
+            match together.get_mut(place) {
+                Some(copies) => copies.push(event),
+                None => together.push(vec![event]),
+            }
+        }
+        together
+    }
+
+    fn letter_id(&self, event: &Undeliverable) -> Uuid {
+        let slot = &self.slots[event.at];
+        if event.id_conflict { slot.message.id_of_bytes() } else { slot.event_id }
+    }
+
+    /// What follows the commit of dead letters.
+    async fn log_and_terminate(&mut self, undeliverable: &[Vec<&Undeliverable>]) {
+        let mut told = Vec::new();
+        for copies in undeliverable {
+            let Undeliverable { at, reason, attempts, .. } = copies[0];
+            let slot = &self.slots[*at];
+            error!(
+                event.id = %slot.event_id, event.r#type = %slot.message.subject,
+                event.sequence = slot.message.sequence, copies = copies.len(),
+                queue.group = L::QUEUE_GROUP, reason, attempts, "an event became a dead letter",
+            );
+            for event in copies {
+                let slot = &mut self.slots[event.at];
+                slot.answered = true;
+                told.push((slot.message.reply.clone(), event.reason.as_str()));
+            }
+        }
+        metrics::counter!("bus_dead_lettered_total", "group" => L::QUEUE_GROUP)
+            .increment(told.len() as u64);
+        if self.context.bus.is_on(self.epoch)
+            && let Err(error) = in_flight::terminate(&self.context.bus.client, &told).await
+        {
+            debug!(%error, "the end of dead letters was not confirmed");
+        }
+    }
+
+    /// The dead letter of copies of one message.
+    fn new_dead_letter<'a>(&'a self, copies: &[&'a Undeliverable]) -> NewDeadLetter<'a> {
+        let first = copies[0];
+        let slot = &self.slots[first.at];
+        NewDeadLetter {
+            event_id: self.letter_id(first),
+            id_of_bytes: slot.message.id_of_bytes(),
+            subject: &slot.message.subject,
+            payload: &slot.message.payload,
+            headers: slot.message.headers_json(),
+            stream: &slot.message.stream,
+            sequences: copies.iter().map(|event| self.slots[event.at].message.sequence).collect(),
+            reason: &first.reason,
+            attempts: first.attempts,
+        }
+    }
+}
