@@ -128,12 +128,14 @@ pub fn to_microseconds(at: time::OffsetDateTime) -> time::OffsetDateTime {
     at - std::time::Duration::from_nanos(u64::from(at.nanosecond() % 1000))
 }
 
-/// Makes or updates the schema `bus`. Idempotent, and safe from several processes at once.
+/// Makes or updates the schema `bus`. Idempotent, and safe from several processes at once. A schema
+/// that a newer release has already migrated is left as it is: the release before runs on it.
 ///
 /// # Errors
-/// When the database fails, or was migrated by a newer release.
+/// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
     let mut migrator: Migrator = sqlx::migrate!();
+    migrator.set_ignore_missing(true);
     // A service has migrations of its own in `public`; each set keeps its own account.
     migrator.create_schema("bus");
     migrator.dangerous_set_table_name("bus.migrations");

@@ -24,12 +24,13 @@ macro_rules! columns {
     };
 }
 
-/// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
+/// Makes or updates the service's tables. Idempotent, and safe from several processes at once. A
+/// schema that a newer release has already migrated is left as it is: the release before runs on it.
 ///
 /// # Errors
-/// When the database fails, or was migrated by a newer release.
+/// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::migrate!().run(pool).await?;
+    sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     future::Future,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -54,6 +55,8 @@ pub(crate) struct System {
     pub(crate) tickets_db: PgPool,
     pub(crate) orders_db: PgPool,
     pub(crate) http: reqwest::Client,
+    /// The command that is started as each service: this release's, unless a test sets another.
+    pub(crate) program: PathBuf,
     /// Settings of the services besides the usual ones.
     pub(crate) settings: Vec<(&'static str, String)>,
     /// The keys of users, where each service has an account of its own.
@@ -97,12 +100,20 @@ impl System {
         let orders_db = postgres.create_database("orders").await.unwrap();
         let (tickets_db, orders_db) =
             (PgPool::connect_lazy(&tickets_db).unwrap(), PgPool::connect_lazy(&orders_db).unwrap());
-        let settings = Vec::new();
-        Self { nats, postgres, tickets_db, orders_db, http: http(), settings, identities }
+        Self {
+            nats,
+            postgres,
+            tickets_db,
+            orders_db,
+            http: http(),
+            program: env!("CARGO_BIN_EXE_ticketing").into(),
+            settings: Vec::new(),
+            identities,
+        }
     }
 
     /// A service that talks to NATS at this port, as soon as it is ready.
-    async fn service(&self, kind: &str, name: &str, nats_port: u16) -> Service {
+    pub(crate) async fn service(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let service = self.spawn(kind, name, nats_port);
         until(&format!("{name} is ready"), || async {
             assert!(service.child.exited().is_none(), "{name} ended at its start");
@@ -116,7 +127,7 @@ impl System {
     /// A service that may or may not come to be ready.
     pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let port = ports::free().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ticketing"));
+        let mut command = Command::new(&self.program);
         if let Some(identities) = &self.identities {
             command = command
                 .env("NATS_USER", kind)

@@ -22,6 +22,7 @@ mod orders;
 mod outages;
 mod postgres_tls;
 mod race;
+mod releases;
 mod rights;
 mod secrets;
 mod tools;

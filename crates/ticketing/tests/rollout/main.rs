@@ -1,0 +1,82 @@
+//! A rollout from the release before to this one: both run beside each other on one database and one
+//! stream, under load. `.ci/rollout` builds the release before and runs this test.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![allow(dead_code, reason = "the other tests of the system need the rest")]
+
+#[path = "../system/harness.rs"]
+mod harness;
+#[path = "../system/identities.rs"]
+mod identities;
+
+use std::{env, path::PathBuf, time::Duration};
+
+use embedded::process::Signal;
+use harness::{Load, Service, System};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// How long a service may take to stop: its grace time and some.
+const STOPPING: Duration = Duration::from_secs(30);
+/// How many tickets are created in each stage of a rollout.
+const STAGE: usize = 200;
+/// Who posts at each replica of tickets.
+const SELLERS: usize = 3;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_from_the_release_before_loses_nothing_and_repeats_nothing() {
+    let before = env::var_os("RELEASE_BEFORE")
+        .map(PathBuf::from)
+        .expect("RELEASE_BEFORE must be the path of the release before; run .ci/rollout");
+    let mut system = System::start().await;
+    let now = std::mem::replace(&mut system.program, before);
+    let mut old_tickets = system.tickets().await;
+    let (mut old_1, mut old_2) = (system.orders("orders-1").await, system.orders("orders-2").await);
+    let old_load = Load::begin(&system, &old_tickets, SELLERS);
+    old_load.more(STAGE).await;
+    let ticket = system.post(&old_tickets, "Concert").await;
+    harness::until("orders knows the ticket", || async {
+        system.known().await.contains_key(&ticket)
+    })
+    .await;
+    let order = reserve(&system, &old_1, ticket).await;
+
+    // As a Deployment does it: a new pod joins, then an old one goes.
+    system.program = now;
+    let new_tickets = system.service("tickets", "tickets-2", system.nats.client_port()).await;
+    let new_load = Load::begin(&system, &new_tickets, SELLERS);
+    new_load.more(STAGE).await;
+    let new_3 = system.orders("orders-3").await;
+    old_load.more(STAGE).await;
+    stop(&mut old_1).await;
+    let _new_4 = system.orders("orders-4").await;
+    new_load.more(STAGE).await;
+    stop(&mut old_2).await;
+    let mut created = old_load.end().await;
+    stop(&mut old_tickets).await;
+    new_load.more(STAGE).await;
+    created.extend(new_load.end().await);
+
+    // What the release before has begun, this one finishes.
+    let paid = format!("{}/api/orders/{order}/payment", new_3.url);
+    let paid = system.http.post(paid).json(&json!({ "token": "tok_visa" })).send().await.unwrap();
+    assert_eq!(paid.status(), 200);
+    system.reached_once(&created).await;
+    system.everything_is_quiet().await;
+    system.no_dead_letters().await;
+    let sold = format!("{}/api/tickets/{ticket}", new_tickets.url);
+    let sold: Value = system.http.get(sold).send().await.unwrap().json().await.unwrap();
+    assert_eq!(sold["hold"]["status"], "sold", "{sold}");
+}
+
+async fn reserve(system: &System, orders: &Service, ticket: Uuid) -> Uuid {
+    let post = system.http.post(format!("{}/api/orders", orders.url));
+    let answer = post.json(&json!({ "ticketId": ticket })).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn stop(service: &mut Service) {
+    let status = service.child.stop(Signal::TERM, STOPPING).await;
+    assert!(status.success(), "{status}");
+}
