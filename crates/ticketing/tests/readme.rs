@@ -9,38 +9,44 @@ use tokio::time::timeout;
 
 /// The first `cargo run` may have to build.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// What the README says after a command that does not end by itself.
-const STAYS: &str = "# stays, until Ctrl-C";
+/// Marks a command in the README that runs until Ctrl-C.
+const STAYS: &str = "# runs until Ctrl-C";
 
-/// The commands of the blocks that begin with exactly "```sh".
+/// The blocks that begin with exactly "```sh". One block is what a reader pastes at once.
 fn commands(readme: &str) -> Vec<String> {
-    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.flat_map(str::lines).map(str::to_owned).collect()
+    let blocks = readme.split("```sh\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().trim_end().to_owned()).collect()
 }
 
-/// Runs a line of shell in the repository's root, with a data folder of the test's own, which is
-/// the one difference from a person's shell; and, should other processes have the usual ports, with
-/// the ports that the system said it took instead.
-fn shell(line: &str, data: &Path) -> Child {
+/// Runs a block in the repository's root as a reader's terminal does: variables set by one block
+/// are there in the next. The differences are a data folder of the test's own and, if another
+/// process has a usual port, the port that the system took instead.
+fn shell(block: &str, data: &Path) -> Child {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let line = line.replace(".ticketing", &data.to_string_lossy());
+    let block = block.replace(".ticketing", &data.to_string_lossy());
+    // What stays takes the shell's place, so that it dies with this test.
+    let run =
+        if block.contains(STAYS) { "exec " } else { "trap 'export -p > \"$VARIABLES\"' EXIT\n" };
+    let load = "set -a; if [ -f \"$VARIABLES\" ]; then . \"$VARIABLES\"; fi\n";
+    let script = format!("{load}{run}{}", with_ports(&block, data));
     Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &with_ports(&line, data)])
+        .args(["-euo", "pipefail", "-c", &script])
         .current_dir(root)
         .env("TICKETING_DATA", data)
+        .env("VARIABLES", data.join("variables"))
         .piped()
         .spawn()
         .unwrap()
 }
 
-fn with_ports(line: &str, data: &Path) -> String {
-    let Ok(stack) = fs::read(data.join("stack.json")) else { return line.to_owned() };
+fn with_ports(block: &str, data: &Path) -> String {
+    let Ok(stack) = fs::read(data.join("stack.json")) else { return block.to_owned() };
     let stack: serde_json::Value = serde_json::from_slice(&stack).unwrap();
     let usual = [("tickets-1", 3000), ("orders-1", 3001)];
-    usual.iter().fold(line.to_owned(), |line, (service, port)| {
+    usual.iter().fold(block.to_owned(), |block, (service, port)| {
         let address = stack["services"][service].as_str().unwrap();
         let taken = address.rsplit(':').next().unwrap();
-        line.replace(&format!("localhost:{port}"), &format!("localhost:{taken}"))
+        block.replace(&format!("localhost:{port}"), &format!("localhost:{taken}"))
     })
 }
 
@@ -75,21 +81,24 @@ async fn the_commands_of_the_readme_work_as_they_stand() {
     let open = fs::Permissions::from_mode(0o755);
     let data = tempfile::Builder::new().permissions(open).tempdir().unwrap();
     let mut staying = Vec::new();
-    for line in &commands {
-        if line.contains(STAYS) {
-            let mut child = shell(line, data.path());
+    for block in &commands {
+        if block.contains(STAYS) {
+            let mut child = shell(block, data.path());
             let ready = if staying.is_empty() { "Everything is up" } else { "Listening to" };
             until_said(&mut child, ready).await;
             staying.push(child);
             continue;
         }
-        let (status, said) = end(shell(line, data.path())).await;
-        assert!(status.success(), "{line}\n{said}");
-        if line.contains("-i ") {
-            assert!(said.contains("HTTP/1.1 201 Created"), "{line}\n{said}");
-        }
-        if line.contains("status") {
-            assert!(said.contains("queue group orders-service"), "{line}\n{said}");
+        let (status, said) = end(shell(block, data.path())).await;
+        assert!(status.success(), "{block}\n{said}");
+        let expected = [
+            ("curl -i ", "HTTP/1.1 201 Created"),
+            ("/api/tickets/$TICKET", "Opera"),
+            ("/payment", "\"completed\""),
+            (" status", "queue group orders-service"),
+        ];
+        for (command, answer) in expected.iter().filter(|(command, _)| block.contains(command)) {
+            assert!(said.contains(answer), "{command}: {answer:?} is missing\n{block}\n{said}");
         }
     }
     // As Ctrl-C does: to everything in the terminal's foreground, cargo and what it runs.
