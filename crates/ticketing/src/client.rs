@@ -1,7 +1,7 @@
 //! How `publish` and `listen` take part: under a client id of their own, until their work is done,
 //! a signal comes, or `rs` is typed, which begins anew.
 
-use std::{future::Future, io::BufRead, path::PathBuf, thread, time::Duration};
+use std::{io::BufRead, path::PathBuf, thread, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -19,6 +19,7 @@ use common::{
         shutdown::{Reason, Shutdown},
     },
 };
+use futures::future::BoxFuture;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::running::{DataDir, RunningSystem};
@@ -140,25 +141,24 @@ impl Connection {
 }
 
 /// Connects, holds the client id, and works, again after each `rs`. With `stay`, work that is done
-/// waits for `rs` or a signal.
-pub(crate) async fn run<W>(
+/// waits for `rs` or a signal. `work` returns two futures: the work, and what tidies up after it however
+/// it ends, which must have a bound of its own.
+pub(crate) async fn run(
     options: &Options,
     what: &str,
     group: Option<&str>,
     stay: bool,
-    work: impl Fn(Bus) -> W,
-) -> anyhow::Result<()>
-where
-    W: Future<Output = anyhow::Result<()>>,
-{
+    work: impl Fn(Bus) -> (BoxFuture<'static, anyhow::Result<()>>, BoxFuture<'static, ()>),
+) -> anyhow::Result<()> {
     let mut typed = typed_lines();
     loop {
         let mut connection = options.connect().await?;
         let Connection { bus, url, shutdown, reason } = &mut connection;
         let lease = Lease::take(bus, shutdown, what, group.as_slice()).await?;
         eprintln!("{what} {} connected to {}", bus.client_id, without_passwords(url));
+        let (work, tidy_up) = work(bus.clone());
         let worked = async {
-            work(bus.clone()).await?;
+            work.await?;
             if stay {
                 eprintln!("Done. `rs` and Enter does it again, Ctrl-C ends.");
                 std::future::pending::<()>().await;
@@ -170,6 +170,7 @@ where
             () = restart(&mut typed) => Ok(Ended::Restart),
             stopped = reason.wait() => stopped.map(|()| Ended::Stopped),
         };
+        tidy_up.await;
         // Only now, when nothing renews it any more.
         connection.end_tasks().await;
         lease.release().await;

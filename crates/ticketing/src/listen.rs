@@ -14,32 +14,36 @@ use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
 };
-use clap::{Args, ValueEnum};
-use common::{
-    bus::{connection::Bus, envelope::Envelope, shown, topology},
-    events::{Stream, order::ORDERS, ticket::TICKETS},
-    pod::config,
-};
-use futures::StreamExt;
-use time::OffsetDateTime;
-use tokio::time::sleep;
+use clap::Args;
+use common::{bus::connection::Bus, pod::config};
+use futures::{FutureExt, StreamExt};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use crate::{client, out::say};
 
+mod shown;
+mod source;
 mod start_at;
 
+use shown::Format;
+use source::Source;
 use start_at::StartAt;
 
-/// What marks the consumers that are made here, and so are nobody else's.
+/// Marks the consumers that are made here, and so belong to no service.
 const MADE_HERE: (&str, &str) = ("made-by", "ticketing listen");
-/// How long a consumer without a group is kept while nobody listens.
+/// How long the server keeps a consumer without a group whose listener was killed.
 const ALONE: Duration = Duration::from_secs(30);
-/// How long a group of listeners is kept while nobody listens.
+/// How long the server keeps a queue group that has no members.
 const GROUP: Duration = Duration::from_secs(24 * 3600);
+/// The ack wait of a new consumer, unless one is given: the server's time for an ack.
+const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How long one request for an event waits.
 const ASK: Duration = Duration::from_secs(2);
 /// The pause after a failure of the server.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long the deletion of the consumer may take at the end.
+const DELETION: Duration = Duration::from_secs(2);
 
 /// How to listen.
 #[derive(Debug, Clone, Args)]
@@ -49,14 +53,18 @@ const PAUSE: Duration = Duration::from_millis(500);
   ticketing listen --queue-group mine                   only one of the two gets it
   ticketing listen --queue-group mine --no-ack          what one does not acknowledge, the other
                                                         gets after the ack wait
-  ticketing listen --client-id mine                     the second is turned away"
+  ticketing listen --client-id mine                     the second is turned away
+  ticketing listen --subject ticket:created --json      one event type, one JSON object a line"
 )]
 pub(crate) struct Options {
-    /// What to listen to.
-    #[arg(value_enum, value_name = "EVENTS", default_value = "tickets")]
-    events: Events,
+    #[command(flatten)]
+    source: Source,
 
-    /// Takes part in a queue group: each event goes to one of its members.
+    #[command(flatten)]
+    format: Format,
+
+    /// Joins a queue group: each event goes to one of its members. The group outlives its members by a
+    /// day and continues where it was.
     #[arg(long, value_name = "NAME")]
     queue_group: Option<String>,
 
@@ -73,47 +81,40 @@ pub(crate) struct Options {
     slow: u64,
 
     /// Where to begin: all, new, last, seq N, or time T (2026-01-31T12:00:00Z, or 5m ago as `5m`).
-    /// A group that exists goes on where it was.
-    #[arg(long, num_args = 1..=2, value_names = ["WHERE", "N|T"], default_value = "new")]
+    /// Default: new. An existing group ignores it and continues where it was.
+    #[arg(long, num_args = 1..=2, value_names = ["WHERE", "N|T"])]
     from: Vec<String>,
 
-    /// How long the server waits for an ack before it delivers an event again, such as 8s. A group
-    /// that exists keeps its own.
-    #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = config::duration)]
-    ack_wait: Duration,
+    /// How long the server waits for an ack before it redelivers an event, such as 8s, which is the
+    /// default. An existing group ignores it.
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    ack_wait: Option<Duration>,
 
     #[command(flatten)]
     client: client::Options,
 }
 
-/// A family of events.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Events {
-    /// `ticket:created` and `ticket:updated`.
-    Tickets,
-    /// `order:created`, and what becomes of an order.
-    Orders,
-}
-
-impl Events {
-    fn stream(self) -> &'static Stream {
-        match self {
-            Self::Tickets => &TICKETS,
-            Self::Orders => &ORDERS,
-        }
-    }
-}
-
 /// Listens until a signal, anew after each `rs`.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let from = StartAt::parse(&options.from).unwrap_or_else(|why| {
-        eprintln!("error: --from: {why}");
-        std::process::exit(config::EX_USAGE)
-    });
+    let from = match &options.from[..] {
+        [] => StartAt::New,
+        words => StartAt::parse(words).unwrap_or_else(|why| {
+            eprintln!("error: --from: {why}");
+            std::process::exit(config::EX_USAGE)
+        }),
+    };
     let options = Arc::new(options);
     let group = options.queue_group.clone();
     client::run(&options.client, "listener", group.as_deref(), false, |bus| {
-        Listening { bus, options: options.clone(), from, last: AtomicU64::new(0) }.run()
+        let listening = Listening {
+            bus,
+            options: options.clone(),
+            from,
+            name: format!("listen-{}", Uuid::now_v7().simple()),
+            last: AtomicU64::new(0),
+        };
+        let listening = Arc::new(listening);
+        (listening.clone().run().boxed(), listening.leave().boxed())
     })
     .await
 }
@@ -122,40 +123,55 @@ struct Listening {
     bus: Bus,
     options: Arc<Options>,
     from: StartAt,
-    /// The newest event that was seen, to go on after should the consumer be lost.
+    /// The name of its own consumer, unless it joins a group.
+    name: String,
+    /// The newest sequence that was seen, to continue from if the consumer is lost.
     last: AtomicU64,
 }
 
 impl Listening {
-    async fn run(self) -> anyhow::Result<()> {
-        let wanted = self.options.events.stream();
-        topology::stream(&self.bus, wanted).await?;
+    async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         let mut consumer = self.consumer().await?;
-        say!(
-            "Listening to {} of stream {}{}",
-            wanted.subjects.join(", "),
-            wanted.name,
-            self.options
-                .queue_group
-                .as_ref()
-                .map_or_else(String::new, |group| format!(" in the queue group {group}"))
-        );
+        let info = consumer.cached_info();
+        let subjects = match &info.config.filter_subjects[..] {
+            [] if info.config.filter_subject.is_empty() => "everything".to_owned(),
+            [] => info.config.filter_subject.clone(),
+            several => several.join(", "),
+        };
+        let group = self.options.queue_group.as_ref();
+        let group = group.map_or_else(String::new, |group| format!(" in the queue group {group}"));
+        // Standard output is for events alone when a program reads it.
+        let line = format!("Listening to {subjects} of stream {}{group}", info.stream_name);
+        if self.options.format.is_json() {
+            eprintln!("{line}")
+        } else {
+            say!("{line}")
+        }
         loop {
             let Err(error) = self.listen(&consumer).await;
-            eprintln!("NATS is away ({error:#}), going on when it is back");
+            eprintln!("NATS is unavailable ({error:#}), retrying");
             consumer = loop {
                 sleep(PAUSE).await;
                 self.bus.connected().await;
-                let again = async {
-                    topology::stream(&self.bus, wanted).await?;
-                    self.consumer().await
-                };
-                if let Ok(consumer) = again.await {
+                if let Ok(consumer) = self.consumer().await {
                     break consumer;
                 }
             };
             eprintln!("NATS is back");
         }
+    }
+
+    /// Deletes its own consumer. A group stays, for its other members and for later.
+    async fn leave(self: Arc<Self>) {
+        if self.options.queue_group.is_some() {
+            return;
+        }
+        let deletion = async {
+            let stream = self.options.source.stream(&self.bus).await?;
+            stream.delete_consumer(&self.name).await.map_err(anyhow::Error::from)
+        };
+        // If it fails, the server deletes the consumer when nobody has used it for a while.
+        let _ = timeout(DELETION, deletion).await;
     }
 
     /// Prints events for as long as the consumer holds.
@@ -174,23 +190,19 @@ impl Listening {
     }
 
     async fn handle(&self, message: &jetstream::Message) -> anyhow::Result<()> {
+        let options = &self.options;
         let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
         let sequence = info.stream_sequence;
-        let age = OffsetDateTime::now_utc() - info.published;
         self.last.fetch_max(sequence, Ordering::Relaxed);
-        say!(
-            "Received {} #{sequence} (delivery {}, {:.3} s old): {}",
-            shown(&message.subject),
-            info.delivered,
-            age.as_seconds_f64().max(0.0),
-            shown(&data(&message.payload)),
-        );
-        let options = &self.options;
+        say!("{}", options.format.line(message, &info));
         if !options.manual_ack && !options.no_ack {
             self.acknowledge(message, sequence).await;
         }
         sleep(Duration::from_millis(options.slow)).await;
-        if options.manual_ack && self.acknowledge(message, sequence).await {
+        if options.manual_ack
+            && self.acknowledge(message, sequence).await
+            && !options.format.is_json()
+        {
             say!("Acknowledged #{sequence}");
         }
         Ok(())
@@ -202,56 +214,81 @@ impl Listening {
         // A request, and not the library's double ack: that takes "no responders" for a yes.
         let confirmed = self.bus.client.request(reply, AckKind::Ack.into()).await;
         if let Err(error) = &confirmed {
-            eprintln!("The ack of #{sequence} was not confirmed ({error}): it will come again");
+            eprintln!("The ack of #{sequence} was not confirmed ({error}): it will be redelivered");
         }
         confirmed.is_ok()
     }
 
     /// Its own consumer, or the one that the group shares.
     async fn consumer(&self) -> anyhow::Result<PullConsumer> {
-        let config = self.config();
-        let stream = self.bus.jetstream.get_stream(self.options.events.stream().name).await?;
+        let stream = self.options.source.stream(&self.bus).await?;
         let Some(group) = &self.options.queue_group else {
-            return stream.create_consumer(config).await.context("cannot listen");
+            // There still, when the connection was lost and the server was not.
+            if let Ok(found) = stream.get_consumer::<pull::Config>(&self.name).await {
+                return Ok(found);
+            }
+            return stream.create_consumer(self.config()).await.context("cannot listen");
         };
         if let Ok(found) = stream.get_consumer::<pull::Config>(group).await {
             let metadata = &found.cached_info().config.metadata;
             if metadata.get(MADE_HERE.0).map(String::as_str) != Some(MADE_HERE.1) {
                 bail!(
-                    "the queue group {group} is a service's: what were taken from it here would be \
-                     lost to that service. Choose another name"
+                    "{group} is a service's queue group: events that you take from it never reach \
+                     that service. Choose another name"
                 );
             }
+            self.warn_of_ignored_options(group, &found);
             return Ok(found);
         }
-        stream.create_consumer(config).await.with_context(|| {
+        stream.create_consumer(self.config()).await.with_context(|| {
             format!("cannot join the queue group {group:?} (a name has no dots, spaces or stars)")
         })
     }
 
+    /// Says which options an existing group ignores, once.
+    fn warn_of_ignored_options(&self, group: &str, found: &PullConsumer) {
+        if self.last.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let info = found.cached_info();
+        if !self.options.from.is_empty() {
+            eprintln!(
+                "warning: --from is ignored: the queue group {group} exists and continues after #{}",
+                info.delivered.stream_sequence
+            );
+        }
+        if self.options.ack_wait.is_some_and(|wanted| wanted != info.config.ack_wait) {
+            eprintln!(
+                "warning: --ack-wait is ignored: the queue group {group} exists with {:?}",
+                info.config.ack_wait
+            );
+        }
+        let wanted = self.options.source.filter();
+        if !wanted.is_empty()
+            && wanted != info.config.filter_subjects
+            && wanted != [&*info.config.filter_subject]
+        {
+            eprintln!("warning: --subject is ignored: the queue group {group} exists");
+        }
+    }
+
     fn config(&self) -> pull::Config {
-        let last = self.last.load(Ordering::Relaxed);
-        let deliver_policy = match last {
+        let options = &self.options;
+        let deliver_policy = match self.last.load(Ordering::Relaxed) {
             0 => self.from.into(),
-            // The consumer was lost with the server: on with what comes after.
+            // The consumer was lost with the server: continue after the last event.
             last => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
         };
         pull::Config {
-            durable_name: self.options.queue_group.clone(),
-            inactive_threshold: if self.options.queue_group.is_some() { GROUP } else { ALONE },
+            durable_name: options.queue_group.clone(),
+            name: Some(options.queue_group.as_ref().unwrap_or(&self.name).clone()),
+            inactive_threshold: if options.queue_group.is_some() { GROUP } else { ALONE },
             deliver_policy,
             ack_policy: AckPolicy::Explicit,
-            ack_wait: self.options.ack_wait,
+            ack_wait: options.ack_wait.unwrap_or(ACK_WAIT),
+            filter_subjects: options.source.filter(),
             metadata: [(MADE_HERE.0.to_owned(), MADE_HERE.1.to_owned())].into(),
             ..pull::Config::default()
         }
-    }
-}
-
-/// What an event says, or, if it is none, its text.
-fn data(payload: &[u8]) -> String {
-    match Envelope::parse(payload) {
-        Ok(envelope) => envelope.data.get().to_owned(),
-        Err(_) => String::from_utf8_lossy(payload).into_owned(),
     }
 }

@@ -17,7 +17,7 @@ use common::{
         ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
     },
 };
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{MissedTickBehavior, interval};
@@ -86,7 +86,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let options = Arc::new(options);
     // Before anything is opened.
     options.message(Uuid::now_v7())?;
-    client::run(&options.client, "publisher", None, stay, |bus| publish(bus, options.clone())).await
+    client::run(&options.client, "publisher", None, stay, |bus| {
+        (publish(bus, options.clone()).boxed(), std::future::ready(()).boxed())
+    })
+    .await
 }
 
 async fn publish(bus: Bus, options: Arc<Options>) -> anyhow::Result<()> {

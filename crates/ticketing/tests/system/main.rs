@@ -15,6 +15,7 @@ mod doubles;
 mod harness;
 mod identities;
 mod links;
+mod listening;
 mod manifests;
 mod members;
 mod newest;

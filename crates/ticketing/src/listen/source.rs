@@ -1,0 +1,104 @@
+//! What is listened to: a stream, and which of its subjects.
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::stream::Stream;
+use clap::{Args, ValueEnum};
+use common::{
+    bus::{connection::Bus, topology},
+    events::{self, order::ORDERS, ticket::TICKETS},
+};
+use futures::TryStreamExt;
+
+/// How many streams an error names.
+const NAMED: usize = 20;
+
+/// A stream, and which of its subjects.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Source {
+    /// What to listen to. Default: tickets.
+    #[arg(value_enum, value_name = "EVENTS")]
+    events: Option<Events>,
+
+    /// Listens to any other stream by its name.
+    #[arg(long, value_name = "NAME", conflicts_with = "events")]
+    stream: Option<String>,
+
+    /// Listens to this subject alone, such as ticket:created; may be repeated. Without a stream, finds
+    /// the one that holds it.
+    #[arg(long = "subject", value_name = "SUBJECT")]
+    subjects: Vec<String>,
+}
+
+/// A family of events.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Events {
+    /// `ticket:created` and `ticket:updated`.
+    Tickets,
+    /// `order:created`, and what becomes of an order.
+    Orders,
+}
+
+impl Events {
+    fn stream(self) -> &'static events::Stream {
+        match self {
+            Self::Tickets => &TICKETS,
+            Self::Orders => &ORDERS,
+        }
+    }
+}
+
+impl Source {
+    /// The subjects to listen to. Empty: all of the stream.
+    pub(super) fn filter(&self) -> Vec<String> {
+        match (&self.subjects[..], &self.stream) {
+            ([], None) => self.family().subjects.iter().map(ToString::to_string).collect(),
+            (subjects, _) => subjects.to_vec(),
+        }
+    }
+
+    /// The stream. One of this system's is made when it is missing; any other must exist.
+    pub(super) async fn stream(&self, bus: &Bus) -> anyhow::Result<Stream> {
+        let name = match (&self.stream, &self.subjects[..], self.events) {
+            (Some(name), ..) => name.clone(),
+            (None, [first, ..], None) if !self.is_ours(first) => {
+                let found = bus.jetstream.stream_by_subject(first).await;
+                found.with_context(|| format!("no stream holds the subject {first:?}"))?
+            }
+            (None, subjects, _) => {
+                let family = self.family();
+                if let Some(foreign) = subjects.iter().find(|at| !family.subjects.contains(&&***at))
+                {
+                    bail!(
+                        "stream {} has no subject {foreign:?}, but: {}",
+                        family.name,
+                        family.subjects.join(", ")
+                    );
+                }
+                topology::stream(bus, family).await?;
+                family.name.to_owned()
+            }
+        };
+        match bus.jetstream.get_stream(&name).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                let others: Vec<String> =
+                    bus.jetstream.stream_names().try_collect().await.unwrap_or_default();
+                let others = others[..others.len().min(NAMED)].join(", ");
+                Err(error).with_context(|| format!("no stream {name:?}; there are: {others}"))
+            }
+        }
+    }
+
+    /// The family of events, where one of this system's is listened to.
+    fn family(&self) -> &'static events::Stream {
+        let of_subject = || {
+            let first = self.subjects.first()?;
+            [&TICKETS, &ORDERS].into_iter().find(|family| family.subjects.contains(&&**first))
+        };
+        self.events.map(Events::stream).or_else(of_subject).unwrap_or(&TICKETS)
+    }
+
+    fn is_ours(&self, subject: &str) -> bool {
+        [&TICKETS, &ORDERS].into_iter().any(|family| family.subjects.contains(&subject))
+    }
+}
