@@ -117,7 +117,7 @@ impl<E: Event> EventSet for E {
 /// Declares an enum over several events of one stream and implements [`EventSet`] for it.
 ///
 /// ```
-/// use bus::event::{Event, EventSet, Stream};
+/// use bus::{Event, EventSet, Stream};
 /// use serde::{Deserialize, Serialize};
 ///
 /// const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent", "parcel:lost"] };
@@ -165,26 +165,26 @@ macro_rules! event_set {
         #[derive(Debug, Clone)]
         $vis enum $name { $( $(#[$variant_meta])* $variant($event) ),+ }
 
-        impl $crate::event::EventSet for $name {
-            const STREAM: &'static $crate::event::Stream = &$stream;
+        impl $crate::EventSet for $name {
+            const STREAM: &'static $crate::Stream = &$stream;
             const SUBJECTS: &'static [&'static str] =
-                &[$( <$event as $crate::event::Event>::SUBJECT ),+];
+                &[$( <$event as $crate::Event>::SUBJECT ),+];
             const SOURCES: &'static [&'static str] =
-                &[$( <$event as $crate::event::Event>::SOURCE ),+];
+                &[$( <$event as $crate::Event>::SOURCE ),+];
 
             fn decode(
                 subject: &str,
                 schema_version: u32,
                 data: &str,
-            ) -> Result<Self, $crate::event::DecodeError> {
+            ) -> Result<Self, $crate::DecodeError> {
                 $(
-                    if subject == <$event as $crate::event::Event>::SUBJECT {
-                        return <$event as $crate::event::EventSet>::decode(
+                    if subject == <$event as $crate::Event>::SUBJECT {
+                        return <$event as $crate::EventSet>::decode(
                             subject, schema_version, data,
                         ).map(Self::$variant);
                     }
                 )+
-                Err($crate::event::DecodeError::UnknownSubject(subject.to_owned()))
+                Err($crate::DecodeError::UnknownSubject(subject.to_owned()))
             }
         }
     };

@@ -43,8 +43,24 @@ mod upkeep;
 pub mod user;
 pub mod watch;
 
+pub use client_id::{ClientId, ClientIdError};
+pub use connection::{Bus, ConnectionState, Options};
+pub use delivery::Delivery;
+pub use envelope::{Envelope, EnvelopeError};
+pub use event::{DecodeError, Event, EventSet, Stream};
+pub use lease::{ClientIdInUse, Holder, Lease};
+pub use listener::{Failure, Listener, Received};
 pub use measured::describe_metrics;
+pub use outbox::OutboxEvent;
+pub use pool::Pool;
+pub use relay::{Relay, Wake};
 pub use shown::{shown, shown_json, without_passwords};
+pub use shutdown::Shutdown;
+pub use topology::TopologyError;
+pub use trace::{TraceContext, TraceContextError};
+pub use user::{Proof, Seed, SeedError, User};
+pub use watch::Readiness;
+
 use sqlx::{PgPool, migrate::Migrator};
 
 /// What went wrong on the bus, by what the caller can do.

@@ -15,7 +15,7 @@ use crate::{BusError, database_is_away, database_is_busy};
 /// gets the connection and no pool, so it cannot do so too early.
 ///
 /// ```
-/// use bus::{event::{Event, Stream}, listener::{Failure, Listener, Received}};
+/// use bus::{Event, Failure, Listener, Received, Stream};
 /// use serde::{Deserialize, Serialize};
 /// use sqlx::PgConnection;
 ///
