@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, future::ready, stream::iter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::debug;
@@ -68,24 +68,32 @@ impl Holder {
     }
 }
 
-/// Every process that holds a lease now, by its client id. What is no lease is passed over.
+/// How many processes are listed.
+const MAX_HOLDERS: usize = 10_000;
+/// How many leases are read at once.
+const AT_ONCE: usize = 32;
+
+/// Every process that holds a lease now, by its client id. What is no lease is passed over. Leaves no
+/// consumer behind.
 ///
 /// # Errors
 /// When NATS does not answer.
 pub async fn holders(bus: &Bus) -> anyhow::Result<BTreeMap<ClientId, Holder>> {
     let bucket = topology::bucket(&bus.jetstream, BUCKET, MAX_AGE, bus.replicas).await?;
-    let mut keys = bucket.keys().await?;
-    let mut holders = BTreeMap::new();
-    while let Some(key) = keys.next().await {
-        let key = key?;
-        let Ok(id) = key.parse::<ClientId>() else {
-            debug!(key, "passed over a key that is no client id");
-            continue;
-        };
-        let Some(value) = bucket.get(id.as_str()).await? else { continue };
-        if let Some(holder) = Holder::read(&id, &value) {
-            holders.insert(id, holder);
+    let subjects = bucket.stream.info_with_subjects(format!("{}>", bucket.prefix)).await?;
+    let ids = subjects.take(MAX_HOLDERS).try_filter_map(|(subject, _)| {
+        let id = subject.strip_prefix(&bucket.prefix).and_then(|key| key.parse::<ClientId>().ok());
+        if id.is_none() {
+            debug!(subject, "passed over a key that is no client id");
         }
-    }
-    Ok(holders)
+        ready(Ok(id))
+    });
+    let ids: Vec<ClientId> = ids.try_collect().await?;
+    let bucket = &bucket;
+    let leases = iter(ids).map(|id| async move {
+        let value = bucket.get(id.as_str()).await?;
+        let holder = value.and_then(|value| Holder::read(&id, &value));
+        anyhow::Ok(holder.map(|holder| (id, holder)))
+    });
+    leases.buffer_unordered(AT_ONCE).try_filter_map(|holder| ready(Ok(holder))).try_collect().await
 }

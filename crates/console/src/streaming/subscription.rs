@@ -1,0 +1,101 @@
+//! A member of a queue group, as STAN showed a subscription.
+
+use async_nats::jetstream::consumer;
+use common::pod::lease::Holder;
+use serde::Serialize;
+
+use crate::sources::nats::{NatsReport, StreamReport};
+
+/// STAN's `Subscriptionz`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Subscription {
+    /// Empty for a group without members, as STAN shows an offline durable.
+    client_id: String,
+    ack_inbox: String,
+    durable_name: String,
+    queue_name: String,
+    is_durable: bool,
+    /// The group has no member.
+    is_offline: bool,
+    max_inflight: i64,
+    /// Seconds.
+    ack_wait: u64,
+    /// The last sequence that the group was sent.
+    last_sent: u64,
+    /// What the group has in its hands, unacknowledged.
+    pending_count: usize,
+    /// The group may have no more in its hands.
+    is_stalled: bool,
+}
+
+impl Subscription {
+    fn new(client_id: &str, group: &consumer::Info) -> Self {
+        let stalled = i64::try_from(group.num_ack_pending).is_ok_and(|in_hand| {
+            group.config.max_ack_pending > 0 && in_hand >= group.config.max_ack_pending
+        });
+        Self {
+            client_id: client_id.to_owned(),
+            ack_inbox: format!("$JS.ACK.{}.{}", group.stream_name, group.name),
+            durable_name: group.name.clone(),
+            queue_name: group.name.clone(),
+            is_durable: true,
+            is_offline: client_id.is_empty(),
+            max_inflight: group.config.max_ack_pending,
+            ack_wait: group.config.ack_wait.as_secs(),
+            last_sent: group.delivered.stream_sequence,
+            pending_count: group.num_ack_pending,
+            is_stalled: stalled,
+        }
+    }
+}
+
+/// The members of a queue group.
+pub(super) fn members<'a>(
+    report: &'a NatsReport,
+    group: &'a str,
+) -> impl Iterator<Item = &'a Holder> {
+    report.holders.iter().filter(move |holder| holder.queue_groups.iter().any(|name| name == group))
+}
+
+/// Whether a group takes a subject.
+fn takes(group: &consumer::Info, subject: &str) -> bool {
+    let config = &group.config;
+    let all = config.filter_subject.is_empty() && config.filter_subjects.is_empty();
+    all || config.filter_subject == subject || config.filter_subjects.iter().any(|s| s == subject)
+}
+
+/// Who is subscribed to a subject.
+pub(super) fn of_channel(
+    report: &NatsReport,
+    stream: &StreamReport,
+    subject: &str,
+) -> Vec<Subscription> {
+    let groups = stream.groups.iter().filter(|group| takes(group, subject));
+    groups
+        .flat_map(|group| {
+            let mut ids: Vec<&str> =
+                members(report, &group.name).map(|holder| holder.client_id.as_str()).collect();
+            if ids.is_empty() {
+                ids.push("");
+            }
+            ids.into_iter().map(|id| Subscription::new(id, group)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What a client is subscribed to, each with its subject.
+pub(super) fn of_client(report: &NatsReport, holder: &Holder) -> Vec<(String, Subscription)> {
+    let groups = report.streams.iter().flat_map(|stream| {
+        let subjects = &stream.info.config.subjects;
+        stream.groups.iter().map(move |group| (subjects, group))
+    });
+    groups
+        .filter(|(_, group)| holder.queue_groups.contains(&group.name))
+        .flat_map(|(subjects, group)| {
+            let taken = subjects.iter().filter(|subject| takes(group, subject));
+            taken.map(|subject| {
+                (subject.clone(), Subscription::new(holder.client_id.as_str(), group))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,4 @@
+//! The console as a process, beside a real nats-server.
+
+mod streaming;
+mod world;
