@@ -19,10 +19,11 @@ COPY crates/orders/Cargo.toml crates/orders/
 COPY crates/embedded/Cargo.toml crates/embedded/
 COPY crates/ticketing/Cargo.toml crates/ticketing/
 COPY crates/model/Cargo.toml crates/model/
+COPY crates/console/Cargo.toml crates/console/
 # Cargo wants a source for each crate and benchmark that a manifest names.
 RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && mkdir -p crates/ticketing/benches/system \
-    && for binary in tickets/src orders/src ticketing/src ticketing/benches/system; do \
+    && for binary in tickets/src orders/src ticketing/src console/src ticketing/benches/system; do \
         printf '//! Empty.\nfn main() {}\n' > "crates/$binary/main.rs"; \
     done
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \

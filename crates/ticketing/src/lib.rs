@@ -62,6 +62,9 @@ enum Command {
     /// A replica of the orders service, as `up` starts it.
     #[command(hide = true)]
     Orders(orders::Settings),
+    /// The console, as `up` starts it.
+    #[command(hide = true)]
+    Console(ticketing_console::Settings),
     /// What makes the queue group of the tickets service in another's account of NATS.
     #[command(hide = true)]
     TicketsProvision(provision::Settings),
@@ -76,6 +79,7 @@ pub async fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Tickets(settings) => return tickets::run(settings).await,
         Command::Orders(settings) => return orders::run(settings).await,
+        Command::Console(settings) => return ticketing_console::run(settings).await,
         Command::TicketsProvision(settings) => {
             return provision::run::<tickets::listener::OrderListener>(settings).await;
         }

@@ -28,6 +28,9 @@ pub(crate) struct RunningSystem {
     pub(crate) monitor_url: Option<String>,
     /// The database of each service.
     pub(crate) databases: BTreeMap<String, String>,
+    /// Where the console is, once it is up.
+    #[serde(default)]
+    pub(crate) console_url: Option<String>,
     /// The HTTP address of each process, by its client id.
     pub(crate) services: BTreeMap<String, String>,
 }

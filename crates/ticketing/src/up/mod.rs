@@ -34,10 +34,13 @@ use crate::running::{DataDir, RunningSystem};
 const HTTP_PORT: u16 = 3000;
 const NATS_PORT: u16 = 4222;
 const MONITOR_PORT: u16 = 8222;
+const CONSOLE_PORT: u16 = 3900;
 /// The client id of the tickets service.
 const TICKETS: &str = "tickets-1";
 /// That of the first replica of the orders service.
 const ORDERS: &str = "orders-1";
+/// That of the console.
+const CONSOLE: &str = "console";
 
 /// What to bring up.
 #[derive(Debug, Clone, Args)]
@@ -61,8 +64,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     database_url: Option<Secret>,
 
-    /// Listens on this port and those after it (the services, NATS, its monitoring, Postgres)
-    /// instead of on 3000 and those after it, 4222, 8222 and any port for Postgres.
+    /// Listens on this port and those after it (the services, NATS, its monitoring, Postgres,
+    /// the console) instead of on 3000 and those after it, 4222, 8222, any port for Postgres, and 3900.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
     first_port: Option<u16>,
 
@@ -77,6 +80,7 @@ struct Ports {
     http: u16,
     nats: u16,
     monitor: u16,
+    console: u16,
     /// `None` when any will do.
     postgres: Option<u16>,
 }
@@ -88,12 +92,13 @@ impl Options {
                 http: HTTP_PORT,
                 nats: NATS_PORT,
                 monitor: MONITOR_PORT,
+                console: CONSOLE_PORT,
                 postgres: None,
             };
         };
         // After tickets and its replicas of orders.
         let nats = http + self.replicas + 1;
-        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2) }
+        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2), console: nats + 3 }
     }
 }
 
@@ -111,12 +116,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         () = stop_wanted.next() => return Ok(()),
     };
     let servers = servers.inspect_err(|_| view.close())?;
-    let services = services(&options, &servers, &view)?;
+    let mut services = services(&options, &servers, &view)?;
+    services.push(console(&options, &servers, &view)?);
     let system = RunningSystem {
         pid: std::process::id(),
         nats_url: servers.nats_url.clone(),
         monitor_url: servers.monitor_url.clone(),
         databases: servers.databases.clone(),
+        console_url: None,
         // Each comes in as it is up.
         services: BTreeMap::new(),
     };
@@ -142,10 +149,22 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
             port: wanted_or_other(view, &name, options.ports().http + number)?,
             name,
             nats_url: servers.nats_url.clone(),
-            database_url: servers.databases[kind].clone(),
+            settings: vec![("DATABASE_URL", servers.databases[kind].clone())],
         });
     }
     Ok(services)
+}
+
+fn console(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<Service> {
+    let monitor = servers.monitor_url.clone().map(|url| ("NATS_MONITOR_URL", url));
+    Ok(Service {
+        kind: "console",
+        joins: false,
+        port: wanted_or_other(view, CONSOLE, options.ports().console)?,
+        name: CONSOLE.to_owned(),
+        nats_url: servers.nats_url.clone(),
+        settings: monitor.into_iter().collect(),
+    })
 }
 
 /// Runs the services until a signal, then stops them, and the servers after them.
@@ -158,8 +177,9 @@ async fn run_services(
     stop_wanted: &mut Signals,
 ) -> anyhow::Result<()> {
     let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
-    let expected = services.len();
-    let (up, mut is_up) = mpsc::channel(expected * 2);
+    // The console is for people; nothing waits for it.
+    let expected = services.iter().filter(|service| service.name != CONSOLE).count();
+    let (up, mut is_up) = mpsc::channel(services.len() * 2);
     let mut running = JoinSet::new();
     for service in services {
         let (folder, view) = (folder.clone(), view.clone());
@@ -173,7 +193,13 @@ async fn run_services(
         tokio::select! {
             () = stop_wanted.next() => break,
             Some(Up { name, port }) = is_up.recv() => {
-                let before = system.services.insert(name, format!("http://127.0.0.1:{port}"));
+                let url = format!("http://127.0.0.1:{port}");
+                if name == CONSOLE {
+                    system.console_url = Some(url);
+                    system.save(&folder.root)?;
+                    continue;
+                }
+                let before = system.services.insert(name, url);
                 system.save(&folder.root)?;
                 if before.is_none() && system.services.len() == expected {
                     show_what_to_try(view, &system.services[TICKETS], &system.services[ORDERS]);

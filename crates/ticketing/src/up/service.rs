@@ -44,7 +44,8 @@ pub(super) struct Service {
     pub(super) joins: bool,
     pub(super) port: u16,
     pub(super) nats_url: String,
-    pub(super) database_url: String,
+    /// What it is told besides, as variables of its environment.
+    pub(super) settings: Vec<(&'static str, String)>,
 }
 
 /// A service that is of use, at this port.
@@ -107,13 +108,15 @@ impl Service {
             // On one's own machine nobody has a token; who wants to try one sets AUTH.
             command = command.env("AUTH", "off");
         }
+        for (name, value) in &self.settings {
+            command = command.env(name, value);
+        }
         command
             .args([self.kind])
             .env("POD_NAME", &self.name)
             .env("NODE_NAME", "localhost")
             .env("HTTP_ADDRESS", format!("127.0.0.1:{}", self.port))
             .env("NATS_URL", &self.nats_url)
-            .env("DATABASE_URL", &self.database_url)
             // What the view is made of.
             .env("LOG", "info")
             .env("LOG_FORMAT", "json")

@@ -23,8 +23,8 @@ pub(crate) struct Place {
     first_port: u16,
 }
 
-/// tickets, three replicas of orders, NATS, its monitoring, Postgres.
-const PORTS: u16 = 7;
+/// tickets, three replicas of orders, NATS, its monitoring, Postgres, the console.
+const PORTS: u16 = 8;
 
 impl Place {
     pub(crate) fn new() -> Self {
@@ -101,6 +101,17 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     // The view says so, by client id.
     let line = running.line_with(&format!("of ticket {ticket}")).await;
     assert!(line.contains(member), "{line}");
+
+    let console = format!("http://127.0.0.1:{}", place.first_port + 7);
+    until("the console knows every member of the group", || async {
+        let channel = format!("{console}/streaming/channelsz?channel=ticket:created&subs=1");
+        let Ok(answer) = http().get(channel).send().await else { return false };
+        let channel: Value = answer.json().await.unwrap();
+        let members = channel["subscriptions"].as_array().into_iter().flatten();
+        let ids: Vec<_> = members.map(|member| member["client_id"].clone()).collect();
+        channel["msgs"] == 1 && ids == ["orders-1", "orders-2", "orders-3"]
+    })
+    .await;
 
     let (status, said) = place.run(&[]).end().await;
     assert_eq!(status.code(), Some(1), "{said}");
