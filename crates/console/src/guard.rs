@@ -35,7 +35,7 @@ impl Hosts {
             return false;
         }
         let host = authority.host().to_ascii_lowercase();
-        self.0.iter().any(|known| *known == host)
+        self.0.contains(&host)
     }
 }
 
