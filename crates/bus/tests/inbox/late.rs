@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bus::shutdown::Shutdown;
-use embedded::{Direction, FaultProxy};
 use futures::future::join_all;
+use testkit::{Direction, FaultProxy};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 

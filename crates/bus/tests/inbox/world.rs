@@ -1,6 +1,6 @@
 //! Two servers, a listener that writes what Postgres may refuse, and what a test asks of them.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{
     self,
@@ -8,10 +8,9 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use bus::{
-    connection::{Bus, Options},
     delivery::Delivery,
     envelope,
-    event::{Event, Stream},
+    event::Event,
     inbox::Claim,
     lease::Lease,
     listener::{Failure, Listener, Received},
@@ -19,38 +18,23 @@ use bus::{
     shutdown::Shutdown,
 };
 use embedded::{NatsServer, Postgres};
-use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions};
+pub(crate) use testkit::parcels::{PARCELS, ParcelSent};
+use testkit::{
+    connection::{connect, options},
+    until_within,
+};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-/// Nothing takes this long unless it is lost.
+/// Nothing takes this long unless it is lost: tens of thousands of events do not, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many publishes wait for their acks at once.
 const PIPELINED: usize = 500;
 /// How many connections a member has.
 const CONNECTIONS: usize = 10;
 
 pub(crate) const GROUP: &str = "parcel-service";
-pub(crate) const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
-
-/// What the listener is to do is in the name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ParcelSent(pub(crate) String);
-
-impl Event for ParcelSent {
-    const SUBJECT: &'static str = "parcel:sent";
-    const STREAM: &'static Stream = &PARCELS;
-    const SCHEMA_VERSION: u32 = 1;
-    const SOURCE: &'static str = "/parcels";
-    fn entity_id(&self) -> String {
-        self.0.clone()
-    }
-}
-
 /// An event by this name.
 pub(crate) fn sent(name: &str) -> impl Event {
     ParcelSent(name.to_owned())
@@ -80,12 +64,9 @@ impl Listener for Parcels {
     }
 }
 
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        sleep(LOOK_EVERY).await;
-    }
+/// Waits until a condition holds.
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, holds).await;
 }
 
 /// Claims of events that are nothing but their ids.
@@ -196,18 +177,7 @@ pub(crate) async fn join<L: Listener>(
     pool: PgPool,
     client_id: &str,
 ) -> Shutdown {
-    let (shutdown, reason) = Shutdown::new();
-    std::mem::forget(reason);
-    let options = Options {
-        servers: nats_url,
-        user: None,
-        imported: Vec::new(),
-        certificate_authority: None,
-        stream_replicas: 1,
-        client_id: client_id.parse().unwrap(),
-        node: String::new(),
-    };
-    let bus = Bus::connect(&options, &shutdown).await.unwrap();
+    let (bus, shutdown) = connect(&options(nats_url, client_id)).await;
     let lease = Lease::take(&bus, &shutdown, "parcels", &[GROUP]).await.unwrap();
     let pool = Pool::new(PgConnectOptions::clone(&pool.connect_options()), CONNECTIONS);
     Delivery::new(listener, bus, pool, shutdown.clone()).spawn(lease);

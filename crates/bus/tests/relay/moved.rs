@@ -99,7 +99,7 @@ async fn write_as_before(pool: &PgPool, numbers: std::ops::Range<i64>, published
              from (select gen_random_uuid() as id)",
         )
         .bind(format!(
-            r#"{{"specversion":"1.0","id":"ID","source":"/parcels","type":"parcel:sent","subject":"1","time":"2026-01-01T00:00:00Z","dataschema":"urn:ticketing:event:parcel:sent:1","data":{{"number":{number}}}}}"#
+            r#"{{"specversion":"1.0","id":"ID","source":"/parcels","type":"parcel:sent","subject":"1","time":"2026-01-01T00:00:00Z","dataschema":"urn:ticketing:event:parcel:sent:1","data":"{number}"}}"#
         ))
         .bind(published)
         .bind(number + 1)

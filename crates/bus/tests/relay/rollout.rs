@@ -16,9 +16,12 @@ use crate::world::{ParcelSent, World, until};
 
 /// A replica of the release before: commits these parcels' events, one a transaction.
 async fn write_as_before(pool: &PgPool, number: i64) {
-    let event = outbox::prepare(&ParcelSent { number }).unwrap();
-    let envelope =
-        bus::envelope::encode(event.id, time::OffsetDateTime::now_utc(), &ParcelSent { number });
+    let event = outbox::prepare(&ParcelSent::numbered(number)).unwrap();
+    let envelope = bus::envelope::encode(
+        event.id,
+        time::OffsetDateTime::now_utc(),
+        &ParcelSent::numbered(number),
+    );
     sqlx::query(
         "insert into bus.outbox (id, stream, subject, envelope)
          select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[])",

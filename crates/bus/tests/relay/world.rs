@@ -1,56 +1,23 @@
 //! A nats-server, a Postgres, and relays that can be killed.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::collections::BTreeMap;
 
 use async_nats::jetstream::{self, consumer::pull, stream};
 use bus::{
-    connection::{Bus, Options},
+    connection::Bus,
     envelope::Envelope,
-    event::{Event, Stream},
     outbox,
     relay::{Relay, Wake},
     shutdown::Shutdown,
 };
 use embedded::{NatsServer, Postgres};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::{Instant, sleep},
+pub(crate) use testkit::{
+    parcels::{PARCELS, ParcelSent},
+    until,
 };
-
-/// Nothing takes this long unless it is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-
-/// Waits until a condition holds.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        sleep(LOOK_EVERY).await;
-    }
-}
-
-pub(crate) const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ParcelSent {
-    pub(crate) number: i64,
-}
-
-impl Event for ParcelSent {
-    const SUBJECT: &'static str = "parcel:sent";
-    const STREAM: &'static Stream = &PARCELS;
-    const SCHEMA_VERSION: u32 = 1;
-    const SOURCE: &'static str = "/parcels";
-
-    fn entity_id(&self) -> String {
-        self.number.to_string()
-    }
-}
+use tokio::runtime::{Builder, Runtime};
 
 pub(crate) struct World {
     pub(crate) nats: NatsServer,
@@ -100,8 +67,8 @@ impl World {
             let message = messages.next().await.unwrap().unwrap();
             missing -= 1;
             let Ok(envelope) = Envelope::parse(&message.payload) else { continue };
-            let ParcelSent { number } = serde_json::from_str(envelope.data.get()).unwrap();
-            *stored.entry(number).or_default() += 1;
+            let parcel: ParcelSent = serde_json::from_str(envelope.data.get()).unwrap();
+            *stored.entry(parcel.number()).or_default() += 1;
         }
         stored
     }
@@ -134,7 +101,7 @@ impl World {
 pub(crate) async fn put(tx: &mut PgConnection, numbers: impl IntoIterator<Item = i64>) {
     let events: Vec<_> = numbers
         .into_iter()
-        .map(|number| outbox::prepare(&ParcelSent { number }).unwrap())
+        .map(|number| outbox::prepare(&ParcelSent::numbered(number)).unwrap())
         .collect();
     outbox::put_prepared(tx, &events).await.unwrap();
 }
@@ -149,15 +116,7 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start(name: &str, nats_url: String, database_url: String) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let options = Options {
-            servers: nats_url,
-            user: None,
-            imported: Vec::new(),
-            certificate_authority: None,
-            stream_replicas: 1,
-            client_id: name.parse().unwrap(),
-            node: String::new(),
-        };
+        let options = testkit::connection::options(nats_url, name);
         let (sender, wake) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let (shutdown, mut reason) = Shutdown::new();

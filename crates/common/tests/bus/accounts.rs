@@ -103,7 +103,7 @@ async fn a_member_says_that_it_waits_for_its_provisioner_and_joins_once_that_has
     let waits_for = async |why: &str, joined: &mut tokio::sync::watch::Receiver<Readiness>| {
         let says =
             |ready: &Readiness| matches!(ready, Readiness::Waiting(said) if said.contains(why));
-        let said = tokio::time::timeout(crate::member::PATIENCE, joined.wait_for(says)).await;
+        let said = tokio::time::timeout(testkit::PATIENCE, joined.wait_for(says)).await;
         said.unwrap_or_else(|_| panic!("it does not say {why:?}")).unwrap();
     };
     let connection = connect(&world.nats.url(), "member-0", false).await;

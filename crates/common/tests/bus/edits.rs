@@ -1,6 +1,6 @@
 //! Whatever an operator does to a group's consumer while its member runs, the group gets every event.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, Config, DeliverPolicy, ReplayPolicy},
@@ -9,8 +9,8 @@ use async_nats::jetstream::{
 };
 use common::events::ticket::TICKETS;
 use serde_json::{Value, json};
+use testkit::until_within;
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
 
 use crate::member::{World, until};
 
@@ -62,23 +62,11 @@ async fn replace(world: &World, edit: impl FnOnce(&mut Config)) {
 /// Publishes right after an edit, and waits until that takes effect.
 async fn goes_on(world: &World) {
     world.publish("while it was edited").await;
-    within(MENDED, "what was published during the edit takes effect", || async {
+    until_within(MENDED, "what was published during the edit takes effect", || async {
         world.effects(0).await == ["first", "while it was edited"]
     })
     .await;
     assert!(world.dead_letters().await.is_empty());
-}
-
-async fn within<F: Future<Output = bool>>(
-    bound: Duration,
-    what: &str,
-    mut holds: impl FnMut() -> F,
-) {
-    let deadline = Instant::now() + bound;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited {bound:?} in vain until {what}");
-        sleep(Duration::from_millis(25)).await;
-    }
 }
 
 /// Each of these, where a member makes its group itself, and where a provisioner does so for members whose
@@ -138,7 +126,7 @@ async fn a_group_that_is_made_again_to_take_only_new_events_gets_those_in_betwee
     let asked = json!({ "stream_name": "TICKETS", "config": config, "action": "create" });
     let subject = format!("CONSUMER.CREATE.TICKETS.{GROUP}");
     let _: Value = world.jetstream.request(subject, &asked).await.unwrap();
-    within(MENDED, "it takes effect", || async { world.effects(0).await.len() == 2 }).await;
+    until_within(MENDED, "it takes effect", || async { world.effects(0).await.len() == 2 }).await;
 }
 
 async fn a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over(world: World) {
@@ -172,7 +160,7 @@ async fn a_group_whose_events_were_to_need_no_ack_is_made_again(world: World) {
     })
     .await;
     goes_on(&world).await;
-    within(MENDED, "it is made again", || async {
+    until_within(MENDED, "it is made again", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.ack_policy == AckPolicy::Explicit)
     })
@@ -183,7 +171,7 @@ async fn a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again(
     let world = group(world).await;
     replace(&world, |config| config.replay_policy = ReplayPolicy::Original).await;
     goes_on(&world).await;
-    within(MENDED, "it is made again", || async {
+    until_within(MENDED, "it is made again", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.replay_policy == ReplayPolicy::Instant)
     })
@@ -199,7 +187,7 @@ async fn limits_on_what_a_member_may_ask_for_are_lifted(world: World) {
     goes_on(&world).await;
     edit(&world, |config| config.inactive_threshold = Duration::from_secs(60)).await;
     replace(&world, |config| config.max_waiting = 1).await;
-    within(MENDED, "all is as it was", || async {
+    until_within(MENDED, "all is as it was", || async {
         let Some(group) = world.group(0).await else { return false };
         let config = group.config;
         config.max_batch <= 0
@@ -220,7 +208,7 @@ async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs(world:
     })
     .await;
     goes_on(&world).await;
-    within(MENDED, "all is as it was", || async {
+    until_within(MENDED, "all is as it was", || async {
         let Some(group) = world.group(0).await else { return false };
         let config = group.config;
         config.ack_wait == right.ack_wait
@@ -240,7 +228,7 @@ async fn a_stream_that_is_sealed_gives_what_it_holds_and_ends_no_member() {
     config.sealed = true;
     world.jetstream.update_stream(stream::Config { ..config }).await.unwrap();
     edit(&world, |config| config.max_ack_pending = 5).await;
-    within(MENDED, "the group is set right all the same", || async {
+    until_within(MENDED, "the group is set right all the same", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.max_ack_pending > 5)
     })
@@ -248,7 +236,8 @@ async fn a_stream_that_is_sealed_gives_what_it_holds_and_ends_no_member() {
     until("what it holds takes effect", || async { world.effects(0).await.len() == 2 }).await;
     // A person deletes it, and all goes on.
     world.jetstream.delete_stream(TICKETS.name).await.unwrap();
-    within(MENDED, "the group is there again", || async { world.group(0).await.is_some() }).await;
+    until_within(MENDED, "the group is there again", || async { world.group(0).await.is_some() })
+        .await;
     world.publish("anew").await;
-    within(MENDED, "it goes on", || async { world.effects(0).await.len() == 3 }).await;
+    until_within(MENDED, "it goes on", || async { world.effects(0).await.len() == 3 }).await;
 }

@@ -68,7 +68,7 @@ async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
     for id in ids {
         let (bus, shutdown) = connect(&nats.url(), id).await;
         let lease = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();
-        tokio::time::timeout(crate::member::PATIENCE, lease.held()).await.unwrap();
+        tokio::time::timeout(testkit::PATIENCE, lease.held()).await.unwrap();
     }
     let mut all = [ids.as_slice(), &["one"]].concat();
     all.sort_unstable();

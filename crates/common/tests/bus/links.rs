@@ -10,8 +10,9 @@ use common::{
     bus::pool::Pool,
     pod::{database, health::Health, shutdown::Shutdown},
 };
-use embedded::{Direction, FaultProxy, NatsServer, Postgres};
+use embedded::{NatsServer, Postgres};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
+use testkit::{Direction, FaultProxy};
 use tokio::time::Instant;
 use tower::ServiceExt;
 

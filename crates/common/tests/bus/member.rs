@@ -1,8 +1,6 @@
 //! A member of a queue group in this process, over real servers, and what a test sends it and
 //! asks of it.
 
-use std::{future::Future, time::Duration};
-
 use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
 use common::{
     bus::{
@@ -20,28 +18,13 @@ use common::{
 };
 use embedded::{NatsServer, Postgres, nats};
 use sqlx::{PgConnection, PgPool};
+use testkit::connection;
+pub(crate) use testkit::until;
 use time::OffsetDateTime;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::accounts;
-
-/// Nothing takes this long unless it is lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-
-/// Waits until a condition holds.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        sleep(LOOK_EVERY).await;
-    }
-}
 
 /// Does what an event's title says: takes effect, or fails in a way of its own. Its group is the
 /// one with this number.
@@ -277,17 +260,6 @@ pub(crate) async fn connect_as(
     user: Option<User>,
     imported: Vec<String>,
 ) -> (Bus, Shutdown) {
-    let (shutdown, reason) = Shutdown::new();
-    // Nobody waits for the reason to stop here; the tasks end with the test.
-    std::mem::forget(reason);
-    let options = Options {
-        servers: nats_url.to_owned(),
-        user,
-        imported,
-        certificate_authority: None,
-        stream_replicas: 1,
-        client_id: client_id.parse().unwrap(),
-        node: String::new(),
-    };
-    (Bus::connect(&options, &shutdown).await.unwrap(), shutdown)
+    let options = Options { user, imported, ..connection::options(nats_url, client_id) };
+    connection::connect(&options).await
 }

@@ -5,14 +5,12 @@ use common::pod::auth::{AuthSettings, Scheme};
 use jsonwebtoken::Algorithm;
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
-
-use crate::{
-    service::{self, Answer, Service},
-    tokens::{
-        self, PUBLIC_KEY, SECRET, TOO_EARLY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac,
-        hs256, in_seconds, settings, unsigned,
-    },
+use testkit::tokens::{
+    self, PUBLIC_KEY, SECRET, TOO_EARLY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac,
+    hs256, in_seconds, settings, unsigned,
 };
+
+use crate::service::{self, Answer, Service};
 
 const NO_TOKEN: &str = "Say who you are: Authorization: Bearer, and a token.";
 const NO_BEARER: &str = "Authorization must be Bearer, and a token.";

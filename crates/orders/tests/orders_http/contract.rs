@@ -1,17 +1,15 @@
 //! The API does what its description says, as schemathesis finds out.
 
-#[path = "../../../tickets/tests/contract/schemathesis.rs"]
-mod schemathesis;
-
 use common::events::order::Order;
 use orders::{order, store};
+use testkit::{
+    schemathesis,
+    tokens::{claims, hs256},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{
-    service::{RESERVATION, Service},
-    tokens::{claims, hs256},
-};
+use crate::service::{RESERVATION, Service};
 
 /// The ticket and the order that the description's examples are about.
 const TICKET: Uuid = Uuid::from_u128(0x01936b2e_7c00_7000_8000_000000000001);

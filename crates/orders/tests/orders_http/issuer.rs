@@ -8,20 +8,17 @@ use common::pod::{auth::Auth, health::Health};
 use futures::future::join_all;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    time::{Instant, sleep, timeout},
-};
-
-use crate::{
-    service::{
-        self, Answer, Service,
-        issuer::{AUDIENCE, Issuer, Key, Mood, issued_by, keep, settings},
-    },
+use testkit::{
+    PATIENCE,
+    issuer::{AUDIENCE, Issuer, Key, Mood, issued_by, keep, settings},
     tokens::{
         TOO_EARLY, UNACCEPTED, but, claims, eddsa, forged, hmac, hs256, in_seconds, unsigned,
     },
+    until,
 };
+use tokio::{net::TcpListener, time::Instant};
+
+use crate::service::{self, Answer, Service};
 
 const UNKNOWN_KEY: &str = "The token is signed with a key that its issuer does not have.";
 const CANNOT_CHECK: &str = "The issuer of tokens cannot be asked for its keys, so that this token cannot be checked. Try again.";
@@ -31,8 +28,6 @@ const OTHER_ISSUER: &str = "The token is of another issuer.";
 const OTHER_AUDIENCE: &str = "The token is not for this service.";
 /// How often tokens may have the keys fetched.
 const EVERY: Duration = Duration::from_secs(10);
-/// How long a test waits for what may take that long, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The service, of which the issuer at this URL names the buyers.
 async fn with(url: &str) -> (Service, Health) {
@@ -43,15 +38,6 @@ async fn with(url: &str) -> (Service, Health) {
 
 async fn asked(orders: &Service, token: String) -> Answer {
     orders.bearer(token).get("/api/orders").await
-}
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 async fn until_answered(orders: &Service, token: &str, status: StatusCode) {

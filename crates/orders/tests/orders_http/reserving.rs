@@ -7,13 +7,11 @@ use futures::future::join_all;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 use sqlx::Connection;
+use testkit::tokens;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::{
-    service::{Answer, Service},
-    tokens,
-};
+use crate::service::{Answer, Service};
 
 /// A transaction has claimed an Idempotency-Key. Other tests have databases of their own on the same
 /// server.

@@ -1,18 +1,8 @@
 //! The API in this process, on a free port, with a database and a payment provider of its own; and the
 //! buyers who use it.
 
-#[path = "../../../tickets/tests/service/answer.rs"]
-mod answer;
-#[path = "../../../tickets/tests/service/database.rs"]
-mod database;
-#[path = "../../../tickets/tests/service/issuer.rs"]
-pub(crate) mod issuer;
-#[path = "../../../tickets/tests/service/tokens.rs"]
-pub(crate) mod tokens;
-
 use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
 
-pub(crate) use answer::Answer;
 use common::{
     bus::relay::Wake,
     events::ticket::Ticket,
@@ -25,7 +15,6 @@ use common::{
         shutdown::Shutdown,
     },
 };
-use database::Database;
 use orders::{
     capture, expiry,
     http::{Api, router},
@@ -35,14 +24,13 @@ use orders::{
 use reqwest::{Client, Method, RequestBuilder, header};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgConnectOptions};
+pub(crate) use testkit::Answer;
+use testkit::{Database, install_crypto, tokens, until};
 use time::OffsetDateTime;
-use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::provider::Recorder;
 
-/// How long a test waits for a condition before it says that it never came.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough that no test sees its end, unless it moves it.
 pub(crate) const RESERVATION: Duration = Duration::from_mins(15);
 
@@ -73,8 +61,7 @@ impl Service {
 
     /// Each of its buyers may have so many tickets reserved.
     pub(crate) async fn with_limit(most: u16) -> Self {
-        let database = Database::new("orders").await;
-        orders::store::migrate(&database.pool).await.unwrap();
+        let database = Database::new("orders", orders::store::migrate).await;
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::serve(database, auth, RESERVATION, Limit::AtMost(most)).await
     }
@@ -89,8 +76,7 @@ impl Service {
     }
 
     async fn with(auth: Auth, reservation: Duration) -> Self {
-        let database = Database::new("orders").await;
-        orders::store::migrate(&database.pool).await.unwrap();
+        let database = Database::new("orders", orders::store::migrate).await;
         Self::serve(database, auth, reservation, Limit::Off).await
     }
 
@@ -100,8 +86,7 @@ impl Service {
     }
 
     async fn serve(database: Database, auth: Auth, reservation: Duration, limit: Limit) -> Self {
-        // Another test was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_crypto();
         let (pool, wake) = (database.pool.clone(), Wake::default());
         let provider = Arc::new(Recorder::new(pool.clone()));
         let api =
@@ -210,12 +195,10 @@ impl Service {
 
     /// Waits until so many payments were authorized.
     pub(crate) async fn authorizes(&self, payments: usize) {
-        let wait = async {
-            while self.provider.authorized().len() < payments {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, wait).await.expect("too few payments were authorized");
+        until("so many payments are authorized", async || {
+            self.provider.authorized().len() >= payments
+        })
+        .await;
     }
 
     /// The events that tell of an order, in the order of their commits.

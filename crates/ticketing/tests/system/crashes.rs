@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use embedded::{Direction, FaultProxy};
 use sqlx::{Connection, PgConnection};
+use testkit::{Direction, FaultProxy};
 
 use crate::harness::{System, until};
 

@@ -4,10 +4,11 @@
 use std::{fs, time::Duration};
 
 use embedded::{
-    FaultProxy, ports,
+    ports,
     process::{Child, Command},
 };
 use tempfile::TempDir;
+use testkit::FaultProxy;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{PATIENCE, Service, System, until};

@@ -3,13 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    future::Future,
     path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
@@ -19,34 +17,12 @@ use embedded::{
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use testkit::client;
+pub(crate) use testkit::{PATIENCE, POLL_INTERVAL, until};
+use tokio::{task::JoinSet, time::sleep};
 use uuid::Uuid;
 
 use crate::identities::{Identities, imported};
-
-/// Nothing takes this long unless it is lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
-
-/// Waits until a condition holds.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        sleep(LOOK_EVERY).await;
-    }
-}
-
-/// An HTTP client that gives up after some seconds.
-pub(crate) fn http() -> reqwest::Client {
-    // It wants to know which cryptography to use before it is made, needed or not.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap()
-}
 
 /// Two servers with a database for each service.
 pub(crate) struct System {
@@ -105,7 +81,7 @@ impl System {
             postgres,
             tickets_db,
             orders_db,
-            http: http(),
+            http: client(),
             program: env!("CARGO_BIN_EXE_ticketing").into(),
             settings: Vec::new(),
             identities,
@@ -349,7 +325,7 @@ impl Load {
                             created.lock().unwrap().insert(id);
                         }
                         // Refused, or nobody there: the next try should not be a busy loop.
-                        _ => sleep(LOOK_EVERY).await,
+                        _ => sleep(POLL_INTERVAL).await,
                     }
                 }
             });

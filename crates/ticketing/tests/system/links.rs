@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use embedded::{Direction, FaultProxy};
 use reqwest::StatusCode;
+use testkit::{Direction, FaultProxy};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-use crate::harness::{LOOK_EVERY, Load, Service, System, until};
+use crate::harness::{Load, POLL_INTERVAL, Service, System, until};
 
 /// How soon a service must serve again once a new connection is answered.
 const SERVES_AGAIN: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ fn readers(system: &System, service: &Service, path: &str) -> JoinSet<()> {
             loop {
                 let answer = read.try_clone().unwrap().send().await;
                 if !answer.is_ok_and(|answer| answer.status().is_success()) {
-                    sleep(LOOK_EVERY).await;
+                    sleep(POLL_INTERVAL).await;
                 }
             }
         });
@@ -163,7 +163,7 @@ async fn until_free(system: &System, tickets: &Service, key: &str) -> (Duration,
         if answer != StatusCode::CONFLICT {
             return (begun.elapsed(), answer);
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -8,9 +8,10 @@ use embedded::{
     process::{Command, Signal},
 };
 use serde_json::{Value, json};
+use testkit::client;
 
 use crate::{
-    harness::{System, http, until},
+    harness::{System, until},
     identities::{Identities, k8s},
 };
 
@@ -211,7 +212,7 @@ async fn nats_runs_as_its_manifest_says() {
 
     let nats = NatsServer::builder().start().await.unwrap();
     for path in probes(pod, "monitoring") {
-        let answer = http().get(format!("{}{path}", nats.monitor_url())).send().await.unwrap();
+        let answer = client().get(format!("{}{path}", nats.monitor_url())).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}");
     }
 }

@@ -1,8 +1,8 @@
 //! A ticket's way through an order, in both services: reserved and locked, then free again or sold.
 
-use embedded::FaultProxy;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use testkit::FaultProxy;
 use uuid::Uuid;
 
 use crate::harness::{Service, System, until};

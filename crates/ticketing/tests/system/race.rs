@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     buyers::{SECRET, token},
-    harness::{LOOK_EVERY, System, until},
+    harness::{POLL_INTERVAL, System, until},
 };
 
 const BUYERS: usize = 200;
@@ -49,7 +49,7 @@ impl Market {
                 .map(|at| self.tickets[(turn + at) % on_sale])
                 .find(|ticket| !taken.contains(ticket));
             let Some(ticket) = wanted else {
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
                 continue;
             };
             match self.order(ticket, &token, &mut turn).await {
@@ -92,7 +92,7 @@ impl Market {
             }
             // Refused, or nobody there: elsewhere, and not in a busy loop.
             *turn += 1;
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

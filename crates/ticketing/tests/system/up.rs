@@ -9,11 +9,12 @@ use std::{
 use embedded::{NatsServer, Postgres, ports};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::client;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     command::{Running, ticketing},
-    harness::{LOOK_EVERY, PATIENCE, http, until},
+    harness::{PATIENCE, POLL_INTERVAL, until},
 };
 
 /// A folder that Postgres's user can enter as well, and ports that nobody else has: not even once the
@@ -64,7 +65,7 @@ fn url(stack: &Value, service: &str) -> String {
 async fn post(stack: &Value) -> String {
     let url = format!("{}/api/tickets", url(stack, "tickets-1"));
     let body = json!({"title": "Concert", "price": 20});
-    let http = http();
+    let http = client();
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Refused while the database is away; nobody is there while tickets is started again.
@@ -75,14 +76,14 @@ async fn post(stack: &Value) -> String {
             return ticket["id"].as_str().unwrap().to_owned();
         }
         assert!(Instant::now() < deadline, "no POST was answered 201");
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Waits until a replica of orders shows the ticket. Returns it.
 async fn known(stack: &Value, replica: &str, ticket: &str) -> Value {
     let url = format!("{}/api/tickets/{ticket}", url(stack, replica));
-    let http = http();
+    let http = client();
     until("orders shows the ticket", || async {
         http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200)
     })
@@ -132,7 +133,7 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     assert!(running.interrupt().await.0.success());
 
     let (running, stack) = place.up(&["--replicas", "1", "--fresh"]).await;
-    let gone = http().get(format!("{}/api/tickets/{ticket}", url(&stack, "tickets-1")));
+    let gone = client().get(format!("{}/api/tickets/{ticket}", url(&stack, "tickets-1")));
     assert_eq!(gone.send().await.unwrap().status(), 404);
     assert!(running.interrupt().await.0.success());
 }

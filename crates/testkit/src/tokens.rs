@@ -1,5 +1,4 @@
-//! Tokens as an issuer would make them, and as nobody should. The tests of orders include this file as
-//! well.
+//! Tokens as an issuer would make them, and as nobody should.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::pod::auth::{AuthSettings, Scheme};
@@ -7,10 +6,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto, encode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-pub(crate) const SECRET: &str = "a secret of at least 32 bytes, and some more";
+/// The secret of HS256.
+pub const SECRET: &str = "a secret of at least 32 bytes, and some more";
 
 /// The key pair of RFC 8410, section 10; the private half as the bytes that PEM would wrap.
-pub(crate) const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
+pub const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 ";
@@ -19,15 +19,18 @@ const SEED: [u8; 32] = [
     0x3a, 0xfe, 0x7c, 0x28, 0xcb, 0xf1, 0xd4, 0xfb, 0xe0, 0x97, 0xa8, 0x8f, 0x44, 0x75, 0x58, 0x42,
 ];
 
-pub(crate) const UNACCEPTED: &str = "The token is not one that this service accepts.";
-pub(crate) const TOO_EARLY: &str = "The token is not valid yet.";
+/// How a token is refused without a hint at what is wrong with it.
+pub const UNACCEPTED: &str = "The token is not one that this service accepts.";
+/// How a token is refused whose time has not come.
+pub const TOO_EARLY: &str = "The token is not valid yet.";
 const CRIT: &str = "The token's header has crit; this service supports no extension.";
 const B64: &str = "The token's header has b64; its claims must be in base64.";
 const TYP: &str = "The token's typ must be JWT or at+jwt, or missing.";
 const TOO_LONG: &str = "The token is longer than 8 KiB.";
 
 /// The settings for tokens that are signed with [`SECRET`] or the private half of [`PUBLIC_KEY`].
-pub(crate) fn settings(auth: Scheme) -> AuthSettings {
+#[must_use]
+pub fn settings(auth: Scheme) -> AuthSettings {
     let jwt_key = match auth {
         Scheme::Hs256 => Some(SECRET.to_owned().into()),
         Scheme::Eddsa => Some(PUBLIC_KEY.to_owned().into()),
@@ -37,16 +40,20 @@ pub(crate) fn settings(auth: Scheme) -> AuthSettings {
 }
 
 /// Claims that are valid for a while.
-pub(crate) fn claims(buyer: &str) -> Value {
+#[must_use]
+pub fn claims(buyer: &str) -> Value {
     json!({ "sub": buyer, "exp": in_seconds(600) })
 }
 
-pub(crate) fn in_seconds(seconds: i64) -> i64 {
+/// The Unix time so many seconds from now.
+#[must_use]
+pub fn in_seconds(seconds: i64) -> i64 {
     OffsetDateTime::now_utc().unix_timestamp() + seconds
 }
 
-/// Other claims than these: with this one added or changed, or gone when it is null.
-pub(crate) fn but(mut claims: Value, claim: &str, value: Value) -> Value {
+/// These claims with one of them added or changed, or removed when the value is null.
+#[must_use]
+pub fn but(mut claims: Value, claim: &str, value: Value) -> Value {
     let all = claims.as_object_mut().unwrap();
     if value.is_null() {
         all.remove(claim)
@@ -56,45 +63,57 @@ pub(crate) fn but(mut claims: Value, claim: &str, value: Value) -> Value {
     claims
 }
 
-pub(crate) fn hs256(claims: &Value) -> String {
+/// A token that is signed with [`SECRET`].
+#[must_use]
+pub fn hs256(claims: &Value) -> String {
     hmac(Algorithm::HS256, claims, SECRET)
 }
 
-pub(crate) fn hmac(algorithm: Algorithm, claims: &Value, secret: &str) -> String {
+/// A token that is signed with this secret.
+#[must_use]
+pub fn hmac(algorithm: Algorithm, claims: &Value, secret: &str) -> String {
     encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
 }
 
-pub(crate) fn eddsa(claims: &Value) -> String {
+/// A token that is signed with the private half of [`PUBLIC_KEY`].
+#[must_use]
+pub fn eddsa(claims: &Value) -> String {
     ed25519(claims, SEED)
 }
 
-pub(crate) fn ed25519(claims: &Value, seed: [u8; 32]) -> String {
+/// A token that is signed with the Ed25519 key of this seed.
+#[must_use]
+pub fn ed25519(claims: &Value, seed: [u8; 32]) -> String {
     let key = EncodingKey::from_ed_der(&seed_der(seed));
     encode(&Header::new(Algorithm::EdDSA), claims, &key).unwrap()
 }
 
 /// PKCS #8 around the seed of an Ed25519 key.
-pub(crate) fn seed_der(seed: [u8; 32]) -> Vec<u8> {
+#[must_use]
+pub fn seed_der(seed: [u8; 32]) -> Vec<u8> {
     let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     der.extend(seed);
     der
 }
 
 /// The claims with the header `{"alg":"none"}` and no signature.
-pub(crate) fn unsigned(claims: &Value) -> String {
+#[must_use]
+pub fn unsigned(claims: &Value) -> String {
     let signed = hs256(claims);
     format!("eyJhbGciOiJub25lIn0.{}.", signed.split('.').nth(1).unwrap())
 }
 
 /// A token of just these texts, signed with [`SECRET`].
-pub(crate) fn raw(header: &str, claims: &str) -> String {
+#[must_use]
+pub fn raw(header: &str, claims: &str) -> String {
     let signed = [header, claims].map(|text| URL_SAFE_NO_PAD.encode(text)).join(".");
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     format!("{signed}.{}", crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap())
 }
 
 /// Tokens signed with [`SECRET`] that must be refused all the same, each with the reason.
-pub(crate) fn wrong_though_signed() -> Vec<(String, &'static str)> {
+#[must_use]
+pub fn wrong_though_signed() -> Vec<(String, &'static str)> {
     let exp = in_seconds(600);
     let anna = format!(r#"{{"sub":"anna","exp":{exp}}}"#);
     let mut wrong = Vec::new();
@@ -142,7 +161,8 @@ pub(crate) fn wrong_though_signed() -> Vec<(String, &'static str)> {
 }
 
 /// A token's signature under other claims.
-pub(crate) fn forged(claims: &Value, signed: &str) -> String {
+#[must_use]
+pub fn forged(claims: &Value, signed: &str) -> String {
     let other = hs256(claims);
     let signed: Vec<&str> = signed.split('.').collect();
     format!("{}.{}.{}", signed[0], other.split('.').nth(1).unwrap(), signed[2])

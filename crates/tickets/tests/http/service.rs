@@ -1,14 +1,7 @@
 //! The API in this process, on a free port, with a database of its own; and the sellers who use it.
 
-mod answer;
-mod database;
-#[allow(dead_code, reason = "the tests of orders use the rest")]
-pub(crate) mod issuer;
-pub(crate) mod tokens;
-
 use std::{net::Ipv4Addr, ops::Deref};
 
-pub(crate) use answer::Answer;
 use common::{
     bus::relay::Wake,
     pod::{
@@ -21,9 +14,10 @@ use common::{
         shutdown::Shutdown,
     },
 };
-use database::Database;
 use reqwest::{Client, Method, RequestBuilder, header};
 use sqlx::{PgConnection, PgPool};
+pub(crate) use testkit::Answer;
+use testkit::{Database, install_crypto, tokens};
 use tickets::{
     http::{Api, router},
     sellers::Sellers,
@@ -79,8 +73,7 @@ impl Service {
     ) -> Self {
         let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        // Another test was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_crypto();
         let (shutdown, _) = Shutdown::new();
         let api = Api::start(for_service.into(), Wake::default(), sellers, &shutdown);
         let router = router(api, settings);
@@ -194,7 +187,5 @@ pub(crate) fn sellers(settings: &AuthSettings, of_old_tickets: Option<&str>) -> 
 }
 
 async fn migrated() -> Database {
-    let database = Database::new("tickets").await;
-    tickets::store::migrate(&database.pool).await.unwrap();
-    database
+    Database::new("tickets", tickets::store::migrate).await
 }

@@ -1,5 +1,5 @@
 //! Runs schemathesis: it makes requests from an API's description, right ones and wrong ones, and checks
-//! every answer against it. The tests of orders include this file as well.
+//! every answer against it.
 
 use std::{path::Path, time::Duration};
 
@@ -10,10 +10,14 @@ const NAME: &str = "schemathesis-4.32.5";
 /// Requests made up for each phase of an operation.
 const EXAMPLES: &str = "60";
 /// It takes about ten seconds.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Finds no fault with the API at this address, in all of its so many operations.
-pub(crate) async fn finds_no_fault(base: &str, operations: usize, arguments: &[&str]) {
+/// Checks that it finds no fault with the API at this address, and tested all of its operations, of which there
+/// are so many.
+///
+/// # Panics
+/// When it finds a fault, cannot be installed, or does not end in time.
+pub async fn finds_no_fault(base: &str, operations: usize, arguments: &[&str]) {
     let tools = python::installed(NAME, include_str!("requirements.txt"), &silent()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut schemathesis = Command::new("python3")
@@ -33,7 +37,7 @@ pub(crate) async fn finds_no_fault(base: &str, operations: usize, arguments: &[&
         }
         schemathesis.wait().await
     };
-    let status = timeout(PATIENCE, run).await.expect("schemathesis did not end");
+    let status = timeout(TIMEOUT, run).await.expect("schemathesis did not end");
     assert!(status.success(), "{}", said.join("\n"));
     let tested = said.iter().any(|line| line.contains(&format!("Tested: {operations}")));
     assert!(tested, "not all {operations} operations were tested:\n{}", said.join("\n"));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use embedded::ports;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -16,8 +17,6 @@ use tokio::{
     sync::{Mutex, OwnedRwLockWriteGuard, RwLock},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use crate::ports;
 
 /// Bytes in flight in one direction of one connection.
 const BUFFER: usize = 16 * 1024;

@@ -1,11 +1,11 @@
 //! The API does what its description says, as schemathesis finds out.
 
-mod schemathesis;
-
-use crate::service::{
-    Service,
+use testkit::{
+    schemathesis,
     tokens::{claims, hs256},
 };
+
+use crate::service::Service;
 
 #[tokio::test]
 async fn no_answer_is_a_failure_of_the_server_or_missing_in_the_description() {

@@ -7,15 +7,16 @@ use jsonwebtoken::Algorithm;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::service::{
-    Answer, Service,
+use testkit::{
     issuer::{self, Issuer, Key, keep},
-    sellers,
     tokens::{
         PUBLIC_KEY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac, hs256, settings,
         unsigned, wrong_though_signed,
     },
+    until,
 };
+
+use crate::service::{Answer, Service, sellers};
 
 const INVALID: &str = r#"Bearer error="invalid_token""#;
 const TICKET: &str = r#"{"title":"Concert","price":20.5}"#;
@@ -106,7 +107,7 @@ async fn sellers_whose_tokens_an_issuer_has_signed_are_known_by_its_keys() {
     let sellers = sellers(&issuer::settings(&issuer.url), None);
     let health = keep(&sellers.auth);
     let tickets = Service::with_sellers(sellers).await;
-    tickets.eventually("it has the issuer's keys", async || health.is_ready()).await;
+    until("it has the issuer's keys", async || health.is_ready()).await;
     let (sally, bob) = (issuer.claims("sally"), issuer.claims("bob"));
     for key in [&rsa, &ec, &ed] {
         let created = tickets.bearer(key.sign(&sally)).post(TICKET).await;

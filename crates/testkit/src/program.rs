@@ -1,0 +1,21 @@
+//! What the programs of all services have in common.
+
+use std::process::Command;
+
+/// Checks that a service's program, at this path and of this name, is also its own provisioner:
+/// `NAME provision` has help of its own, needs no database, and checks its settings as the service does.
+///
+/// # Panics
+/// When it is not.
+pub fn has_a_provisioner(program: &str, name: &str) {
+    let run = |arguments: &[&str]| {
+        let ran = Command::new(program).args(arguments).env_clear().output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
+    };
+    let (status, help) = run(&["provision", "--help"]);
+    assert_eq!(status, Some(0));
+    assert!(help.contains("NATS_SEED_FILE") && !help.contains("DATABASE_URL"), "{help}");
+    // Its settings are checked as the service's are.
+    assert_eq!(run(&["provision", "--nats-replicas", "9"]).0, Some(64));
+    assert!(run(&["--help"]).1.contains(&format!("{name} provision")));
+}

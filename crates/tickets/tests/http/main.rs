@@ -1,0 +1,18 @@
+//! The HTTP contract of `tickets`, request by request, against a real Postgres.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod changing;
+mod contract;
+mod creating;
+mod described;
+mod overloaded;
+mod reading;
+mod repeating;
+mod sellers;
+mod service;
+
+#[test]
+fn the_word_provision_makes_the_program_its_own_provisioner() {
+    testkit::program::has_a_provisioner(env!("CARGO_BIN_EXE_tickets"), "tickets");
+}

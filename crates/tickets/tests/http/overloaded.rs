@@ -1,0 +1,67 @@
+//! What a request gets when the service or its database cannot take it now, and what is left of it then: nothing.
+
+use axum::http::StatusCode;
+use sqlx::Connection;
+
+use crate::service::Service;
+
+/// Two transactions wait for a lock. Other tests have databases of their own on the same server.
+const TWO_WAIT: &str =
+    "select count(*) = 2 from pg_locks join pg_database on database = pg_database.oid
+     where datname = current_database() and not granted";
+
+#[tokio::test]
+async fn a_database_that_is_away_is_answered_503_with_retry_after() {
+    let tickets = Service::without_database().await;
+    for answer in
+        [tickets.post(r#"{"title":"a","price":1}"#).await, tickets.get("/api/tickets").await]
+    {
+        answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.header("retry-after"), "1");
+        assert!(answer.detail().starts_with("The service cannot reach its database."));
+    }
+}
+
+#[tokio::test]
+async fn a_request_above_the_bound_is_turned_away_at_once_and_those_within_it_finish() {
+    let tickets = Service::with_concurrency(2).await;
+    let lock = tickets.lock_tickets().await;
+    let body = r#"{"title":"a","price":1}"#;
+    // With a key each has its own transaction, which can be seen to wait.
+    let (first, second) = (tickets.post_with_key("1", body), tickets.post_with_key("2", body));
+    let (first, second, ()) = tokio::join!(first, second, async {
+        tickets.until(TWO_WAIT).await;
+        let third = tickets.post(body).await;
+        third.is_problem(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(third.header("retry-after"), "1");
+        assert_eq!(third.detail(), "Too many requests are under way. Try again.");
+        lock.close().await.unwrap();
+    });
+    assert_eq!([first.status, second.status], [StatusCode::CREATED; 2]);
+    assert_eq!(tickets.post(body).await.status, StatusCode::CREATED);
+    tickets.holds(3, 3).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_waits_too_long_is_given_up_and_leaves_nothing() {
+    let tickets = Service::start().await;
+    let lock = tickets.lock_tickets().await;
+    let answer = tickets.post(r#"{"title":"a","price":1}"#).await;
+    answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("retry-after"), "1");
+    lock.close().await.unwrap();
+    tickets.holds(0, 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_given_up_and_leaves_nothing() {
+    let tickets = Service::patient().await;
+    let lock = tickets.lock_tickets().await;
+    let answer = tickets.post_with_key("k", r#"{"title":"a","price":1}"#).await;
+    answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("retry-after"), "1");
+    assert!(answer.detail().contains("Whether the request took effect is not known"));
+    lock.close().await.unwrap();
+    tickets.until("select count(*) = 0 from pg_locks where relation = 'tickets'::regclass").await;
+    tickets.holds(0, 0).await;
+}

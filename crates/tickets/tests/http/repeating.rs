@@ -1,0 +1,150 @@
+//! A POST that is repeated with the same Idempotency-Key creates one ticket and gets one answer.
+
+use axum::http::StatusCode;
+use common::pod::idempotency;
+use common::pod::shutdown::Shutdown;
+use futures::future::join_all;
+use sqlx::Connection;
+
+use crate::service::{Answer, Service};
+
+/// A transaction has claimed an Idempotency-Key. Other tests have databases of their own on the same
+/// server.
+const A_KEY_IS_CLAIMED: &str =
+    "select count(*) = 1 from pg_locks join pg_database on database = pg_database.oid
+     where datname = current_database() and locktype = 'advisory' and granted";
+
+#[tokio::test]
+async fn a_repetition_with_the_same_key_gets_the_first_answer_and_makes_no_second_ticket() {
+    let tickets = Service::start().await;
+    let first = tickets
+        .post_with_key("k 1".replace(' ', "-").as_str(), r#"{"title":"Concert","price":20.5}"#)
+        .await;
+    assert_eq!(first.status, StatusCode::CREATED);
+    assert!(first.headers.get("idempotency-replayed").is_none());
+    // What happens to the ticket later does not change what the POST was answered.
+    tickets.put(&first.id(), "*", r#"{"title":"Changed","price":1}"#).await;
+
+    for same in
+        [r#"{"title":"Concert","price":20.5}"#, r#"{ "price": 20.50, "title": " Concert " }"#]
+    {
+        let again = tickets.post_with_key("k-1", same).await;
+        assert_eq!((again.status, &again.body), (StatusCode::CREATED, &first.body));
+        assert_eq!(again.header("location"), first.header("location"));
+        assert_eq!(again.header("etag"), "\"1\"");
+        assert_eq!(again.header("idempotency-replayed"), "true");
+    }
+    tickets.holds(1, 2).await;
+}
+
+#[tokio::test]
+async fn a_key_that_came_with_another_request_is_refused() {
+    let tickets = Service::start().await;
+    tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    for other in [r#"{"title":"Concert","price":20.51}"#, r#"{"title":"concert","price":20.5}"#] {
+        let answer = tickets.post_with_key("k", other).await;
+        answer.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(answer.detail(), "This Idempotency-Key came before with another request.");
+    }
+    tickets.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_refused_does_not_spend_its_key() {
+    let tickets = Service::start().await;
+    let refused = tickets.post_with_key("k", r#"{"title":"","price":20.5}"#).await;
+    refused.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
+    let mended = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert_eq!(mended.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_key_whose_first_request_is_under_way_is_answered_409() {
+    let tickets = Service::start().await;
+    let body = r#"{"title":"Concert","price":20.5}"#;
+    let lock = tickets.lock_tickets().await;
+    let (first, ()) = tokio::join!(tickets.post_with_key("k", body), async {
+        tickets.until(A_KEY_IS_CLAIMED).await;
+        let second = tickets.post_with_key("k", body).await;
+        second.is_problem(StatusCode::CONFLICT);
+        assert!(second.detail().contains("still under way"), "{}", second.body);
+        lock.close().await.unwrap();
+    });
+    assert_eq!(first.status, StatusCode::CREATED);
+    let third = tickets.post_with_key("k", body).await;
+    assert_eq!((third.status, third.body), (StatusCode::CREATED, first.body));
+    tickets.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn of_many_requests_with_one_key_at_once_one_makes_the_ticket() {
+    let tickets = Service::start().await;
+    let body = r#"{"title":"Concert","price":20.5}"#;
+    let answers = join_all((0..20).map(|_| tickets.post_with_key("k", body))).await;
+    let mut made = std::collections::BTreeSet::new();
+    for answer in answers {
+        match answer.status {
+            StatusCode::CREATED => drop(made.insert(answer.body)),
+            status => assert_eq!(status, StatusCode::CONFLICT),
+        }
+    }
+    assert_eq!(made.len(), 1);
+    tickets.holds(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_malformed_key_is_refused() {
+    let tickets = Service::start().await;
+    for key in ["", "a b", "é", "a\tb", &"k".repeat(256)] {
+        let answer = tickets.post_with_key(key, r#"{"title":"a","price":1}"#).await;
+        let fields = [("Idempotency-Key", "must be 1-255 visible ASCII characters")];
+        answer.refuses(StatusCode::BAD_REQUEST, &fields);
+    }
+    let twice = tickets.posting(r#"{"title":"a","price":1}"#);
+    let twice =
+        Answer::of(twice.header("idempotency-key", "a").header("idempotency-key", "b")).await;
+    twice.is_problem(StatusCode::BAD_REQUEST);
+    tickets.holds(0, 0).await;
+    let longest = tickets.post_with_key(&"~".repeat(255), r#"{"title":"a","price":1}"#).await;
+    assert_eq!(longest.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_key_that_the_release_before_has_kept_is_known() {
+    let tickets = Service::start().await;
+    // Its statement, while replicas of both releases run.
+    tickets
+        .execute(
+            "insert into idempotency_keys (key, request_hash, ticket_id, answer)
+             values ('k', sha256('Concert\\00020.50'::bytea), gen_random_uuid(), '{}')",
+        )
+        .await;
+    let again = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert_eq!((again.status, &*again.body), (StatusCode::CREATED, "{}"));
+    // Of another request nothing is known: nobody knows whose it was.
+    let other = tickets.post_with_key("k", r#"{"title":"Concert","price":21}"#).await;
+    assert_eq!(other.status, StatusCode::CREATED, "{}", other.body);
+    tickets.execute("delete from idempotency_keys").await;
+    let anew = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert!(anew.headers.get("idempotency-replayed").is_none());
+    let kept: String = tickets.one("select answer from idempotency_keys").await;
+    assert_eq!(kept, anew.body);
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_after_its_time_and_not_before() {
+    let tickets = Service::start().await;
+    let body = r#"{"title":"Concert","price":20.5}"#;
+    for key in ["a", "b", "c"] {
+        tickets.post_with_key(key, body).await;
+    }
+    tickets.execute("update bus.idempotency_keys set created_at = created_at - interval '25 h' where key <> 'sally c'").await;
+    let (shutdown, _reason) = Shutdown::new();
+    tokio::spawn(idempotency::prune(tickets.pool.clone().into(), shutdown.clone()));
+    tickets.until("select count(*) < 3 from bus.idempotency_keys").await;
+    shutdown.begin();
+    assert_eq!(
+        tickets.one::<String>("select string_agg(key, '') from bus.idempotency_keys").await,
+        "sally c"
+    );
+}
