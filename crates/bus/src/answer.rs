@@ -164,7 +164,7 @@ impl<L: Listener> Batch<L> {
     pub(crate) async fn leave_to_newer_members(&mut self, events: Vec<(usize, String)>) {
         for (at, reason) in events {
             let deliveries = i32::try_from(self.slots[at].message.delivery).unwrap_or(i32::MAX);
-            self.give_back(at, 0, &reason, delay(deliveries).min(NEWER_DELAY)).await;
+            self.give_back(at, 0, &reason, newer_delay(deliveries)).await;
         }
     }
 
@@ -180,5 +180,27 @@ impl<L: Listener> Batch<L> {
             in_flight::give_back(&self.context.bus.client, &slot.message.reply, delay).await;
         }
         slot.answered = true;
+    }
+}
+
+/// How long an event that only a newer release can read stays away from members. Random up to the end: after the
+/// same time, it would find the same member first in the queue.
+fn newer_delay(deliveries: i32) -> Duration {
+    let longest = NEWER_DELAY.mul_f64(rand::random_range(0.5..=1.0));
+    delay(deliveries).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_for_newer_members_comes_back_after_a_different_time_each_time() {
+        for deliveries in [4, 5, 50, 119] {
+            let delays: Vec<Duration> = (0..100).map(|_| newer_delay(deliveries)).collect();
+            let (least, most) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+            assert!(*least >= NEWER_DELAY / 2 && *most <= NEWER_DELAY, "{least:?} {most:?}");
+            assert!(*most - *least > NEWER_DELAY / 8, "{least:?} {most:?}");
+        }
     }
 }

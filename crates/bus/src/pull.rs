@@ -13,8 +13,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::topology::ACK_WAIT;
 
-/// How long the server holds a request that it cannot fill. It is also the longest that an idle
-/// member takes to stop.
+/// How long the server holds a request that it cannot fill, at most; each request has a random time, at least
+/// half of that. It is also the longest that an idle member takes to stop.
+///
+/// Random, because the server serves the request that has waited longest. Members whose requests end in step
+/// would ask in the same order every time, and what one of them gives back would come to it again and again.
 const EXPIRES: Duration = Duration::from_secs(2);
 /// How much later than that the server's word may come before the request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -96,7 +99,8 @@ impl Pull {
     /// known.
     pub(crate) async fn ask(&mut self, batch: usize) -> anyhow::Result<()> {
         debug_assert!(self.is_idle());
-        let request = Request { batch, expires: EXPIRES.as_nanos() };
+        let expires = EXPIRES.mul_f64(rand::random_range(0.5..=1.0));
+        let request = Request { batch, expires: expires.as_nanos() };
         let payload = serde_json::to_vec(&request)?;
         self.request += 1;
         self.client.publish_with_reply(self.subject.clone(), self.reply(), payload.into()).await?;

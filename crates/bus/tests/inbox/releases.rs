@@ -1,7 +1,7 @@
 //! Members of two releases in one group, of which the newer one takes an event that the older one does not
 //! know.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{
     AckKind,
@@ -17,6 +17,7 @@ use bus::{
 };
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
@@ -124,6 +125,23 @@ async fn what_only_a_newer_release_knows_is_left_to_its_members() {
     let all = i64::try_from(published).unwrap();
     until("the newer member has taken all", || async { world.effects().await == (all, all) }).await;
     assert!(letters(&world).await.is_empty(), "{:?}", letters(&world).await);
+}
+
+#[tokio::test]
+async fn members_do_not_ask_in_step() {
+    let world = World::start().await;
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{GROUP}", PARCELS.name);
+    let mut requests = client.subscribe(subject).await.unwrap();
+    client.flush().await.unwrap();
+    world.member("idle").await;
+    let mut times = BTreeSet::new();
+    for _ in 0..4 {
+        let request = requests.next().await.unwrap();
+        let request: Value = serde_json::from_slice(&request.payload).unwrap();
+        times.insert(request["expires"].as_u64().unwrap());
+    }
+    assert!(times.len() > 1, "the server serves members in the same order every time: {times:?}");
 }
 
 #[tokio::test]
