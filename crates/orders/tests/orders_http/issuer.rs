@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use testkit::{
     PATIENCE,
-    issuer::{AUDIENCE, Issuer, Key, Mood, issued_by, keep, settings},
+    issuer::{Issuer, Key, Mood, issued_by, keep, settings},
     tokens::{
         TOO_EARLY, UNACCEPTED, but, claims, eddsa, forged, hmac, hs256, in_seconds, unsigned,
     },
@@ -278,18 +278,4 @@ async fn a_key_that_does_not_fit_is_not_used() {
         asked(&orders, off_the_curve.sign(&anna)).await.detail() == UNACCEPTED
     })
     .await;
-}
-
-#[test]
-fn an_issuer_that_cannot_be_asked_is_refused_by_the_name_of_its_setting() {
-    for url in ["", "login.example.com", "http://login.example.com", "https://a@login.example.com"]
-    {
-        let reason = service::auth(&settings(url)).unwrap_err();
-        assert!(reason.starts_with("JWT_ISSUER"), "{reason}");
-    }
-    let for_nobody = common::pod::auth::AuthSettings {
-        jwt_audience: None,
-        ..settings("https://login.example.com")
-    };
-    assert!(service::auth(&for_nobody).unwrap_err().starts_with("JWT_AUDIENCE"), "{AUDIENCE}");
 }

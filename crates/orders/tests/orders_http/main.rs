@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod auth_settings;
+mod buyer;
 mod buyers;
 mod changing;
 mod contract;
@@ -12,6 +14,7 @@ mod listing;
 mod paying;
 mod provider;
 mod races;
+mod repeating;
 mod reserving;
 mod service;
 

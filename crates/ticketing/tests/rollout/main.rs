@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 #![allow(dead_code, reason = "the other tests of the system need the rest")]
 
-#[path = "../system/harness.rs"]
+#[path = "../system/harness/mod.rs"]
 mod harness;
 #[path = "../system/identities.rs"]
 mod identities;

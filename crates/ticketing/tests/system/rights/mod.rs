@@ -1,6 +1,7 @@
 //! NATS as the manifests have it (infra/k8s/base/nats), with an account for each service: each can do its
 //! work, and nobody gets to what is another's.
 
+mod attacker;
 mod indirect;
 mod refused;
 

@@ -1,13 +1,11 @@
 //! A system of its own for each test: servers, services as processes, and what a test asks of
 //! them. Everything listens on loopback and ends with the test.
 
+mod load;
+
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
@@ -15,12 +13,13 @@ use embedded::{
     NatsServer, Postgres, nats, ports, postgres,
     process::{Child, Command},
 };
-use serde_json::{Value, json};
 use sqlx::PgPool;
 use testkit::client;
 pub(crate) use testkit::{PATIENCE, POLL_INTERVAL, until};
-use tokio::{task::JoinSet, time::sleep};
 use uuid::Uuid;
+
+pub(crate) use load::Load;
+use load::post;
 
 use crate::identities::{Identities, imported};
 
@@ -291,63 +290,4 @@ impl System {
 
 async fn unpublished(outbox: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from bus.unpublished").fetch_one(outbox).await.unwrap()
-}
-
-/// `None` when there was no answer, `Some(None)` when it was not 201.
-async fn post(http: &reqwest::Client, url: &str, title: &str) -> Option<Option<Uuid>> {
-    let body = json!({ "title": title, "price": 20 });
-    let answer = http.post(format!("{url}/api/tickets")).json(&body).send().await.ok()?;
-    if answer.status() != reqwest::StatusCode::CREATED {
-        return Some(None);
-    }
-    let ticket: Value = answer.json().await.ok()?;
-    Some(Some(ticket["id"].as_str().unwrap().parse().unwrap()))
-}
-
-/// People who post tickets without a pause, whatever they are answered.
-pub(crate) struct Load {
-    going: Arc<AtomicBool>,
-    created: Arc<Mutex<HashSet<Uuid>>>,
-    people: JoinSet<()>,
-}
-
-impl Load {
-    pub(crate) fn begin(system: &System, tickets: &Service, people: usize) -> Self {
-        let (going, created) = (Arc::new(AtomicBool::new(true)), Arc::default());
-        let mut load = Self { going, created, people: JoinSet::new() };
-        for person in 0..people {
-            let (http, url) = (system.http.clone(), tickets.url.clone());
-            let (going, created) = (load.going.clone(), load.created.clone());
-            load.people.spawn(async move {
-                while going.load(Ordering::Relaxed) {
-                    match post(&http, &url, &format!("of person {person}")).await {
-                        Some(Some(id)) => {
-                            created.lock().unwrap().insert(id);
-                        }
-                        // Refused, or nobody there: the next try should not be a busy loop.
-                        _ => sleep(POLL_INTERVAL).await,
-                    }
-                }
-            });
-        }
-        load
-    }
-
-    /// How many were answered 201 so far.
-    pub(crate) fn created(&self) -> usize {
-        self.created.lock().unwrap().len()
-    }
-
-    /// Waits until so many more were answered 201.
-    pub(crate) async fn more(&self, tickets: usize) {
-        let wanted = self.created() + tickets;
-        until("more tickets were created", || async { self.created() >= wanted }).await;
-    }
-
-    /// Ends the load. Returns what was answered 201.
-    pub(crate) async fn end(mut self) -> HashSet<Uuid> {
-        self.going.store(false, Ordering::Relaxed);
-        while self.people.join_next().await.is_some() {}
-        std::mem::take(&mut self.created.lock().unwrap())
-    }
 }
