@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     buyers::{SECRET, token},
-    harness::{POLL_INTERVAL, System, until},
+    harness::{POLL_INTERVAL, Service, System, until},
 };
 
 const BUYERS: usize = 200;
@@ -129,33 +129,7 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
         // All of them rush for these, and then something is killed.
         let on_sale =
             market.on_sale.fetch_add(TICKETS / STAGES, Ordering::SeqCst) + TICKETS / STAGES;
-        match stage {
-            0 => {
-                replicas[0].child.kill().await;
-            }
-            1 => system.nats.kill().await,
-            2 => {
-                replicas[1].child.kill().await;
-                system.nats.restart().await.unwrap();
-            }
-            3 => {
-                system.nats.kill().await;
-                replicas[2].child.kill().await;
-                system.nats.restart().await.unwrap();
-            }
-            _ => {}
-        }
-        for (number, replica) in replicas.iter_mut().enumerate() {
-            if replica.child.exited().is_some() {
-                // Without NATS, it serves orders and does not say that it is ready.
-                *replica = system.spawn(
-                    "orders",
-                    &format!("orders-{}", number + 1),
-                    system.nats.client_port(),
-                );
-                market.replicas.write().unwrap()[number] = replica.url.clone();
-            }
-        }
+        kill_and_replace(&mut system, &mut replicas, stage, &market).await;
         until("these are reserved", || async { market.answered.lock().unwrap().len() >= on_sale })
             .await;
     }
@@ -165,13 +139,7 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
 
     let held = system.both_agree().await;
     let answered = market.answered.lock().unwrap().clone();
-    let rows: Vec<(Uuid, Uuid, String)> =
-        sqlx::query_as("select id, ticket_id, buyer from orders where status = 'reserved'")
-            .fetch_all(&system.orders_db)
-            .await
-            .unwrap();
-    let rows: HashMap<_, _> =
-        rows.into_iter().map(|(order, ticket, buyer)| (order, (ticket, buyer))).collect();
+    let rows = reservations(&system).await;
     assert_eq!(rows, answered, "what was answered 201 is what there is");
     assert_eq!(rows.len(), TICKETS);
     let buyers: HashSet<_> = rows.values().map(|(_, buyer)| buyer).collect();
@@ -185,9 +153,48 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
         assert_eq!(version, 2, "{ticket} was locked once");
         assert_eq!(answered[&order].0, ticket);
     }
-    let dead: i64 = sqlx::query_scalar("select count(*) from bus.dead_letters")
-        .fetch_one(&system.orders_db)
-        .await
-        .unwrap();
-    assert_eq!(dead, 0);
+    system.no_dead_letters().await;
+}
+
+/// Kills what a stage of the sale kills, and starts the replicas again that are gone.
+async fn kill_and_replace(
+    system: &mut System,
+    replicas: &mut [Service],
+    stage: usize,
+    market: &Market,
+) {
+    match stage {
+        0 => {
+            replicas[0].child.kill().await;
+        }
+        1 => system.nats.kill().await,
+        2 => {
+            replicas[1].child.kill().await;
+            system.nats.restart().await.unwrap();
+        }
+        3 => {
+            system.nats.kill().await;
+            replicas[2].child.kill().await;
+            system.nats.restart().await.unwrap();
+        }
+        _ => {}
+    }
+    for (number, replica) in replicas.iter_mut().enumerate() {
+        if replica.child.exited().is_some() {
+            // Without NATS, it serves orders and does not say that it is ready.
+            let name = format!("orders-{}", number + 1);
+            *replica = system.spawn("orders", &name, system.nats.client_port());
+            market.replicas.write().unwrap()[number] = replica.url.clone();
+        }
+    }
+}
+
+/// The ticket and the buyer of every reservation in the database.
+async fn reservations(system: &System) -> HashMap<Uuid, (Uuid, String)> {
+    let rows: Vec<(Uuid, Uuid, String)> =
+        sqlx::query_as("select id, ticket_id, buyer from orders where status = 'reserved'")
+            .fetch_all(&system.orders_db)
+            .await
+            .unwrap();
+    rows.into_iter().map(|(order, ticket, buyer)| (order, (ticket, buyer))).collect()
 }

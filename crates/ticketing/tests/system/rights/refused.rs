@@ -108,36 +108,70 @@ fn allowed(user: &str) -> Vec<String> {
 
 const USERS: [&str; 4] = ["tickets", "orders", "tickets-provisioner", "orders-provisioner"];
 
+/// Every subject under which something is published: those of each user, and others.
+fn publishable() -> Vec<String> {
+    let mut publishing = api();
+    publishing.extend(
+        [
+            "ticket:created",
+            "ticket:updated",
+            "ticket:other",
+            "order:created",
+            "order:completed",
+            "order:cancelled",
+            "order:expired",
+            "order:other",
+            "x",
+            "$SYS.REQ.SERVER.PING",
+            "$KV.client-leases.x",
+            "$KV.other.x",
+            "$O.files.x",
+            "_CLIENT.x",
+            "_INBOX.x",
+            "_R_.x",
+            "$JS.EVENT.ADVISORY.x",
+        ]
+        .map(ToOwned::to_owned),
+    );
+    publishing.extend(USERS.map(|user| format!("_INBOX.{user}.x")));
+    publishing
+}
+
+/// What this user may not subscribe to.
+fn forbidden_to_hear(user: &str) -> Vec<String> {
+    let mut listening: Vec<String> = [
+        ">",
+        "*",
+        "ticket:created",
+        "ticket:*",
+        "order:>",
+        "_INBOX.>",
+        "_INBOX.*",
+        "_R_.>",
+        "$JS.>",
+        "$JS.ACK.>",
+        "$JS.API.>",
+        "$JS.EVENT.ADVISORY.>",
+        "JS.>",
+        "$KV.>",
+        "$KV.client-leases.>",
+        "$SYS.>",
+        "$O.>",
+    ]
+    .map(ToOwned::to_owned)
+    .into();
+    let others = USERS.into_iter().filter(|other| *other != user);
+    listening.extend(others.map(|other| format!("_INBOX.{other}.>")));
+    listening
+}
+
 #[tokio::test]
 async fn every_other_subject_is_refused() {
     let identities = Identities::make();
     let nats = identities.server().start().await.unwrap();
     for user in USERS {
         let (client, mut errors) = connect(&identities, &nats, user).await;
-        let mut publishing = api();
-        publishing.extend(
-            [
-                "ticket:created",
-                "ticket:updated",
-                "ticket:other",
-                "order:created",
-                "order:completed",
-                "order:cancelled",
-                "order:expired",
-                "order:other",
-                "x",
-                "$SYS.REQ.SERVER.PING",
-                "$KV.client-leases.x",
-                "$KV.other.x",
-                "$O.files.x",
-                "_CLIENT.x",
-                "_INBOX.x",
-                "_R_.x",
-                "$JS.EVENT.ADVISORY.x",
-            ]
-            .map(ToOwned::to_owned),
-        );
-        publishing.extend(USERS.map(|user| format!("_INBOX.{user}.x")));
+        let publishing = publishable();
         let own = allowed(user);
         for subject in &own {
             assert!(publishing.contains(subject), "{subject} is not tried");
@@ -155,30 +189,7 @@ async fn every_other_subject_is_refused() {
             let expected = format!("Permissions Violation for Publish to \"{subject}\"");
             assert!(error.contains(&expected), "{user}: {error:?} is not {expected:?}");
         }
-        let mut listening: Vec<String> = [
-            ">",
-            "*",
-            "ticket:created",
-            "ticket:*",
-            "order:>",
-            "_INBOX.>",
-            "_INBOX.*",
-            "_R_.>",
-            "$JS.>",
-            "$JS.ACK.>",
-            "$JS.API.>",
-            "$JS.EVENT.ADVISORY.>",
-            "JS.>",
-            "$KV.>",
-            "$KV.client-leases.>",
-            "$SYS.>",
-            "$O.>",
-        ]
-        .map(ToOwned::to_owned)
-        .into();
-        let others = USERS.into_iter().filter(|other| *other != user);
-        listening.extend(others.map(|other| format!("_INBOX.{other}.>")));
-        for subject in listening {
+        for subject in forbidden_to_hear(user) {
             let _subscription = client.subscribe(subject.clone()).await.unwrap();
             let error = next(&mut errors, user, &subject).await;
             let expected = format!("Permissions Violation for Subscription to \"{subject}\"");
