@@ -106,7 +106,7 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     let console = format!("http://127.0.0.1:{}", place.first_port + 7);
     until("the console knows every member of the group", || async {
         let channel = format!("{console}/streaming/channelsz?channel=ticket:created&subs=1");
-        let Ok(answer) = http().get(channel).send().await else { return false };
+        let Ok(answer) = client().get(channel).send().await else { return false };
         let channel: Value = answer.json().await.unwrap();
         let members = channel["subscriptions"].as_array().into_iter().flatten();
         let ids: Vec<_> = members.map(|member| member["client_id"].clone()).collect();
