@@ -113,7 +113,7 @@ pub fn encode<E: Event>(
         time,
         datacontenttype: "application/json".into(),
         dataschema: data_schema(E::SUBJECT, E::SCHEMA_VERSION).into(),
-        traceparent: TraceContext::current().map(|trace| trace.child().to_string().into()),
+        traceparent: TraceContext::current().map(|trace| trace.to_string().into()),
         data: &data,
     })
 }

@@ -1,10 +1,29 @@
 //! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): whose request this work belongs to,
 //! from an HTTP header through the outbox and the event to the listener's log lines.
 
-use std::{fmt, future::Future, str::FromStr};
+use std::{fmt, future::Future, str::FromStr, sync::OnceLock};
+
+use tracing::Span;
 
 tokio::task_local! {
     static CURRENT: TraceContext;
+}
+
+/// Finds a span's place in its trace, below this parent, for a tracer that gives spans ids of its own.
+/// `None` when the tracer does not know the span.
+pub type Tracer = fn(&Span, Option<TraceContext>) -> Option<TraceContext>;
+
+static TRACER: OnceLock<Tracer> = OnceLock::new();
+
+/// Has spans be known by the ids that a tracer gives them. The first one stays.
+pub fn use_tracer(tracer: Tracer) {
+    let _ = TRACER.set(tracer);
+}
+
+/// Whether a tracer records spans.
+#[must_use]
+pub fn is_traced() -> bool {
+    TRACER.get().is_some()
 }
 
 /// A `traceparent` of version 00. Every hop keeps the trace id and has a span id of its own.
@@ -16,6 +35,38 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// A context from its parts.
+    #[must_use]
+    pub fn new(trace_id: u128, span_id: u64, flags: u8) -> Self {
+        Self { trace_id, span_id, flags }
+    }
+
+    /// The context of the work in this span, which another process's work caused, or nothing that is
+    /// known.
+    #[must_use]
+    pub fn of_span(span: &Span, parent: Option<Self>) -> Self {
+        let known = TRACER.get().and_then(|tracer| tracer(span, parent));
+        known.unwrap_or_else(|| parent.map_or_else(Self::new_root, Self::child))
+    }
+
+    /// The trace's id.
+    #[must_use]
+    pub fn trace(self) -> u128 {
+        self.trace_id
+    }
+
+    /// The span's id.
+    #[must_use]
+    pub fn span(self) -> u64 {
+        self.span_id
+    }
+
+    /// The flags: 1 if somebody records the trace.
+    #[must_use]
+    pub fn flags(self) -> u8 {
+        self.flags
+    }
+
     /// The start of a new trace, not sampled by anybody yet.
     #[must_use]
     pub fn new_root() -> Self {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use common::{
     bus::{
+        BusError,
         outbox::{self, OutboxEvent},
         pool::Pool,
         relay::Wake,
@@ -40,7 +41,7 @@ pub struct GroupCommit {
 struct Waiting {
     ticket: Ticket,
     event: OutboxEvent,
-    answer: oneshot::Sender<Result<(), Problem>>,
+    answer: oneshot::Sender<Result<(), Arc<anyhow::Error>>>,
 }
 
 impl GroupCommit {
@@ -69,7 +70,8 @@ impl GroupCommit {
         let id = event.id;
         let waiting = Waiting { ticket: created.0, event, answer };
         self.waiting.send(waiting).await.map_err(|_| lost())?;
-        committed.await.map_err(|_| lost())??;
+        // Also here: the log line about a failure is the request's.
+        committed.await.map_err(|_| lost())?.map_err(|error| Problem::internal(&error))?;
         Ok(id)
     }
 }
@@ -86,7 +88,7 @@ async fn run(
         }
         // In time: the pool sees to that, so that a connection whose peer has vanished does not hold
         // up those that follow.
-        let committed = commit(&pool, &batch).await;
+        let committed = commit(&pool, &batch).await.map_err(|error| Arc::new(error.into()));
         wake.wake();
         for waiting in batch {
             // Nobody there: the client has gone, its ticket stays.
@@ -96,7 +98,7 @@ async fn run(
 }
 
 /// Stores all tickets and their events, or none.
-async fn commit(pool: &Pool, batch: &[Waiting]) -> Result<(), Problem> {
+async fn commit(pool: &Pool, batch: &[Waiting]) -> Result<(), BusError> {
     pool.transaction(async |tx| {
         store::insert(tx, batch.iter().map(|waiting| &waiting.ticket)).await?;
         outbox::put_prepared(tx, batch.iter().map(|waiting| &waiting.event)).await?;

@@ -46,6 +46,12 @@ pub struct PodSettings {
     /// terminal.
     #[arg(long, env, value_name = "LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+
+    /// The OpenTelemetry collector that gets the traces, by OTLP over HTTP, such as
+    /// <http://localhost:4318>. Default: none, and no traces. OTEL_SERVICE_NAME and the SDK's other
+    /// variables apply.
+    #[arg(long, env, value_name = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
 /// How the process serves HTTP, and what it allows its clients.

@@ -13,7 +13,7 @@ use super::{
     config::{EX_USAGE, NatsSettings, PodSettings},
     health::Health,
     shutdown::Shutdown,
-    telemetry,
+    telemetry::{self, Traces},
 };
 
 /// What `/readyz` calls a process's part in its queue group.
@@ -107,11 +107,18 @@ where
     Close: FnOnce() -> Closed,
     Closed: Future<Output = ()>,
 {
-    if let Err(error) = telemetry::logs(&settings.log, settings.log_format) {
-        eprintln!("error: {error:#}");
-        return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
+    let traces = match observe(&settings) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
+        }
+    };
+    let ended = run_logged(settings, start).await;
+    if let Some(traces) = traces {
+        traces.end().await;
     }
-    match run_logged(settings, start).await {
+    match ended {
         Ok(true) => {
             info!("stopped");
             ExitCode::SUCCESS
@@ -122,6 +129,15 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts logging, and sending traces if they are wanted.
+fn observe(settings: &PodSettings) -> anyhow::Result<Option<Traces>> {
+    let endpoint = settings.otel_exporter_otlp_endpoint.as_deref();
+    let instance = settings.client_id();
+    let traces = endpoint.map(|endpoint| Traces::to(endpoint, instance.as_str())).transpose()?;
+    telemetry::logs(&settings.log, settings.log_format, traces.as_ref())?;
+    Ok(traces)
 }
 
 async fn run_logged<Start, Started, Close, Closed>(

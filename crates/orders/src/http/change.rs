@@ -3,7 +3,7 @@
 use common::{
     bus::outbox,
     events::order::Order,
-    pod::{auth::Caller, problem::Problem, trace::TraceContext},
+    pod::{auth::Caller, problem::Problem},
 };
 use sqlx::PgConnection;
 use tracing::info;
@@ -53,7 +53,6 @@ pub(super) async fn change(
         ticket.id = %next.ticket_id,
         order.status = next.status.as_str(),
         event.id = %event_id,
-        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "order changed",
     );
     Ok(Ok(next))

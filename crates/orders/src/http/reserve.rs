@@ -15,7 +15,6 @@ use common::{
         body::Fields,
         idempotency::{self, Answer, Claim, IdempotentRequest},
         problem::Problem,
-        trace::TraceContext,
     },
 };
 use serde::Serialize;
@@ -114,7 +113,6 @@ pub(super) async fn reserve(
         order.id = %answer.resource_id,
         ticket.id = %ticket_id,
         event.id = %event_id,
-        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "order created",
     );
     Ok(answer.created(PATH))

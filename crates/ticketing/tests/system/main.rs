@@ -16,6 +16,7 @@ mod harness;
 mod identities;
 mod links;
 mod listening;
+mod logs;
 mod manifests;
 mod members;
 mod newest;

@@ -9,7 +9,7 @@ use axum::{
 use common::{
     bus::outbox,
     events::ticket::{Hold, HoldStatus, Ticket, TicketUpdated},
-    pod::{auth::Caller, body::Fields, page::PathId, problem::Problem, trace::TraceContext},
+    pod::{auth::Caller, body::Fields, page::PathId, problem::Problem},
 };
 use sqlx::PgConnection;
 use tracing::info;
@@ -99,7 +99,6 @@ pub(super) async fn change(
         ticket.id = %id,
         ticket.version = event.0.version,
         event.id = %event_id,
-        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "ticket updated",
     );
     ticket_body(StatusCode::OK, &event.0)

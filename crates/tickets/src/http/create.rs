@@ -14,7 +14,6 @@ use common::{
         body::Fields,
         idempotency::{self, Answer, Claim, IdempotentRequest},
         problem::Problem,
-        trace::TraceContext,
     },
 };
 use tracing::info;
@@ -90,7 +89,6 @@ pub(super) async fn create(
     info!(
         ticket.id = %created.resource_id,
         event.id = %event_id,
-        trace.id = TraceContext::current().map(|trace| trace.trace_id()),
         "ticket created",
     );
     Ok(tagged(created.created(PATH)))

@@ -27,14 +27,14 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
 };
-use tracing::{debug, info};
+use tracing::{Instrument, Span, debug, error_span, field::Empty, info};
 
 use super::{
     config::{HttpSettings, PodSettings},
     health,
     problem::Problem,
     process::Pod,
-    trace::TraceContext,
+    trace::{self, TraceContext},
 };
 
 pub use connection::{MAX_HEAD, Static};
@@ -47,6 +47,7 @@ use server::Bounds;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long a browser may rely on what it was told of an origin.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
@@ -142,36 +143,62 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Runs the request within its trace, and logs how it went.
+/// Runs the request in a span and as part of its trace, and logs and measures how it went. Every line that
+/// is logged meanwhile has the span's fields.
 async fn traced(request: Request, next: Next) -> Response {
-    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    let trace = given
-        .and_then(|text| text.parse().ok())
-        .map_or_else(TraceContext::new_root, TraceContext::child);
     let begun = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = trace.scope(next.run(request)).await;
+    let method = known(request.method());
+    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
+    let route = route.unwrap_or_else(|| "none".to_owned());
+    let caller = text(&request, &TRACEPARENT).and_then(|text| text.parse().ok());
+    let span = span_of(&request, method);
+    let trace = TraceContext::of_span(&span, caller);
+    span.record("trace.id", trace.trace_id());
+    if trace::is_traced() {
+        span.record("otel.name", format!("{method} {route}"));
+        span.record("otel.kind", "server");
+        span.record("http.route", &*route);
+    }
+    let mut response = trace.scope(next.run(request)).instrument(span.clone()).await;
     if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
         response.headers_mut().insert(TRACEPARENT, value);
     }
+    let (status, elapsed) = (response.status(), begun.elapsed());
+    span.record("http.response.status_code", status.as_u16());
+    if trace::is_traced() && status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    span.in_scope(|| debug!(elapsed.ms = elapsed.as_secs_f64() * 1e3, "request"));
     // None of the labels is the client's to choose: each value costs memory for good.
     metrics::histogram!(
         "http_request_seconds",
-        "method" => known(&method),
-        "route" => route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned()),
-        "status" => response.status().as_str().to_owned(),
+        "method" => method,
+        "route" => route,
+        "status" => status.as_str().to_owned(),
     )
-    .record(begun.elapsed());
-    debug!(
-        http.method = %method,
-        http.path = path,
-        http.status = response.status().as_u16(),
-        elapsed.ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        trace.id = trace.trace_id(),
-        "request",
-    );
+    .record(elapsed);
     response
+}
+
+/// A request's span. At the level `error`, so that a line at any level has its fields.
+fn span_of(request: &Request, method: &'static str) -> Span {
+    error_span!(
+        parent: None,
+        "request",
+        request.id = text(request, &REQUEST_ID),
+        trace.id = Empty,
+        http.request.method = method,
+        url.path = request.uri().path(),
+        http.response.status_code = Empty,
+        otel.name = Empty,
+        otel.kind = Empty,
+        otel.status_code = Empty,
+        http.route = Empty,
+    )
+}
+
+fn text<'a>(request: &'a Request, header: &HeaderName) -> Option<&'a str> {
+    request.headers().get(header).and_then(|value| value.to_str().ok())
 }
 
 /// Describes what is measured of HTTP.

@@ -101,6 +101,12 @@ impl System {
 
     /// A service that may or may not come to be ready.
     pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
+        let (command, url) = self.command(kind, name, nats_port);
+        Service { child: command.spawn().unwrap(), url }
+    }
+
+    /// What starts a service, and where it will be.
+    pub(crate) fn command(&self, kind: &str, name: &str, nats_port: u16) -> (Command, String) {
         let port = ports::free().unwrap();
         let mut command = Command::new(&self.program);
         if let Some(identities) = &self.identities {
@@ -122,8 +128,7 @@ impl System {
         for (name, value) in &self.settings {
             command = command.env(name, value);
         }
-        let child = command.spawn().unwrap();
-        Service { child, url: format!("http://127.0.0.1:{port}") }
+        (command, format!("http://127.0.0.1:{port}"))
     }
 
     /// Restarts nats-server with the accounts and users of production, on the disk that it had.

@@ -1,0 +1,53 @@
+//! What the logs say of one request, from its first line to its last.
+
+use serde_json::{Value, json};
+
+use crate::harness::{System, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
+    let mut system = System::start().await;
+    system.settings.push(("LOG", "info,common=debug".to_owned()));
+    let (command, url) = system.command("tickets", "tickets-1", system.nats.client_port());
+    let mut tickets = command.piped().spawn().unwrap();
+    until("tickets is ready", || async {
+        system.http.get(format!("{url}/readyz")).send().await.is_ok_and(|at| at.status() == 200)
+    })
+    .await;
+    let post = async |id: &str| {
+        let post = system.http.post(format!("{url}/api/tickets")).header("x-request-id", id);
+        post.json(&json!({ "title": "Concert", "price": 20 })).send().await.unwrap()
+    };
+    let created = post("good-one").await;
+    assert_eq!(created.status(), 201);
+    let trace =
+        created.headers()["traceparent"].to_str().unwrap().split('-').nth(1).unwrap().to_owned();
+    sqlx::raw_sql("alter table tickets rename to elsewhere")
+        .execute(&system.tickets_db)
+        .await
+        .unwrap();
+    assert_eq!(post("bad-one").await.status(), 500);
+
+    let mut lines: Vec<Value> = Vec::new();
+    let last = |line: &Value| line["request.id"] == "bad-one" && line["message"] == "request";
+    while !lines.last().is_some_and(last) {
+        let line = tokio::time::timeout(crate::harness::PATIENCE, tickets.line()).await;
+        lines.push(serde_json::from_str(&line.unwrap().unwrap()).unwrap());
+    }
+    let of = |id: &str| lines.iter().filter(|at| at["request.id"] == id).collect::<Vec<_>>();
+    let (good, bad) = (of("good-one"), of("bad-one"));
+    let said = |lines: &[&Value], message: &str| {
+        lines.iter().find(|at| at["message"] == message).copied().cloned()
+    };
+    assert!(said(&good, "ticket created").is_some(), "{lines:#?}");
+    let end = said(&good, "request").unwrap();
+    assert_eq!((&end["trace.id"], &end["http.response.status_code"]), (&trace.into(), &201.into()));
+    assert!(good.iter().all(|line| line["trace.id"] == end["trace.id"]), "{good:#?}");
+    let failure = said(&bad, "a request failed").unwrap();
+    assert_eq!(
+        (&failure["level"], &failure["url.path"]),
+        (&"ERROR".into(), &"/api/tickets".into())
+    );
+    assert!(failure["trace.id"].is_string(), "{failure}");
+    assert_eq!(said(&bad, "request").unwrap()["http.response.status_code"], 500);
+}
