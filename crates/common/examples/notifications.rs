@@ -114,9 +114,13 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         let migration_pool = database::migration_pool(&pool);
         bus::migrate(&migration_pool).await?;
         // A service of more than one table keeps migrations, as `orders` does.
-        sqlx::raw_sql("create table if not exists notifications (ticket_id uuid, text text)")
-            .execute(&migration_pool)
-            .await?;
+        // The lock: two replicas that start together would otherwise both create it, and one would fail.
+        sqlx::raw_sql(
+            "select pg_advisory_xact_lock(hashtext('notifications'));
+             create table if not exists notifications (ticket_id uuid, text text)",
+        )
+        .execute(&migration_pool)
+        .await?;
         migration_pool.close().await;
 
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());

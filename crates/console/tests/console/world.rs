@@ -74,7 +74,7 @@ impl World {
             if status == 200 && holds(&answer) {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "waited in vain until {what}: {status} {answer}");
+            assert!(Instant::now() < deadline, "timed out waiting until {what}: {status} {answer}");
             sleep(Duration::from_millis(25)).await;
         }
     }

@@ -161,7 +161,7 @@ pub(crate) async fn until(holds: impl AsyncFnMut() -> bool) {
 pub(crate) async fn until_within(patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain");
+        assert!(Instant::now() < deadline, "timed out after {patience:?}");
         sleep(Duration::from_millis(5)).await;
     }
 }
