@@ -67,15 +67,15 @@ pub struct HttpSettings {
     #[arg(long, env, value_name = "OPERATIONS_ADDRESS")]
     pub operations_address: Option<SocketAddr>,
 
-    /// How many requests may be at work at once; a further one is answered 503 with Retry-After. More
-    /// than the database has connections for only wait for one, so this bounds the memory and the
-    /// longest wait.
-    #[arg(long, env, value_name = "HTTP_MAX_CONCURRENT", default_value = "512")]
+    /// How many requests may be at work at once; a further one waits its turn for a second, and is then
+    /// answered 503 with Retry-After. More than the database has connections for only wait for one, so
+    /// this bounds the memory and the longest wait.
+    #[arg(long, env, value_name = "HTTP_MAX_CONCURRENT", default_value = "256")]
     pub http_max_concurrent: NonZeroUsize,
 
     /// How many connections may be open at once. For a further one, the oldest is closed whose client
     /// neither finishes its request nor takes its answer, or else the one that has idled longest.
-    #[arg(long, env, value_name = "HTTP_MAX_CONNECTIONS", default_value = "1024")]
+    #[arg(long, env, value_name = "HTTP_MAX_CONNECTIONS", default_value = "512")]
     pub http_max_connections: NonZeroUsize,
 
     /// How long a process that stops still takes requests, such as 5s; each answer says that its

@@ -16,6 +16,10 @@ use super::{
     telemetry::{self, Traces},
 };
 
+/// Gives memory back once it is not needed any more, which the C library's keeps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `/readyz` calls a process's part in its queue group.
 const GATE: &str = "queue group";
 

@@ -8,12 +8,13 @@ use crate::{
     service::Service,
 };
 
-/// Room for so many connections, and so many that want some.
+/// Room for so many connections.
 const ROOM: usize = 50;
-const MANY: usize = 500;
+/// So many that want some.
+pub(crate) const MANY: usize = 500;
 
 /// So many connections, each of which has sent this.
-async fn crowd(service: &Service, sends: &str) -> Vec<Client> {
+pub(crate) async fn crowd(service: &Service, sends: &str) -> Vec<Client> {
     let connect = async || {
         let mut client = service.client().await;
         // It may have been let go again.
@@ -76,14 +77,12 @@ async fn beside_clients_that_do_not_read_requests_are_answered() {
 }
 
 #[tokio::test]
-async fn more_unread_answers_than_the_server_keeps_cost_the_oldest_their_connection() {
-    let service = Service::with_room(MANY);
-    let mut first = service.client().await;
-    let large = "GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
-    first.send(large.repeat(4)).await;
-    let unread = crowd(&service, &large.repeat(4)).await;
-    first.until_gone_unread().await;
-    drop(unread);
+async fn a_burst_above_the_bound_is_answered_in_its_turn() {
+    let settings = MiddlewareSettings { concurrent: 8, ..MiddlewareSettings::default() };
+    let service = Service::with(&settings, Bounds::default());
+    let ask = async || service.client().await.get("/moment", "").await.status;
+    let answered = join_all((0..5 * settings.concurrent).map(|_| ask())).await;
+    assert!(answered.iter().all(|&status| status == 200), "{answered:?}");
 }
 
 #[tokio::test]

@@ -48,7 +48,10 @@ impl Answer {
 
 impl Client {
     pub(crate) async fn connect(to: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(to).await.unwrap(), left: Vec::new() }
+        let stream = TcpStream::connect(to).await.unwrap();
+        // What is sent goes at once, and by itself.
+        stream.set_nodelay(true).unwrap();
+        Self { stream, left: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -8,5 +8,6 @@ mod attacks;
 mod balancer;
 mod client;
 mod limits;
+mod memory;
 mod service;
 mod stopping;

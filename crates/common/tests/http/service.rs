@@ -21,12 +21,15 @@ use common::pod::{
     shutdown::Shutdown,
 };
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::client::Client;
 
 /// How large one answer of `/large` is, in bytes.
 const LARGE: usize = 256 * 1024;
+
+/// How long `/moment` takes.
+const MOMENT: Duration = Duration::from_millis(3);
 
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
@@ -65,6 +68,7 @@ impl Service {
             .route("/things", post(create))
             .route("/things/{id}", get(|| async { Json(json!({ "id": 7 })) }))
             .route("/large", get(|| async { "x".repeat(LARGE) }))
+            .route("/moment", get(|| sleep(MOMENT)))
             .route("/slow", get(slow))
             .with_state(finish.clone());
         let (shutdown, _) = Shutdown::new();

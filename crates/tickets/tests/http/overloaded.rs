@@ -23,7 +23,7 @@ async fn a_database_that_is_away_is_answered_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn a_request_above_the_bound_is_turned_away_at_once_and_those_within_it_finish() {
+async fn a_request_above_the_bound_waits_its_turn_for_a_second_and_those_within_it_finish() {
     let tickets = Service::with_concurrency(2).await;
     let lock = tickets.lock_tickets().await;
     let body = r#"{"title":"a","price":1}"#;

@@ -4,9 +4,10 @@
 use std::{error::Error, time::Duration};
 
 use axum::{
+    BoxError,
     body::Body,
     extract::Request,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -49,12 +50,7 @@ pub(super) async fn whole(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match read(body).await {
         Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Err(problem) => {
-            let mut response = problem.into_response();
-            // What is left of the body cannot be told from the next request.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -70,8 +66,8 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
-    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+    match timeout(BODY_TIMEOUT, copy(Limited::new(body, MAX_BODY))).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if is_too_large(&*error) => Err(too_large()),
         Ok(Err(_)) => {
             Err(Problem::new(StatusCode::BAD_REQUEST, "The body did not come to its end."))
@@ -81,6 +77,16 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
         }
     }
+}
+
+/// A copy, because each piece would keep the 8 KiB it was read into: of a body that comes byte by byte,
+/// that is 128 MiB.
+async fn copy(mut body: Limited<Body>) -> Result<Bytes, BoxError> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        whole.extend_from_slice(frame?.data_ref().map_or(&[], |data| &data[..]));
+    }
+    Ok(whole.into())
 }
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {

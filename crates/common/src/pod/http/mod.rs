@@ -4,23 +4,29 @@
 mod conditional;
 mod connection;
 mod connections;
+mod exchange;
+mod head;
 mod intake;
 mod phase;
+mod place;
 pub mod server;
+mod table;
+mod turn;
+mod watched;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     BoxError, Router,
     error_handling::HandleErrorLayer,
     extract::{MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-use tokio::{net::TcpListener, time::Instant};
-use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer};
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -37,7 +43,8 @@ use super::{
     trace::{self, TraceContext},
 };
 
-pub use connection::{MAX_HEAD, Static};
+pub use connection::MAX_HEAD;
+pub use exchange::Static;
 pub use intake::{BODY_TIMEOUT, MAX_BODY, MAX_REQUEST_ID, MAX_URL};
 pub use phase::Deadlines;
 use server::Bounds;
@@ -63,15 +70,16 @@ pub struct MiddlewareSettings {
 
 impl Default for MiddlewareSettings {
     fn default() -> Self {
-        Self { concurrent: 512, origins: Vec::new() }
+        Self { concurrent: 256, origins: Vec::new() }
     }
 }
 
-/// Puts an API behind the middleware. A request above the bound on those at work is answered 503 with
-/// Retry-After at once rather than queued; one whose body is still to come is not at work.
+/// Puts an API behind the middleware. A request above the limit on those in progress waits up to a second for
+/// its turn and then gets a 503 with Retry-After; one whose body has not arrived is not in progress.
 pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
     let header =
         |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    let places = Arc::new(Semaphore::new(settings.concurrent));
     let api = api
         .fallback(|| async {
             Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
@@ -98,9 +106,8 @@ pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
                 .layer(from_fn(traced))
                 .layer(from_fn(conditional::conditional))
                 .layer(from_fn(intake::whole))
-                .layer(HandleErrorLayer::new(turned_away))
-                .load_shed()
-                .layer(GlobalConcurrencyLimitLayer::new(settings.concurrent))
+                .layer(from_fn_with_state(places, turn::in_turn))
+                .layer(HandleErrorLayer::new(given_up))
                 .timeout(REQUEST_TIMEOUT)
                 .layer(CatchPanicLayer::custom(panicked)),
         );
@@ -217,14 +224,12 @@ fn known(method: &Method) -> &'static str {
     KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
-async fn turned_away(error: BoxError) -> Problem {
-    if error.is::<tower::timeout::error::Elapsed>() {
-        return Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The request took too long and was given up. Whether it took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
-        );
-    }
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests are under way. Try again.")
+/// The only error is that the time is over.
+async fn given_up(_: BoxError) -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The request took too long and was given up. Whether it took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
+    )
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {

@@ -40,8 +40,8 @@ pub(super) enum Phase {
     Body,
     /// A handler has the request.
     AtWork,
-    /// So many bytes of an answer are to be taken.
-    Answer(usize),
+    /// An answer is to be taken.
+    Answer,
     /// Kept alive between two requests.
     Idle,
     /// This side is closed.
@@ -52,8 +52,9 @@ impl Phase {
     /// In which order connections go when there is no room; `None` for one that stays.
     pub(super) fn class(self) -> Option<Class> {
         match self {
-            Self::Fresh | Self::Head | Self::Body | Self::Closing => Some(Class::Unfinished),
-            Self::Answer(_) => Some(Class::Unread),
+            Self::Fresh => Some(Class::Silent),
+            Self::Head | Self::Body | Self::Closing => Some(Class::Unfinished),
+            Self::Answer => Some(Class::Unread),
             Self::Idle => Some(Class::Idle),
             Self::AtWork => None,
         }
@@ -63,20 +64,18 @@ impl Phase {
     pub(super) fn limit(self, deadlines: &Deadlines) -> Option<Duration> {
         match self {
             Self::Fresh | Self::Head => Some(deadlines.head),
-            Self::Answer(_) => Some(deadlines.answer),
+            Self::Answer => Some(deadlines.answer),
             Self::Idle => Some(deadlines.idle),
             Self::Closing => Some(LINGER),
             Self::Body | Self::AtWork => None,
         }
     }
-
-    pub(super) fn unsent(self) -> usize {
-        if let Self::Answer(size) = self { size } else { 0 }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
+    /// Nothing has come yet, and nothing is held.
+    Silent,
     Unfinished,
     Unread,
     Idle,

@@ -53,7 +53,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            connections: 512,
             deadlines: Deadlines::default(),
             drain: Duration::from_secs(1),
             stop_within: Duration::from_secs(18),

@@ -1,0 +1,145 @@
+//! One request and its answer, with the connection's [`Place`] told of each step.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Version, header},
+    response::Response,
+};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tower::ServiceExt;
+
+use super::place::Place;
+
+/// Answers that cost no memory while they wait to be taken, such as a file that is part of the
+/// program: they do not count as held.
+#[derive(Debug, Clone, Copy)]
+pub struct Static;
+
+/// Has the router answer a request.
+pub(super) async fn answer(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    place: Arc<Place>,
+) -> Result<hyper::Response<Answer>, Infallible> {
+    let has_body = !request.body().is_end_stream();
+    place.begun(has_body);
+    let may_be_kept = match request.version() {
+        Version::HTTP_11 => !says(request.headers(), "close"),
+        _ => says(request.headers(), "keep-alive"),
+    };
+    let noted = has_body.then(|| place.clone());
+    let request: Request = request.map(|body| Body::new(Received { body, came: 0, place: noted }));
+    let mut response: Response = router.oneshot(request).await?;
+    // What is left of a body cannot be told from the next request.
+    if place.close_after_answer() || !place.is_whole() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let costs = response.extensions().get::<Static>().is_none();
+    let size = if costs { response.body().size_hint().lower() } else { 0 };
+    let size = usize::try_from(size).unwrap_or(usize::MAX / 2);
+    place.answering(size, may_be_kept && !says(response.headers(), "close"));
+    Ok(response.map(|body| Answer { body, place }))
+}
+
+/// Whether the Connection header has this word.
+fn says(headers: &HeaderMap, word: &str) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let mut words = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    words.any(|said| said.trim().eq_ignore_ascii_case(word))
+}
+
+/// A request's body, whose end is noted.
+struct Received {
+    body: Incoming,
+    /// In bytes.
+    came: usize,
+    place: Option<Arc<Place>>,
+}
+
+impl Received {
+    fn complete(&mut self, whole: bool) {
+        if let Some(place) = self.place.take() {
+            place.complete(whole);
+        }
+    }
+}
+
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.came += match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        let (failed, ended) = (matches!(frame, Some(Err(_))), frame.is_none());
+        if failed || ended || self.body.is_end_stream() {
+            self.complete(!failed);
+        } else if let Some(place) = &self.place {
+            place.came(self.came);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.complete(false);
+    }
+}
+
+/// An answer's body, whose end is noted.
+pub(super) struct Answer {
+    body: Body,
+    place: Arc<Place>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.place.answered();
+    }
+}

@@ -1,0 +1,97 @@
+//! What of a request comes before hyper has its connection: as much as makes its head whole. So a
+//! connection that says nothing, or half a head, costs little more than the bytes that came.
+
+use std::io::ErrorKind::WouldBlock;
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+
+use super::{connection::MAX_HEAD, place::Place};
+
+/// Room for most heads, in bytes.
+const USUAL_HEAD: usize = 1024;
+
+/// Reads until the head of a request has come whole, or something that will be none. `come` is what came
+/// of it with the request before. Returns what came; `None` when the client has gone.
+pub(super) async fn whole(
+    stream: &TcpStream,
+    mut come: BytesMut,
+    place: &Place,
+) -> Option<BytesMut> {
+    let mut searched = 0;
+    let mut passed_over = 0;
+    loop {
+        passed_over += pass_over_empty_lines(&mut come);
+        if passed_over > MAX_HEAD {
+            return None;
+        }
+        if come.is_empty() {
+            // The room it had goes back.
+            come = BytesMut::new();
+        } else {
+            place.receiving(come.capacity());
+            if is_whole(&come, searched) {
+                return Some(come);
+            }
+        }
+        searched = come.len();
+        stream.readable().await.ok()?;
+        if come.capacity() == come.len() {
+            come.reserve(come.len().max(USUAL_HEAD));
+        }
+        match stream.try_read_buf(&mut come) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) if error.kind() == WouldBlock => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Some clients send an empty line after a body (RFC 9112, 2.2). Returns how many bytes it took away.
+fn pass_over_empty_lines(come: &mut BytesMut) -> usize {
+    let empty = come.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    come.advance(empty);
+    empty
+}
+
+/// Whether hyper can tell what to make of it, the first `searched` bytes of which hold no end.
+fn is_whole(come: &[u8], searched: usize) -> bool {
+    let may_be_a_method = come.first().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let new = &come[searched.saturating_sub(2)..];
+    let ends = new.windows(2).any(|bytes| bytes == b"\n\n")
+        || new.windows(3).any(|bytes| bytes == b"\n\r\n");
+    ends || !may_be_a_method || come.len() >= MAX_HEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_whole_with_its_empty_line_however_it_comes_in_pieces() {
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        for lines in [head.to_vec(), head.iter().copied().filter(|&byte| byte != b'\r').collect()] {
+            for end in 1..=lines.len() {
+                for searched in 0..end {
+                    let whole = is_whole(&lines[..end], searched);
+                    assert_eq!(whole, end == lines.len(), "{searched} of {end}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_head_is_not_waited_for() {
+        assert!(is_whole(b"\x16\x03\x01", 0));
+        assert!(is_whole(&[b'a'; MAX_HEAD], MAX_HEAD - 1));
+        assert!(!is_whole(&[b'a'; MAX_HEAD - 1], 0));
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_passed_over() {
+        let mut come = BytesMut::from(&b"\r\n\r\nGET"[..]);
+        assert_eq!(pass_over_empty_lines(&mut come), 4);
+        assert_eq!(come, b"GET"[..]);
+    }
+}
