@@ -1,4 +1,4 @@
-# One file for both services: `docker build --target tickets .`, `docker build --target orders .`
+# One file for all images: `docker build --target tickets .`, and so for `orders` and `console`.
 # PROFILE=dev builds faster and runs slower.
 
 # A release builds from these by digest: infra/release.
@@ -28,16 +28,16 @@ RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/
         printf '//! Empty.\nfn main() {}\n' > "crates/$binary/main.rs"; \
     done
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
-    cargo build --locked --profile "$PROFILE" --package tickets --package orders
+    cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console
 
 # What both share. Sources are touched, to be newer than what was built of the empty ones; and it is
-# always the same two packages, because they decide with which features the rest is built.
+# always the same packages, because they decide with which features the rest is built.
 FROM dependencies AS common
 COPY crates/bus crates/bus
 COPY crates/common crates/common
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     find crates/bus crates/common -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console
 
 # Each service by itself, so that a change of one leaves the other as it is. A build with PROFILE=dev
 # takes up what the one before has learnt.
@@ -46,7 +46,7 @@ COPY crates/tickets crates/tickets
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ticketing-tickets,target=/src/target/debug/incremental \
     find crates/tickets -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
     && mv target/*/tickets /usr/local/bin/
 
 FROM common AS build-orders
@@ -54,8 +54,16 @@ COPY crates/orders crates/orders
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ticketing-orders,target=/src/target/debug/incremental \
     find crates/orders -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
     && mv target/*/orders /usr/local/bin/
+
+FROM common AS build-console
+COPY crates/console crates/console
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=ticketing-console,target=/src/target/debug/incremental \
+    find crates/console -name '*.rs' -exec touch {} + \
+    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
+    && mv target/*/console /usr/local/bin/
 
 FROM $BASE_IMAGE AS service
 ENV HTTP_ADDRESS=0.0.0.0:3000 LOG_FORMAT=json
@@ -74,3 +82,11 @@ LABEL org.opencontainers.image.title="orders" \
       org.opencontainers.image.description="Reserves tickets for buyers, and takes their payments."
 COPY --from=build-orders /usr/local/bin/orders /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/orders"]
+
+FROM service AS console
+ENV HTTP_ADDRESS=0.0.0.0:3900
+EXPOSE 3900
+LABEL org.opencontainers.image.title="console" \
+      org.opencontainers.image.description="Shows where events are, and what is away."
+COPY --from=build-console /usr/local/bin/console /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/console"]

@@ -13,6 +13,11 @@ pub fn describe_metrics() {
             "1 while a stream or group cannot serve until a person sets it right.",
         ),
         ("bus_dead_letters", "Dead letters now; NaN while Postgres does not answer."),
+        ("bus_in_hand", "Events that this process has and has not answered for."),
+        (
+            "bus_last_sequence",
+            "The stream sequence of the newest event that this process received.",
+        ),
         ("bus_group_members", "Processes that hold a lease in the queue group."),
     ] {
         describe_gauge!(name, text);

@@ -55,6 +55,8 @@ pub(crate) struct Session<L: Listener> {
     /// What is being worked on, since when it is in hand, to be spoken for while it lasts.
     in_work: Vec<(Subject, Instant)>,
     mode: Mode,
+    /// The stream sequence of the newest event that arrived.
+    last_sequence: u64,
     /// How many batches in a row found the database away.
     outages: u32,
     context: Arc<MemberContext<L>>,
@@ -72,6 +74,7 @@ impl<L: Listener> Session<L> {
             working: None,
             in_work: Vec::new(),
             mode: Mode::Taking,
+            last_sequence: 0,
             outages: 0,
             context,
         })
@@ -110,7 +113,10 @@ impl<L: Listener> Session<L> {
                     self.mode = Mode::Stopping;
                 }
                 Ok(()) = self.link.changed() => self.link_changed(),
-                _ = progress.tick() => self.speak_for_what_is_in_hand().await,
+                _ = progress.tick() => {
+                    self.measure();
+                    self.speak_for_what_is_in_hand().await;
+                }
             }
         }
     }
@@ -141,6 +147,7 @@ impl<L: Listener> Session<L> {
     fn finished(&mut self, outcome: Outcome) {
         self.working = None;
         self.in_work.clear();
+        self.measure();
         let Outcome::Away(open) = outcome else {
             self.outages = 0;
             return;
@@ -162,6 +169,17 @@ impl<L: Listener> Session<L> {
         }
     }
 
+    /// Shows what this member has, and how far it is.
+    #[expect(clippy::cast_precision_loss, reason = "gauges")]
+    fn measure(&self) {
+        let in_hand = self.in_work.len() + self.waiting.len();
+        metrics::gauge!("bus_in_hand", "group" => L::QUEUE_GROUP).set(in_hand as f64);
+        if self.last_sequence > 0 {
+            let last = self.last_sequence as f64;
+            metrics::gauge!("bus_last_sequence", "group" => L::QUEUE_GROUP).set(last);
+        }
+    }
+
     fn pulled(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Event(message) => {
@@ -170,7 +188,10 @@ impl<L: Listener> Session<L> {
                     Some(held) if bare && held.delivery <= BARE_DELIVERIES => {
                         debug!("passed over a message without its payload");
                     }
-                    Some(held) => self.waiting.push_back(held),
+                    Some(held) => {
+                        self.last_sequence = held.sequence;
+                        self.waiting.push_back(held);
+                    }
                     None => debug!("passed over a message that JetStream did not send"),
                 }
             }

@@ -2,14 +2,20 @@
 //! monitoring of nats-server, and the probes and metrics of the services; it opens no service's database.
 //!
 //! - [`sources`]: what is asked, how often, and for how long an answer is waited for.
+//! - [`live`]: what that comes to, twice a second.
+//! - [`page`]: the page that shows it.
 //! - [`streaming`]: `/streaming/...`, in the JSON of NATS Streaming's monitoring.
+//! - [`act`]: what can be done by it, and who may.
 //! - [`guard`]: which requests are answered at all.
 
+pub mod act;
 pub mod guard;
+pub mod live;
+pub mod page;
 pub mod sources;
 pub mod streaming;
 
-use std::{future::Future, pin::Pin, process::ExitCode};
+use std::{future::Future, path::PathBuf, pin::Pin, process::ExitCode};
 
 use axum::{Router, middleware::from_fn_with_state};
 use clap::Parser;
@@ -17,10 +23,19 @@ use common::pod::{
     config::{self, NatsSettings, PodSettings},
     http::{Http, middleware},
     process::{self, Pod},
+    secret::Secret,
+    shutdown::Shutdown,
 };
+use reqwest::Url;
 
+use act::{Ledger, Rights, Services};
 use guard::Hosts;
-use sources::{monitor::Monitor, nats::Nats};
+use live::{Acts, Newest};
+use sources::{
+    monitor::Monitor,
+    nats::Nats,
+    replicas::{Directory, ServiceAt},
+};
 
 /// Shows streams, queue groups and their members, and what waits where.
 ///
@@ -40,6 +55,40 @@ pub struct Settings {
     /// The monitoring port of nats-server, such as http://127.0.0.1:8222. Default: not asked.
     #[arg(long, env, value_name = "NATS_MONITOR_URL", help_heading = "NATS")]
     pub nats_monitor_url: Option<String>,
+
+    /// The services, and where the probes and metrics of their replicas are, with commas between:
+    /// orders=http://orders-operations:9000. Every address that the name resolves to is a replica.
+    #[arg(
+        long,
+        env,
+        value_name = "CONSOLE_SERVICES",
+        value_delimiter = ',',
+        help_heading = "Console"
+    )]
+    pub console_services: Vec<ServiceAt>,
+
+    /// The data folder of a system that `cargo run` has brought up, which knows where its replicas are.
+    #[arg(long, env, value_name = "CONSOLE_DATA_FOLDER", help_heading = "Console")]
+    pub console_data_folder: Option<PathBuf>,
+
+    /// The API of tickets, to post to. Default: that of the system in CONSOLE_DATA_FOLDER.
+    #[arg(long, env, value_name = "CONSOLE_TICKETS_URL", help_heading = "Console")]
+    pub console_tickets_url: Option<Url>,
+
+    /// The API of orders, to order by. Default: that of the system in CONSOLE_DATA_FOLDER.
+    #[arg(long, env, value_name = "CONSOLE_ORDERS_URL", help_heading = "Console")]
+    pub console_orders_url: Option<Url>,
+
+    /// The token that acting needs. Without one, the console is read-only, unless HTTP_ADDRESS is a
+    /// loopback address: then whoever is on this machine may act.
+    #[arg(
+        long,
+        env,
+        value_name = "CONSOLE_TOKEN",
+        hide_env_values = true,
+        help_heading = "Console"
+    )]
+    pub console_token: Option<Secret>,
 
     /// The names under which browsers may reach the console, with commas between, besides localhost and
     /// loopback addresses. A request with another Host header is refused: a page of a stranger must not
@@ -71,6 +120,16 @@ pub struct Console {
     pub nats: Nats,
     /// Reads the server's own numbers.
     pub monitor: Monitor,
+    /// The APIs of the services.
+    pub services: Services,
+    /// The account of what the console has posted.
+    pub ledger: Ledger,
+    /// The data folder of the system on this machine.
+    pub data_folder: Option<PathBuf>,
+    /// The process's end.
+    pub shutdown: Shutdown,
+    /// The newest snapshot.
+    pub newest: Newest,
 }
 
 type Close = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -78,17 +137,36 @@ type Close = Pin<Box<dyn Future<Output = ()> + Send>>;
 async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl FnOnce() -> Close> {
     let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
+    let nats = Nats::new(bus.clone());
+    let directory = Directory {
+        services: settings.console_services,
+        data_folder: settings.console_data_folder,
+    };
+    let ledger = Ledger::default();
+    let (tickets, orders) = (settings.console_tickets_url, settings.console_orders_url);
+    let services = Services::new(directory.clone(), tickets, orders)?;
+    let rights = Rights::new(settings.console_token.as_ref(), settings.pod.http.http_address);
+    let data_folder = directory.data_folder.clone();
+    let acts =
+        Acts { rights: rights.clone(), breakable: data_folder.is_some(), ledger: ledger.clone() };
+    let look = act::look(services.clone(), ledger.clone(), pod.shutdown.clone());
+    pod.shutdown.spawn("look for what was posted", look);
     let console = Console {
-        nats: Nats::new(bus.clone()),
+        newest: live::spawn(nats.clone(), directory, acts, &pod.shutdown),
+        services,
+        ledger,
+        data_folder,
+        shutdown: pod.shutdown.clone(),
+        nats,
         monitor: Monitor::new(settings.nats_monitor_url.as_deref())?,
     };
     let hosts = Hosts::new(&settings.console_hosts);
-    let api = router(console).layer(from_fn_with_state(hosts, guard::known_host));
+    let api = router(console, &rights).layer(from_fn_with_state(hosts, guard::known_host));
     http.spawn(middleware(api, &settings.pod.http.middleware()), &pod)?;
     Ok(move || Box::pin(async move { bus.close().await }) as _)
 }
 
 /// Everything that the console answers, without the guard.
-pub fn router(console: Console) -> Router {
-    streaming::routes().with_state(console)
+pub fn router(console: Console, rights: &Rights) -> Router {
+    streaming::routes().merge(page::routes()).merge(act::routes(rights)).with_state(console)
 }

@@ -162,6 +162,9 @@ where
         shutdown: shutdown.clone(),
         metrics: telemetry::metrics()?,
     };
+    // Who measures this, for whoever reads it by an address.
+    let (id, node) = (pod.client_id.to_string(), pod.node.clone());
+    metrics::gauge!("process_info", "client_id" => id, "node" => node).set(1);
     let health = pod.health.clone();
     let (metrics, stop) = (pod.metrics.clone(), shutdown.clone());
     shutdown.spawn("metrics upkeep", telemetry::upkeep(metrics, stop));

@@ -2,8 +2,12 @@
 
 pub mod monitor;
 pub mod nats;
+pub mod replicas;
+pub mod samples;
 
 use std::time::Duration;
 
 /// How long an answer is waited for. What is silent for longer counts as frozen.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often each source is asked.
+pub const ASK_EVERY: Duration = Duration::from_millis(500);

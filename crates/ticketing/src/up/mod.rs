@@ -117,7 +117,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
     let servers = servers.inspect_err(|_| view.close())?;
     let mut services = services(&options, &servers, &view)?;
-    services.push(console(&options, &servers, &view)?);
+    services.push(console(&options, &servers, &folder, &view)?);
     let system = RunningSystem {
         pid: std::process::id(),
         nats_url: servers.nats_url.clone(),
@@ -155,7 +155,13 @@ fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result
     Ok(services)
 }
 
-fn console(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<Service> {
+fn console(
+    options: &Options,
+    servers: &Servers,
+    folder: &Folder,
+    view: &View,
+) -> anyhow::Result<Service> {
+    let data_folder = ("CONSOLE_DATA_FOLDER", folder.root.to_string_lossy().into_owned());
     let monitor = servers.monitor_url.clone().map(|url| ("NATS_MONITOR_URL", url));
     Ok(Service {
         kind: "console",
@@ -163,7 +169,7 @@ fn console(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<
         port: wanted_or_other(view, CONSOLE, options.ports().console)?,
         name: CONSOLE.to_owned(),
         nats_url: servers.nats_url.clone(),
-        settings: monitor.into_iter().collect(),
+        settings: monitor.into_iter().chain([data_folder]).collect(),
     })
 }
 

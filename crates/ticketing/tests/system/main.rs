@@ -9,6 +9,7 @@ mod buyers;
 mod callers;
 mod clusters;
 mod command;
+mod console;
 mod crashes;
 mod dead_letters;
 mod doubles;

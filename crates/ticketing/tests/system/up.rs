@@ -45,6 +45,17 @@ impl Place {
         ticketing(self.folder.path(), &[&ports, arguments].concat())
     }
 
+    /// Where its console is, once it is up.
+    pub(crate) async fn console(&self) -> String {
+        let url = || {
+            let stack = fs::read(self.path("stack.json")).ok()?;
+            let stack: Value = serde_json::from_slice(&stack).ok()?;
+            stack["console_url"].as_str().map(ToOwned::to_owned)
+        };
+        until("the console is up", || async { url().is_some() }).await;
+        url().unwrap()
+    }
+
     /// A tool that finds the system by its folder.
     pub(crate) fn run_tool(&self, arguments: &[&str]) -> Running {
         ticketing(self.folder.path(), arguments)
@@ -103,7 +114,7 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     let line = running.line_with(&format!("of ticket {ticket}")).await;
     assert!(line.contains(member), "{line}");
 
-    let console = format!("http://127.0.0.1:{}", place.first_port + 7);
+    let console = place.console().await;
     until("the console knows every member of the group", || async {
         let channel = format!("{console}/streaming/channelsz?channel=ticket:created&subs=1");
         let Ok(answer) = client().get(channel).send().await else { return false };

@@ -1,0 +1,181 @@
+// Keeps the page up to date with the console's snapshots. Whatever came in an event or from a process is
+// set as text, never as HTML.
+
+import { showActs, showSums } from "/acts.js";
+
+const STATES = {
+  "ready": ["ready", "good"],
+  "not-ready": ["not ready", "warn"],
+  "away": ["away", "bad"],
+  "frozen": ["frozen: no answer", "bad"],
+};
+const byId = (id) => document.getElementById(id);
+let lastHeard = 0;
+
+/** Sets text only if it changed: a selection or a screen reader is not disturbed for nothing. */
+function text(element, value) {
+  if (element.textContent !== value) element.textContent = value;
+}
+function look(element, name) {
+  if (element.className !== name) element.className = name;
+}
+function make(tag, name, content) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  if (content !== undefined) element.textContent = content;
+  return element;
+}
+/** Keeps one child per item, in order, known by its key. */
+function each(parent, items, key, create, update) {
+  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  items.forEach((item, at) => {
+    const name = key(item);
+    let child = known.get(name);
+    known.delete(name);
+    if (!child) {
+      child = create(item);
+      child.dataset.key = name;
+    }
+    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
+    update(child, item);
+  });
+  known.forEach((child) => child.remove());
+}
+
+const whole = new Intl.NumberFormat("en");
+const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const number = (value) => (value === null || value === undefined ? "unknown" : whole.format(value));
+const rate = (value) => (value === null || value === undefined ? "unknown" : `${tenth.format(value)}/s`);
+function span(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+const since = (time, now) => (time ? span((now - Date.parse(time)) / 1000) : "");
+
+/** A step of the flow: its title, how it looks, and lines of a name and a value. */
+function steps(list, items) {
+  each(list, items, (step) => step.key, () => {
+    const item = make("li");
+    item.append(make("strong"), make("dl"));
+    return item;
+  }, (item, step) => {
+    look(item, `step ${step.look}`);
+    text(item.firstChild, step.title);
+    const pairs = step.lines.flatMap(([name, value]) => [["dt", name, name], ["dd", `${name}:`, value]]);
+    each(item.lastChild, pairs, ([, key]) => key, ([tag]) => make(tag), (cell, [, , value]) => text(cell, value));
+  });
+}
+const waits = (count, from, now) =>
+  count === null || count === undefined ? "unknown" : count > 0 ? `${number(count)}, for ${since(from, now)}` : "0";
+function worst(states) {
+  if (states.some((state) => STATES[state][1] === "bad")) return "bad";
+  return states.some((state) => STATES[state][1] === "warn") ? "warn" : "good";
+}
+function flowSteps(flow, parts, now) {
+  const result = [];
+  const source = flow.publisher;
+  if (source) {
+    const states = parts.filter((part) => part.service === source.service).map((part) => part.state);
+    result.push({ key: "post", title: `POST to ${source.service}`, look: worst(states), lines: [["answered 201", rate(source.rate)]] });
+    const late = source.waiting > 0 && source.oldestSeconds > 3;
+    result.push({ key: "outbox", title: `outbox of ${source.service}`, look: source.waiting === null ? "bad" : late ? "warn" : "good",
+      lines: [["waiting", waits(source.waiting, source.waitingSince, now)], ["oldest", source.oldestSeconds > 0 ? span(source.oldestSeconds) : "–"]] });
+  }
+  result.push({ key: "stream", title: `stream ${flow.stream}`, look: flow.current ? "good" : "bad",
+    lines: [["published", rate(flow.rate)], ["holds", number(flow.messages)], ["newest", `#${number(flow.lastSequence)}`],
+      ...(flow.current ? [] : [["NATS", "does not answer"]])] });
+  for (const group of flow.groups) {
+    const bad = group.members.length === 0 || worst(group.members.map((member) => member.state)) === "bad";
+    const warn = group.stalled || group.paused || group.deadLetters > 0;
+    result.push({ key: `group ${group.name}`, title: `queue group ${group.name}`, look: bad ? "bad" : warn ? "warn" : "good",
+      lines: [["acknowledged", rate(group.rate)], ["waiting", waits(group.waiting, group.waitingSince, now)],
+        ["in hand", number(group.inHand)], ["dead letters", number(group.deadLetters)],
+        ...group.members.map((member) => [member.clientId,
+          member.state === "ready" ? `${number(member.applied)} rows, ${rate(member.rate)}` : STATES[member.state][0]])] });
+  }
+  return result;
+}
+
+const COLUMNS = ["Client id", "Node", "Member for", "State", "Last sent", "In hand", "Acknowledged", "Redelivered", "Applied", "Rate"];
+function makeGroup() {
+  const part = make("div");
+  const scroll = make("div", "scroll");
+  const table = make("table");
+  const head = table.createTHead().insertRow();
+  COLUMNS.forEach((title, at) => {
+    const cell = make("th", at > 3 ? "number" : "", title);
+    cell.scope = "col";
+    head.append(cell);
+  });
+  table.createTBody();
+  scroll.append(table);
+  scroll.tabIndex = 0;
+  scroll.setAttribute("role", "region");
+  part.append(make("h3"), make("p", "hint"), scroll);
+  return part;
+}
+function cells(row, values) {
+  values.forEach(([value, name], at) => {
+    const cell = row.cells[at] ?? row.insertCell();
+    text(cell, value);
+    look(cell, name ?? "");
+  });
+}
+function updateGroup(part, { stream, group, now }) {
+  const title = `${group.name} (stream ${stream})`;
+  text(part.children[0], title);
+  text(part.children[1], `Last sent #${number(group.lastSent)}, acknowledged up to #${number(group.acknowledged)}; ` +
+    `${number(group.inHand)} in hand of at most ${group.maxInHand > 0 ? number(group.maxInHand) : "any number"}, ` +
+    `${number(group.redelivered)} of them redelivered; ack wait ${tenth.format(group.ackWaitSeconds)} s; ` +
+    `${group.stalled ? "STALLED: no more may be in hand" : "not stalled"}${group.paused ? "; PAUSED" : ""}.`);
+  part.children[2].setAttribute("aria-label", title);
+  each(part.querySelector("tbody"), group.members, (member) => member.clientId, () => make("tr"), (row, member) => {
+    const [state, name] = STATES[member.state];
+    cells(row, [[member.clientId], [member.node || "–"], [member.since ? since(member.since, now) : "no lease"],
+      [`${state} for ${since(member.stateSince, now)}`, name],
+      [member.lastSent === null ? "–" : `#${number(member.lastSent)}`, "number"],
+      ...[member.inHand, member.acknowledged, member.redelivered, member.applied].map((value) => [number(value), "number"]),
+      [rate(member.rate), "number"]]);
+  });
+}
+
+function show(snapshot) {
+  const now = Date.parse(snapshot.at);
+  const { parts, flows } = snapshot;
+  showActs(snapshot);
+  showSums(snapshot.sums, now, span);
+  each(byId("flows"), flows, (flow) => flow.stream, (flow) => {
+    const part = make("div");
+    part.append(make("h3", "", `${flow.stream}: ${flow.subjects.join(", ")}`), make("ol", "flow"));
+    return part;
+  }, (part, flow) => steps(part.lastChild, flowSteps(flow, parts, now)));
+  const groups = flows.flatMap((flow) => flow.groups.map((group) => ({ stream: flow.stream, group, now })));
+  each(byId("groups"), groups, ({ stream, group }) => `${stream} ${group.name}`, makeGroup, updateGroup);
+  each(byId("parts"), parts, (part) => `${part.service} ${part.name}`, () => make("tr"), (row, part) => {
+    const [state, name] = STATES[part.state];
+    cells(row, [[part.name], [part.service], [state, name], [since(part.since, now)], [part.why]]);
+  });
+  const troubled = parts.filter((part) => part.state !== "ready");
+  const dead = groups.reduce((sum, { group }) => sum + (group.deadLetters ?? 0), 0);
+  const words = troubled.map((part) => `${part.name} is ${STATES[part.state][0]}`);
+  if (dead > 0) words.push(`${number(dead)} dead letters`);
+  summary(words.length ? words.join("; ") : "Everything is ready.", worst(parts.map((part) => part.state)));
+}
+function summary(words, name) {
+  text(byId("summary"), words);
+  look(byId("summary"), name);
+}
+
+const live = new EventSource("/api/live");
+live.onmessage = (message) => {
+  if (!message.data) return;
+  lastHeard = performance.now();
+  show(JSON.parse(message.data));
+};
+// One answer with events ends every 20 s, and the browser asks for the next: no outage.
+setInterval(() => {
+  if (performance.now() - lastHeard > 2500) summary("The console does not answer. What is below is old.", "bad");
+}, 500);

@@ -1,0 +1,178 @@
+//! What a person can do by the page, and a program by the same paths: post a ticket, order one, publish to a
+//! stream, post many and see where they are, and, on one's own machine, break something.
+
+mod break_it;
+mod ledger;
+mod load;
+pub mod rights;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::HeaderMap;
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use common::{bus::without_passwords, pod::problem::Problem};
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
+
+use crate::{Console, sources::replicas::Directory};
+pub use ledger::{Ledger, Sums};
+pub(crate) use load::look;
+pub use rights::Rights;
+
+/// How long a service may take to answer what is done by it: its own limit and a little.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(12);
+/// The largest event that is published by hand, in bytes.
+const MAX_PAYLOAD: usize = 16 * 1024;
+
+/// The services that a person acts by.
+#[derive(Debug, Clone)]
+pub struct Services {
+    directory: Directory,
+    tickets: Option<Url>,
+    orders: Option<Url>,
+    client: reqwest::Client,
+}
+
+/// What a service answered.
+struct Answered {
+    status: StatusCode,
+    body: Value,
+}
+
+impl Services {
+    /// With the APIs at these URLs; without, those that `cargo run` has written down.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(
+        directory: Directory,
+        tickets: Option<Url>,
+        orders: Option<Url>,
+    ) -> anyhow::Result<Self> {
+        // Another part of the process was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(SERVICE_TIMEOUT)
+            .build()
+            .context("cannot make an HTTP client")?;
+        Ok(Self { directory, tickets, orders, client })
+    }
+
+    /// A path of a service's API, at a replica that has one.
+    async fn url(&self, service: &str, path: &str) -> anyhow::Result<Url> {
+        let given = if service == "tickets" { &self.tickets } else { &self.orders };
+        if let Some(url) = given {
+            return Ok(url.join(path)?);
+        }
+        let known = self.directory.on_this_machine().await;
+        let mut of_service = known.iter().filter(|(id, _)| id.starts_with(&format!("{service}-")));
+        let (_, url) =
+            of_service.next().with_context(|| format!("no replica of {service} is known"))?;
+        Ok(Url::parse(url)?.join(path)?)
+    }
+
+    async fn post(&self, service: &str, path: &str, body: &Value) -> anyhow::Result<Answered> {
+        let url = self.url(service, path).await?;
+        let answer = self.client.post(url).json(body).send().await;
+        let answer = answer.map_err(reqwest::Error::without_url)?;
+        let status = answer.status();
+        Ok(Answered { status, body: answer.json().await.unwrap_or(Value::Null) })
+    }
+}
+
+/// The routes, behind the check of who may act.
+pub(crate) fn routes(rights: &Rights) -> Router<Console> {
+    Router::new()
+        .route("/api/act/ticket", post(ticket))
+        .route("/api/act/order", post(order))
+        .route("/api/act/publish", post(publish))
+        .route("/api/act/load", post(load::load))
+        .route("/api/act/break", post(break_it::break_it))
+        .layer(from_fn_with_state(rights.clone(), rights::may_act))
+}
+
+/// What a service answered, for the page: its status and body.
+fn answer(answered: anyhow::Result<Answered>) -> Response {
+    match answered {
+        Ok(Answered { status, body }) => {
+            Json(json!({ "status": status.as_u16(), "body": body })).into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> Response {
+    let why = without_passwords(&format!("{error:#}")).into_owned();
+    Problem::new(StatusCode::BAD_GATEWAY, why).into_response()
+}
+
+async fn ticket(State(console): State<Console>, Json(body): Json<Value>) -> Response {
+    answer(console.services.post("tickets", "/api/tickets", &body).await)
+}
+
+async fn order(State(console): State<Console>, Json(body): Json<Value>) -> Response {
+    answer(console.services.post("orders", "/api/orders", &body).await)
+}
+
+/// What is to be published, to the byte.
+#[derive(Debug, Deserialize)]
+struct Publication {
+    subject: String,
+    payload: String,
+}
+
+async fn publish(State(console): State<Console>, Json(wanted): Json<Publication>) -> Response {
+    if wanted.payload.len() > MAX_PAYLOAD {
+        return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The payload is too large.")
+            .into_response();
+    }
+    // Only what a stream stores: the console must not speak to members, or to the server.
+    let stored = async {
+        let report = console.nats.report().await?;
+        let mut streams = report.streams.into_iter().map(|stream| stream.info.config);
+        anyhow::Ok(streams.any(|stream| stream.subjects.contains(&wanted.subject)))
+    };
+    match stored.await {
+        Ok(true) => {}
+        Ok(false) => {
+            return Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "No stream stores this subject.",
+            )
+            .into_response();
+        }
+        Err(error) => return failed(&error),
+    }
+    match send(&console, wanted.subject, wanted.payload).await {
+        Ok(sequence) => {
+            Json(json!({ "status": 201, "body": { "sequence": sequence } })).into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Publishes to the byte, and waits until it is stored. Returns where.
+async fn send(console: &Console, subject: String, payload: String) -> anyhow::Result<u64> {
+    let jetstream = &console.nats.bus().jetstream;
+    let stored = async {
+        let sent =
+            jetstream.publish_with_headers(subject.clone(), HeaderMap::new(), payload.into());
+        anyhow::Ok(sent.await?.await?.sequence)
+    };
+    let stored = tokio::time::timeout(common::bus::connection::REQUEST_TIMEOUT * 2, stored);
+    let sequence = stored.await.context("NATS has not confirmed it in time")??;
+    info!(subject, sequence, "published by hand");
+    Ok(sequence)
+}

@@ -1,0 +1,152 @@
+//! Who may act, and not only look. Acting is posting, publishing, and breaking things to see what comes of it.
+//!
+//! - With `CONSOLE_TOKEN`: whoever sends it as a bearer token.
+//! - Without, on a loopback address: whoever is on this machine.
+//! - Without, elsewhere: nobody.
+//!
+//! A page of a stranger that is open in the same browser must not act either. What it sends bears its own
+//! `Origin`, and it cannot send JSON here without being asked first (there is no CORS).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use common::pod::{problem::Problem, secret::Secret};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Who may act.
+#[derive(Debug, Clone)]
+pub enum Rights {
+    /// Whoever reaches the console, which listens on this machine alone.
+    Open,
+    /// Whoever has the token with this hash.
+    Token(Arc<[u8; 32]>),
+    /// Nobody.
+    ReadOnly,
+}
+
+/// What the page is told of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// Acting needs nothing.
+    Open,
+    /// Acting needs a token.
+    Token,
+    /// There is no acting.
+    ReadOnly,
+}
+
+impl Rights {
+    /// The rights at a console that listens here.
+    #[must_use]
+    pub fn new(token: Option<&Secret>, address: SocketAddr) -> Self {
+        match token {
+            Some(token) => Self::Token(Arc::new(hash(token))),
+            None if address.ip().is_loopback() => Self::Open,
+            None => Self::ReadOnly,
+        }
+    }
+
+    /// What the page is told.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        match self {
+            Self::Open => Told::Open,
+            Self::Token(_) => Told::Token,
+            Self::ReadOnly => Told::ReadOnly,
+        }
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if !is_of_our_page(headers) {
+            const WHY: &str = "Only the console's own page, or a program, may act here.";
+            return Err(Problem::new(StatusCode::FORBIDDEN, WHY));
+        }
+        match self {
+            Self::Open => Ok(()),
+            Self::Token(expected) => {
+                let given =
+                    headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+                let token = given.and_then(|given| given.strip_prefix("Bearer "));
+                // Of hashes, how many bytes agree tells nothing of the token.
+                let right = token.is_some_and(|token| hash(token) == **expected);
+                let problem =
+                    || Problem::new(StatusCode::UNAUTHORIZED, "Acting needs the console's token.");
+                right.then_some(()).ok_or_else(problem)
+            }
+            Self::ReadOnly => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "This console is read-only: it has no CONSOLE_TOKEN.",
+            )),
+        }
+    }
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// Whether no browser has sent it for a page of somebody else. A program sends neither header.
+fn is_of_our_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let same_site = text(header::HeaderName::from_static("sec-fetch-site"))
+        .is_none_or(|site| site == "same-origin");
+    let Some(origin) = text(header::ORIGIN) else { return same_site };
+    let of = |text: &str| text.parse::<Authority>().ok();
+    let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let (origin, host) = (origin.and_then(of), text(header::HOST).and_then(of));
+    same_site && origin.is_some() && origin == host
+}
+
+/// Refuses what may not act.
+pub async fn may_act(State(rights): State<Rights>, request: Request, next: Next) -> Response {
+    match rights.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_page_of_a_stranger_may_not_act() {
+        let ours = ("host", "localhost:3900");
+        assert!(is_of_our_page(&headers(&[ours])));
+        assert!(is_of_our_page(&headers(&[ours, ("origin", "http://localhost:3900")])));
+        for origin in
+            ["null", "http://localhost:3000", "http://evil.example", "https://localhost", ""]
+        {
+            assert!(!is_of_our_page(&headers(&[ours, ("origin", origin)])), "{origin}");
+        }
+        for site in ["cross-site", "same-site", "none"] {
+            assert!(!is_of_our_page(&headers(&[ours, ("sec-fetch-site", site)])), "{site}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_only_this_machine_acts() {
+        let (here, everywhere) = ("127.0.0.1:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap());
+        assert!(Rights::new(None, here).check(&headers(&[])).is_ok());
+        assert!(Rights::new(None, everywhere).check(&headers(&[])).is_err());
+        let token: Secret = "right".into();
+        for address in [here, everywhere] {
+            let rights = Rights::new(Some(&token), address);
+            assert!(rights.check(&headers(&[("authorization", "Bearer right")])).is_ok());
+            assert!(rights.check(&headers(&[("authorization", "Bearer wrong")])).is_err());
+            assert!(rights.check(&headers(&[("authorization", "right")])).is_err());
+            assert!(rights.check(&headers(&[])).is_err());
+        }
+    }
+}

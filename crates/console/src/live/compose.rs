@@ -1,0 +1,233 @@
+//! Puts a snapshot together of what NATS and the replicas have said.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::consumer;
+use common::pod::lease::Holder;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::{
+    Acts, NatsKnown,
+    snapshot::{Flow, Group, Member, Part, Publisher, Snapshot},
+    tracker::Tracker,
+};
+use crate::sources::{
+    nats::{NatsReport, StreamReport},
+    replicas::{ReplicaReport, Replicas, State},
+};
+
+/// Puts snapshots together, and remembers what it needs for the next one.
+#[derive(Debug)]
+pub(super) struct Composer {
+    tracker: Tracker,
+    acts: Acts,
+}
+
+/// What one snapshot is made of.
+struct Known<'a> {
+    now: OffsetDateTime,
+    instant: Instant,
+    replicas: &'a Replicas,
+    nats: &'a NatsKnown,
+}
+
+impl Known<'_> {
+    fn of_service(&self, service: &str) -> impl Iterator<Item = &ReplicaReport> {
+        self.replicas.values().filter(move |replica| replica.service == service)
+    }
+
+    fn by_client_id(&self, id: &str) -> Option<&ReplicaReport> {
+        self.replicas.values().find(|replica| replica.client_id == id)
+    }
+}
+
+impl Composer {
+    pub(super) fn new(acts: Acts) -> Self {
+        Self { tracker: Tracker::default(), acts }
+    }
+
+    pub(super) fn compose(&mut self, nats: &NatsKnown, replicas: &Replicas) -> Snapshot {
+        let now = OffsetDateTime::now_utc();
+        let known = Known { now, instant: Instant::now(), replicas, nats };
+        let flows = match &nats.report {
+            Some(report) => {
+                report.streams.iter().map(|stream| self.flow(&known, report, stream)).collect()
+            }
+            None => Vec::new(),
+        };
+        let parts = self.parts(&known);
+        self.tracker.forget(known.instant);
+        let Acts { rights, breakable, ledger } = &self.acts;
+        let (rights, breakable, sums) = (rights.told(), *breakable, ledger.sums());
+        Snapshot { at: now, rights, breakable, sums, parts, flows }
+    }
+
+    fn parts(&mut self, known: &Known<'_>) -> Vec<Part> {
+        let nats = ("nats", "nats", known.nats.state, known.nats.why.as_str());
+        let replicas = known.replicas.values().map(|replica| {
+            let ReplicaReport { client_id, service, state, why, .. } = replica;
+            (client_id.as_str(), service.as_str(), *state, why.as_str())
+        });
+        let mut parts: Vec<Part> = std::iter::once(nats)
+            .chain(replicas)
+            .map(|(name, service, state, why)| Part {
+                name: name.to_owned(),
+                service: service.to_owned(),
+                state,
+                since: self.since(known, name, state),
+                why: why.to_owned(),
+            })
+            .collect();
+        parts.sort_by(|one, other| (&one.service, &one.name).cmp(&(&other.service, &other.name)));
+        parts
+    }
+
+    fn since(&mut self, known: &Known<'_>, name: &str, state: State) -> OffsetDateTime {
+        self.tracker.since(&format!("state of {name}"), &format!("{state:?}"), known.now)
+    }
+
+    fn flow(&mut self, known: &Known<'_>, report: &NatsReport, stream: &StreamReport) -> Flow {
+        let (config, state) = (&stream.info.config, &stream.info.state);
+        // A stream bears its service's name, in capitals.
+        let publisher = self.publisher(known, &config.name.to_lowercase());
+        let rate = self.tracker.rate(
+            &format!("published to {}", config.name),
+            precise(state.last_sequence),
+            known.instant,
+        );
+        let groups = stream.groups.iter().map(|group| self.group(known, report, group)).collect();
+        Flow {
+            stream: config.name.clone(),
+            subjects: config.subjects.clone(),
+            publisher,
+            messages: state.messages,
+            bytes: state.bytes,
+            last_sequence: state.last_sequence,
+            rate,
+            current: known.nats.state == State::Ready,
+            groups,
+        }
+    }
+
+    fn publisher(&mut self, known: &Known<'_>, service: &str) -> Option<Publisher> {
+        known.of_service(service).next()?;
+        let answering = || known.of_service(service).filter(|replica| replica.state.answers());
+        // All replicas look at the same outbox; the one that sees most is nearest to the truth.
+        let largest = |name| {
+            answering().filter_map(|replica| replica.samples.sum(name, &[])).max_by(f64::total_cmp)
+        };
+        let waiting = largest("bus_outbox_depth");
+        let mut rate = 0.0;
+        for replica in known.of_service(service) {
+            let made = [("method", "POST"), ("status", "201")];
+            let posted = replica.samples.sum("http_request_seconds_count", &made);
+            let what = format!("posted to {}", replica.client_id);
+            rate += self.tracker.rate(&what, posted.unwrap_or(0.0), known.instant);
+        }
+        Some(Publisher {
+            service: service.to_owned(),
+            rate,
+            waiting,
+            oldest_seconds: largest("bus_outbox_oldest_seconds"),
+            waiting_since: self.tracker.waiting_since(
+                &format!("outbox of {service}"),
+                waiting.unwrap_or(0.0),
+                known.now,
+            ),
+        })
+    }
+
+    fn group(&mut self, known: &Known<'_>, report: &NatsReport, group: &consumer::Info) -> Group {
+        let (config, name) = (&group.config, &group.name);
+        let key = format!("{}/{name}", group.stream_name);
+        let members = self.members(known, report, name);
+        let dead_letters = known.replicas.values().filter_map(|replica| {
+            let counted = replica.samples.sum("bus_dead_letters", &[("group", name)]);
+            counted.filter(|_| replica.state.answers())
+        });
+        let limit = usize::try_from(config.max_ack_pending).unwrap_or(0);
+        let waiting = precise(group.num_pending);
+        Group {
+            name: name.clone(),
+            waiting: group.num_pending,
+            waiting_since: self.tracker.waiting_since(
+                &format!("waiting in {key}"),
+                waiting,
+                known.now,
+            ),
+            in_hand: group.num_ack_pending,
+            redelivered: group.num_redelivered,
+            last_sent: group.delivered.stream_sequence,
+            acknowledged: group.ack_floor.stream_sequence,
+            rate: self.tracker.rate(
+                &format!("acknowledged in {key}"),
+                precise(group.ack_floor.consumer_sequence),
+                known.instant,
+            ),
+            ack_wait_seconds: config.ack_wait.as_secs_f64(),
+            max_in_hand: config.max_ack_pending,
+            stalled: limit > 0 && group.num_ack_pending >= limit,
+            paused: group.paused,
+            dead_letters: dead_letters.max_by(f64::total_cmp),
+            members,
+        }
+    }
+
+    fn members(&mut self, known: &Known<'_>, report: &NatsReport, group: &str) -> Vec<Member> {
+        let holders = report
+            .holders
+            .iter()
+            .filter(|holder| holder.queue_groups.iter().any(|name| name == group));
+        let mut by_id: BTreeMap<String, Option<&Holder>> =
+            holders.map(|holder| (holder.client_id.to_string(), Some(holder))).collect();
+        // Its lease ends with its silence; it is a member that is missing all the same.
+        for replica in known.replicas.values() {
+            let mut groups = replica.samples.label("bus_dead_letters", "group");
+            if groups.any(|name| name == group) {
+                by_id.entry(replica.client_id.clone()).or_insert(None);
+            }
+        }
+        let members = by_id.into_iter().map(|(id, holder)| self.member(known, group, id, holder));
+        members.collect()
+    }
+
+    fn member(
+        &mut self,
+        known: &Known<'_>,
+        group: &str,
+        client_id: String,
+        holder: Option<&Holder>,
+    ) -> Member {
+        let replica = known.by_client_id(&client_id);
+        // What has no probes is as alive as its lease.
+        let state = replica.map_or(State::Ready, |replica| replica.state);
+        let of_group = [("group", group)];
+        let number = |name| replica.and_then(|replica| replica.samples.sum(name, &of_group));
+        // A counter comes to be with the first thing that it counts.
+        let measured = replica.is_some_and(|replica| !replica.samples.is_empty());
+        let counted = |name| number(name).or(measured.then_some(0.0));
+        let acknowledged = counted("bus_acked_total");
+        let rate = acknowledged.map(|number| {
+            self.tracker.rate(&format!("acknowledged by {client_id}"), number, known.instant)
+        });
+        Member {
+            node: holder.map(|holder| holder.node.clone()).unwrap_or_default(),
+            since: holder.map(|holder| holder.since),
+            state,
+            state_since: self.since(known, &client_id, state),
+            last_sent: number("bus_last_sequence"),
+            in_hand: number("bus_in_hand"),
+            acknowledged,
+            redelivered: counted("bus_redelivered_total"),
+            applied: counted("bus_event_delay_seconds_count"),
+            rate,
+            client_id,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number for people")]
+fn precise(number: u64) -> f64 {
+    number as f64
+}

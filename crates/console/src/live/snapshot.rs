@@ -1,0 +1,151 @@
+//! What the page shows, at one moment: a value that is sent as JSON, whole, twice a second.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::{
+    act::{Sums, rights::Told},
+    sources::replicas::State,
+};
+
+/// Everything.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// When it was put together.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Who may act.
+    pub rights: Told,
+    /// Whether the system is on this machine, to be broken.
+    pub breakable: bool,
+    /// The account of what the console has posted.
+    pub sums: Sums,
+    /// NATS and every replica.
+    pub parts: Vec<Part>,
+    /// The way of events through each stream.
+    pub flows: Vec<Flow>,
+}
+
+/// A server or a process.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// Its client id, or `nats`.
+    pub name: String,
+    /// The service that it is of.
+    pub service: String,
+    /// How it is.
+    pub state: State,
+    /// Since when it is so, as far as the console has seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Why it is not ready.
+    pub why: String,
+}
+
+/// A stream, with what comes before it and after it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
+    /// The stream's name.
+    pub stream: String,
+    /// Its subjects.
+    pub subjects: Vec<String>,
+    /// The service that publishes to it; `None` when no replica of it is known.
+    pub publisher: Option<Publisher>,
+    /// How many messages it holds.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The sequence of the newest one.
+    pub last_sequence: u64,
+    /// New messages per second.
+    pub rate: f64,
+    /// Whether these are numbers of now: NATS answers.
+    pub current: bool,
+    /// The queue groups.
+    pub groups: Vec<Group>,
+}
+
+/// The service that publishes to a stream.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Publisher {
+    /// The service's name.
+    pub service: String,
+    /// Requests answered 201 per second, by all replicas.
+    pub rate: f64,
+    /// Events in the outbox that wait to be published; `None` while nobody knows.
+    pub waiting: Option<f64>,
+    /// How long the oldest of them has waited, in seconds.
+    pub oldest_seconds: Option<f64>,
+    /// Since when some wait.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub waiting_since: Option<OffsetDateTime>,
+}
+
+/// A queue group.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Events that no member has been sent yet.
+    pub waiting: u64,
+    /// Since when some wait.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub waiting_since: Option<OffsetDateTime>,
+    /// Events with a member, not acknowledged.
+    pub in_hand: usize,
+    /// Those of them that were sent more than once.
+    pub redelivered: usize,
+    /// The last sequence that was sent.
+    pub last_sent: u64,
+    /// Everything up to this sequence is acknowledged.
+    pub acknowledged: u64,
+    /// Events acknowledged per second.
+    pub rate: f64,
+    /// How long a member may keep an event before another gets it, in seconds.
+    pub ack_wait_seconds: f64,
+    /// The most events in hand, of all members together; 0 is no limit.
+    pub max_in_hand: i64,
+    /// There are as many in hand as there may be.
+    pub stalled: bool,
+    /// It is paused.
+    pub paused: bool,
+    /// Dead letters; `None` while nobody knows.
+    pub dead_letters: Option<f64>,
+    /// Its members, by client id.
+    pub members: Vec<Member>,
+}
+
+/// A member of a queue group. Numbers are of this process, since it started; `None` where it measures none.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its client id.
+    pub client_id: String,
+    /// The node that it runs on; empty when unknown.
+    pub node: String,
+    /// Since when it holds its client id; `None` when it holds it no more.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
+    /// How it is.
+    pub state: State,
+    /// Since when it is so, as far as the console has seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub state_since: OffsetDateTime,
+    /// The last sequence that it was sent.
+    pub last_sent: Option<f64>,
+    /// Events that it has, and has not answered for.
+    pub in_hand: Option<f64>,
+    /// Events that it has acknowledged.
+    pub acknowledged: Option<f64>,
+    /// Events that it was sent after another had them.
+    pub redelivered: Option<f64>,
+    /// Events whose effect it committed.
+    pub applied: Option<f64>,
+    /// Events acknowledged per second.
+    pub rate: Option<f64>,
+}

@@ -1,0 +1,92 @@
+//! The page, and the snapshots that keep it up to date: `/`, `/api/snapshot`, and `/api/live` by
+//! server-sent events.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+    routing::get,
+};
+use common::pod::{http::Static, problem::Problem};
+use futures::{Stream, stream::unfold};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{Console, live::Newest};
+
+/// How long one answer with events lasts. The browser asks for the next one by itself. Below the time in
+/// which an answer has to be taken.
+const LASTS: Duration = Duration::from_secs(20);
+/// How long the browser waits before it does, also after the console was away.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Nothing but what the console itself serves; no script or style within the page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The routes.
+pub(crate) fn routes() -> Router<Console> {
+    Router::new()
+        .route(
+            "/",
+            get(|| async { file("text/html; charset=utf-8", include_str!("../page/index.html")) }),
+        )
+        .route(
+            "/console.css",
+            get(|| async { file("text/css; charset=utf-8", include_str!("../page/console.css")) }),
+        )
+        .route(
+            "/console.js",
+            get(|| async {
+                file("text/javascript; charset=utf-8", include_str!("../page/console.js"))
+            }),
+        )
+        .route(
+            "/acts.js",
+            get(|| async {
+                file("text/javascript; charset=utf-8", include_str!("../page/acts.js"))
+            }),
+        )
+        .route("/api/snapshot", get(snapshot))
+        .route("/api/live", get(live))
+}
+
+fn file(kind: &'static str, text: &'static str) -> Response {
+    let mut response = text.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let policy = HeaderValue::from_static(POLICY);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response.extensions_mut().insert(Static);
+    response
+}
+
+async fn snapshot(State(console): State<Console>) -> Response {
+    let newest = console.newest.borrow().clone();
+    if newest.is_empty() {
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The console has just started.")
+            .retry_after(1)
+            .into_response();
+    }
+    ([(header::CONTENT_TYPE, "application/json")], newest.to_string()).into_response()
+}
+
+async fn live(
+    State(console): State<Console>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let mut newest = console.newest;
+    // The first comes at once.
+    newest.mark_changed();
+    let end = Instant::now() + LASTS;
+    Sse::new(unfold(newest, move |mut newest: Newest| async move {
+        let changed = timeout_at(end, newest.changed()).await;
+        // The time has passed, or the console stops.
+        changed.ok()?.ok()?;
+        let snapshot: Arc<str> = newest.borrow_and_update().clone();
+        Some((Ok(Event::default().retry(RETRY).data(snapshot)), newest))
+    }))
+}

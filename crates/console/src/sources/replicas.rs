@@ -1,0 +1,262 @@
+//! What each replica of a service says of itself: `/readyz` and `/metrics`. Each is asked by itself, so
+//! that one that is frozen keeps no other waiting.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use anyhow::Context;
+use reqwest::{Client, Url};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::lookup_host,
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::debug;
+
+use super::{
+    ANSWER_TIMEOUT, ASK_EVERY,
+    monitor::{get, http_client},
+    samples::Samples,
+};
+use common::pod::shutdown::Shutdown;
+
+/// The largest answer that is read, in bytes.
+const LARGEST: usize = 2 * 1024 * 1024;
+/// How many replicas are asked.
+const MAX_REPLICAS: usize = 200;
+
+/// A service, and where its replicas' probes and metrics are: `orders=http://orders-operations:9000`. Every
+/// address that the name resolves to is a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAt {
+    /// The service's name.
+    pub service: String,
+    /// Where its replicas are.
+    pub url: Url,
+}
+
+impl FromStr for ServiceAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "it must be NAME=URL, such as orders=http://orders-operations:9000";
+        let (service, url) = text.split_once('=').ok_or(WANTED)?;
+        let url: Url = url.parse().map_err(|_| WANTED)?;
+        let fits = !service.is_empty() && url.scheme() == "http" && url.host_str().is_some();
+        fits.then(|| Self { service: service.to_owned(), url }).ok_or_else(|| WANTED.to_owned())
+    }
+}
+
+/// How something is, as far as can be told from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It answers, and is ready.
+    Ready,
+    /// It answers that it is not ready.
+    NotReady,
+    /// Nobody is there.
+    Away,
+    /// Something is there, and does not answer.
+    Frozen,
+}
+
+impl State {
+    /// Whether what it says is of now.
+    #[must_use]
+    pub fn answers(self) -> bool {
+        matches!(self, Self::Ready | Self::NotReady)
+    }
+}
+
+/// What is known of a replica.
+#[derive(Debug, Clone)]
+pub struct ReplicaReport {
+    /// Its client id, or its address while that is not known.
+    pub client_id: String,
+    /// The service that it is of.
+    pub service: String,
+    /// How it is.
+    pub state: State,
+    /// Why it is not ready.
+    pub why: String,
+    /// Its metrics when it last answered.
+    pub samples: Samples,
+}
+
+/// All replicas by their URL.
+pub type Replicas = BTreeMap<String, ReplicaReport>;
+
+/// Where replicas are.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// Services by name.
+    pub services: Vec<ServiceAt>,
+    /// The data folder of a system that `cargo run` has brought up.
+    pub data_folder: Option<PathBuf>,
+}
+
+/// The part of `stack.json` that is needed here.
+#[derive(Debug, Deserialize)]
+struct Stack {
+    services: BTreeMap<String, String>,
+}
+
+/// A replica to be asked.
+#[derive(Debug, Clone)]
+struct Target {
+    url: Url,
+    service: String,
+    client_id: Option<String>,
+}
+
+impl Directory {
+    /// The addresses of processes by client id, as `cargo run` has written them down.
+    pub async fn on_this_machine(&self) -> BTreeMap<String, String> {
+        let Some(folder) = &self.data_folder else { return BTreeMap::new() };
+        let read = tokio::fs::read(folder.join("stack.json")).await;
+        let stack = read.ok().and_then(|json| serde_json::from_slice::<Stack>(&json).ok());
+        stack.map(|stack| stack.services).unwrap_or_default()
+    }
+
+    async fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for (client_id, url) in self.on_this_machine().await {
+            let Ok(url) = url.parse() else { continue };
+            let service = client_id.trim_end_matches(|c: char| c.is_ascii_digit());
+            let service = service.trim_end_matches('-').to_owned();
+            targets.push(Target { url, service, client_id: Some(client_id) });
+        }
+        for ServiceAt { service, url } in &self.services {
+            let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+            let port = url.port_or_known_default().unwrap_or(80);
+            let found = timeout(ANSWER_TIMEOUT, lookup_host((host, port))).await;
+            let Ok(Ok(addresses)) = found else { continue };
+            let addresses: BTreeSet<_> = addresses.collect();
+            for address in addresses {
+                let mut url = url.clone();
+                if url.set_ip_host(address.ip()).is_ok() {
+                    targets.push(Target { url, service: service.clone(), client_id: None });
+                }
+            }
+        }
+        targets.truncate(MAX_REPLICAS);
+        targets
+    }
+}
+
+/// Asks every replica again and again until the process stops, and tells what it knows of all.
+///
+/// # Errors
+/// When no HTTP client can be made.
+pub async fn follow(
+    directory: Directory,
+    known: watch::Sender<Replicas>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let client = http_client()?;
+    let (mut tick, mut asked) = (interval(ASK_EVERY), JoinSet::new());
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut open = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            _ = tick.tick() => {
+                let targets = directory.targets().await;
+                let urls: BTreeSet<String> = targets.iter().map(|target| target.url.to_string()).collect();
+                known.send_if_modified(|known| {
+                    let before = known.len();
+                    known.retain(|url, _| urls.contains(url));
+                    known.len() != before
+                });
+                for target in targets {
+                    if open.insert(target.url.to_string()) {
+                        asked.spawn(ask(client.clone(), target));
+                    }
+                }
+            }
+            Some(Ok((target, answer))) = asked.join_next() => {
+                open.remove(target.url.as_str());
+                known.send_modify(|known| note(known, target, answer));
+            }
+        }
+    }
+}
+
+/// What a replica answered.
+struct Answer {
+    state: State,
+    why: String,
+    samples: Option<Samples>,
+}
+
+fn note(known: &mut Replicas, target: Target, answer: Answer) {
+    let url = target.url.to_string();
+    let before = known.get(&url);
+    let samples = answer.samples.or_else(|| before.map(|before| before.samples.clone()));
+    let samples = samples.unwrap_or_default();
+    let said = samples.label("process_info", "client_id").next().map(ToOwned::to_owned);
+    let address = || target.url.authority().to_owned();
+    let client_id = target.client_id.or(said).unwrap_or_else(address);
+    let (state, why) = (answer.state, answer.why);
+    known.insert(url, ReplicaReport { client_id, service: target.service, state, why, samples });
+}
+
+#[derive(Debug, Deserialize)]
+struct Readiness {
+    gates: BTreeMap<String, Gate>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Gate {
+    ready: bool,
+    #[serde(default)]
+    reason: String,
+}
+
+async fn ask(client: Client, target: Target) -> (Target, Answer) {
+    // Both at once: what is frozen is known after one timeout.
+    let (ready, samples) = tokio::join!(readiness(&client, &target), metrics(&client, &target));
+    let samples = samples.inspect_err(|error| debug!(%error, "no metrics")).ok();
+    let (state, why) = ready;
+    (target, Answer { state, why, samples })
+}
+
+async fn readiness(client: &Client, target: &Target) -> (State, String) {
+    let Ok(url) = target.url.join("readyz") else { return (State::Away, String::new()) };
+    let answer = match client.get(url).send().await {
+        Ok(answer) => answer,
+        Err(error) if error.is_timeout() => {
+            return (
+                State::Frozen,
+                format!("it has not answered for {} s", ANSWER_TIMEOUT.as_secs()),
+            );
+        }
+        Err(_) => return (State::Away, "nobody listens at its address".to_owned()),
+    };
+    if answer.status().is_success() {
+        return (State::Ready, String::new());
+    }
+    let status = answer.status();
+    let gates = match answer.bytes().await {
+        Ok(body) if body.len() <= LARGEST => serde_json::from_slice::<Readiness>(&body).ok(),
+        _ => None,
+    };
+    let closed = gates.into_iter().flat_map(|readiness| readiness.gates);
+    let why: Vec<String> = closed
+        .filter(|(_, gate)| !gate.ready)
+        .map(|(name, gate)| format!("{name}: {}", gate.reason))
+        .collect();
+    (State::NotReady, if why.is_empty() { format!("it answers {status}") } else { why.join("; ") })
+}
+
+async fn metrics(client: &Client, target: &Target) -> anyhow::Result<Samples> {
+    let url = target.url.join("metrics").context("no URL")?;
+    let body = get(client, url, LARGEST).await?;
+    Ok(Samples::read(&String::from_utf8_lossy(&body)))
+}

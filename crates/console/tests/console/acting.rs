@@ -1,0 +1,83 @@
+//! Who may act by the console, and who may not.
+
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// What a POST with these headers is answered: status and body.
+async fn act(world: &World, path: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
+    let mut request = world.http.post(format!("{}{path}", world.url)).json(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+}
+
+fn nothing_in_particular() -> Value {
+    json!({ "subject": "nobody:stores", "payload": "" })
+}
+
+#[tokio::test]
+async fn on_this_machine_a_program_and_the_page_may_act_and_no_other_page() {
+    let world = World::start().await;
+    let publish = "/api/act/publish";
+    // It may; there is no such stream.
+    let ours = world.url.clone();
+    for headers in [vec![], vec![("origin", ours.as_str()), ("sec-fetch-site", "same-origin")]] {
+        assert_eq!(
+            act(&world, publish, &headers, &nothing_in_particular()).await.0,
+            422,
+            "{headers:?}"
+        );
+    }
+    for headers in [
+        vec![("origin", "http://evil.example")],
+        vec![("origin", "null")],
+        vec![("origin", "http://localhost:3000")],
+        vec![("sec-fetch-site", "cross-site")],
+        vec![("sec-fetch-site", "same-site"), ("origin", ours.as_str())],
+    ] {
+        assert_eq!(
+            act(&world, publish, &headers, &nothing_in_particular()).await.0,
+            403,
+            "{headers:?}"
+        );
+    }
+    // A form, and whatever else a page may send without asking first.
+    for kind in ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"] {
+        let sent = world.http.post(format!("{}{publish}", world.url)).header("content-type", kind);
+        let status = sent.body(nothing_in_particular().to_string()).send().await.unwrap().status();
+        assert_eq!(status, 415, "{kind}");
+    }
+    let host = [("host", "evil.example")];
+    assert_eq!(act(&world, publish, &host, &nothing_in_particular()).await.0, 421);
+    let asked = world.http.request(reqwest::Method::OPTIONS, format!("{}{publish}", world.url));
+    let asked = asked.header("origin", "http://evil.example").send().await.unwrap();
+    assert!(asked.headers().get("access-control-allow-origin").is_none());
+}
+
+#[tokio::test]
+async fn with_a_token_only_who_has_it_acts_and_whoever_looks_needs_none() {
+    let world = World::start_with(&[("CONSOLE_TOKEN", "the-token")]).await;
+    let publish = "/api/act/publish";
+    for (given, status) in [
+        (None, 401),
+        (Some("Bearer another"), 401),
+        (Some("the-token"), 401),
+        (Some("Bearer the-token"), 422),
+    ] {
+        let headers: Vec<_> = given.into_iter().map(|given| ("authorization", given)).collect();
+        assert_eq!(
+            act(&world, publish, &headers, &nothing_in_particular()).await.0,
+            status,
+            "{given:?}"
+        );
+    }
+    let snapshot = world.until("there is a snapshot", "/api/snapshot", |_| true).await;
+    assert_eq!((&snapshot["rights"], &snapshot["breakable"]), (&json!("token"), &json!(false)));
+    assert!(!snapshot.to_string().contains("the-token"));
+    let broken = json!({ "how": "kill", "what": "nats" });
+    let token = [("authorization", "Bearer the-token")];
+    assert_eq!(act(&world, "/api/act/break", &token, &broken).await.0, 403);
+}

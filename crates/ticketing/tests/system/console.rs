@@ -1,0 +1,194 @@
+//! The console of `cargo run` shows what is going on, and what is not, within its time.
+
+use std::{fs, time::Duration};
+
+use futures::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use testkit::client;
+use tokio::time::{Instant, timeout};
+
+use crate::{harness::PATIENCE, up::Place};
+
+/// Within which what is away or frozen is red.
+const RED: Duration = Duration::from_secs(3);
+/// Within which what has happened is shown.
+const LIVE: Duration = Duration::from_secs(1);
+/// What a machine that is busy with other tests may be late by.
+const BUSY: Duration = Duration::from_secs(4);
+
+/// The console of a system that is up.
+struct Console {
+    place: Place,
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Console {
+    async fn snapshot(&self) -> Value {
+        let answer = self.http.get(format!("{}/api/snapshot", self.url)).send().await;
+        match answer {
+            Ok(answer) => answer.json().await.unwrap_or(Value::Null),
+            Err(_) => Value::Null,
+        }
+    }
+
+    /// Waits for a snapshot that satisfies a condition. Returns it, and how long that took.
+    async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> (Value, Duration) {
+        let begun = Instant::now();
+        let mut found = Value::Null;
+        while !holds(&found) {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}: {found:#}");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            found = self.snapshot().await;
+        }
+        (found, begun.elapsed())
+    }
+
+    fn signal(&self, part: &str, signal: Signal) {
+        let pid = fs::read_to_string(self.place.path(&format!("{part}.pid"))).unwrap();
+        kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+fn state_of<'a>(snapshot: &'a Value, part: &str) -> &'a str {
+    let mut parts = snapshot["parts"].as_array().into_iter().flatten();
+    parts.find(|found| found["name"] == part).map_or("", |part| part["state"].as_str().unwrap())
+}
+
+fn flow<'a>(snapshot: &'a Value, stream: &str) -> &'a Value {
+    let mut flows = snapshot["flows"].as_array().into_iter().flatten();
+    flows.find(|flow| flow["stream"] == stream).unwrap_or(&Value::Null)
+}
+
+fn all_are_ready(snapshot: &Value) -> bool {
+    let parts = snapshot["parts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    parts.len() == 4 && parts.iter().all(|part| part["state"] == "ready")
+}
+
+#[tokio::test]
+async fn the_console_shows_every_step_live_and_what_is_frozen_or_away_in_time() {
+    let place = Place::new();
+    let (running, stack) = place.up(&["--replicas", "2"]).await;
+    let console = Console { url: place.console().await, place, http: client() };
+    let (snapshot, _) = console.until("all are ready", all_are_ready).await;
+    assert_eq!(flow(&snapshot, "TICKETS")["publisher"]["service"], "tickets");
+
+    let post = format!("{}/api/tickets", stack["services"]["tickets-1"].as_str().unwrap());
+    let posted = Instant::now();
+    for _ in 0..20 {
+        let body = json!({"title": "Concert", "price": 20});
+        assert_eq!(console.http.post(&post).json(&body).send().await.unwrap().status(), 201);
+    }
+    let posting = posted.elapsed();
+    let shown = |snapshot: &Value| {
+        let flow = flow(snapshot, "TICKETS");
+        let group = &flow["groups"][0];
+        let members = group["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let applied: f64 = members.iter().filter_map(|member| member["applied"].as_f64()).sum();
+        flow["messages"] == 20 && group["acknowledged"] == 20 && applied == 20.0
+    };
+    let (snapshot, took) = console.until("every step is shown", shown).await;
+    assert!(took < LIVE + posting + BUSY, "shown after {took:?}");
+    let flow_of_tickets = flow(&snapshot, "TICKETS");
+    assert!(flow_of_tickets["publisher"]["rate"].as_f64().unwrap() > 0.0, "{flow_of_tickets:#}");
+    let group = &flow_of_tickets["groups"][0];
+    assert_eq!((&group["name"], &group["ackWaitSeconds"]), (&json!("orders-service"), &json!(8.0)));
+    let ids: Vec<_> =
+        group["members"].as_array().unwrap().iter().map(|m| m["clientId"].clone()).collect();
+    assert_eq!(ids, ["orders-1", "orders-2"]);
+    let newest = group["members"].as_array().unwrap().iter().filter_map(|m| m["lastSent"].as_f64());
+    assert_eq!(newest.fold(0.0, f64::max), 20.0);
+
+    for (part, signal, state) in
+        [("orders-2", Signal::STOP, "frozen"), ("nats", Signal::STOP, "frozen")]
+    {
+        console.signal(part, signal);
+        let (snapshot, took) = console.until(part, |found| state_of(found, part) == state).await;
+        assert!(took < RED + BUSY, "{part} is shown as {state} after {took:?}");
+        if part == "nats" {
+            assert_eq!(flow(&snapshot, "TICKETS")["current"], false);
+        }
+        console.signal(part, Signal::CONT);
+        console.until("all are ready again", all_are_ready).await;
+    }
+    console.signal("tickets-1", Signal::KILL);
+    console.until("tickets is away", |found| state_of(found, "tickets-1") == "away").await;
+    console.until("all are ready again", all_are_ready).await;
+    assert!(running.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn snapshots_come_by_themselves_and_the_page_loads_nothing_from_elsewhere() {
+    let place = Place::new();
+    let (running, _) = place.up(&["--replicas", "1"]).await;
+    let (url, http) = (place.console().await, client());
+    let page = http.get(&url).send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let page = page.text().await.unwrap();
+    assert!(!page.contains("http://") && !page.contains("https://"), "it loads from elsewhere");
+
+    let live = http.get(format!("{url}/api/live")).timeout(PATIENCE).send().await.unwrap();
+    assert_eq!(live.headers()["content-type"], "text/event-stream");
+    let (mut chunks, mut said, begun) = (live.bytes_stream(), String::new(), Instant::now());
+    while said.matches("\n\n").count() < 6 {
+        let chunk = timeout(PATIENCE, chunks.next()).await.unwrap().unwrap().unwrap();
+        said.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    assert!(begun.elapsed() < 6 * LIVE + BUSY, "six snapshots took {:?}", begun.elapsed());
+    // Whoever watches keeps nobody from stopping.
+    let (status, said) = running.interrupt().await;
+    assert!(status.success(), "{said}");
+}
+
+#[tokio::test]
+async fn what_the_page_breaks_during_a_load_of_its_own_loses_nothing_and_it_says_so() {
+    let place = Place::new();
+    let (running, _) = place.up(&["--replicas", "2"]).await;
+    let console = Console { url: place.console().await, place, http: client() };
+    let (snapshot, _) = console.until("all are ready", all_are_ready).await;
+    assert_eq!((&snapshot["rights"], &snapshot["breakable"]), (&json!("open"), &json!(true)));
+    let act = async |path: &str, body: Value| -> Value {
+        let sent = console.http.post(format!("{}/api/act/{path}", console.url)).json(&body);
+        let answer = sent.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path} {body}: {}", answer.text().await.unwrap());
+        answer.json().await.unwrap()
+    };
+    let ticket = act("ticket", json!({ "title": "<b>Concert</b>", "price": 20 })).await;
+    assert_eq!(ticket["status"], 201);
+    let ticket_id = ticket["body"]["id"].as_str().unwrap();
+    let known = |snapshot: &Value| flow(snapshot, "TICKETS")["groups"][0]["acknowledged"] == 1;
+    console.until("orders has it", known).await;
+    let order = act("order", json!({ "ticketId": ticket_id })).await;
+    assert_eq!(order["status"], 201, "{order}");
+
+    act("load", json!({ "rate": 20, "seconds": 8 })).await;
+    act("break", json!({ "how": "freeze", "what": "orders-1" })).await;
+    act("break", json!({ "how": "kill", "what": "nats" })).await;
+    act("break", json!({ "how": "kill", "what": "orders-2" })).await;
+    let (_, _) = console
+        .until("all but the frozen one are back", |snapshot| {
+            state_of(snapshot, "nats") == "ready" && state_of(snapshot, "orders-2") == "ready"
+        })
+        .await;
+    act("break", json!({ "how": "wipe", "what": "TICKETS" })).await;
+    act("break", json!({ "how": "thaw", "what": "orders-1" })).await;
+    let settled = |snapshot: &Value| {
+        let sums = &snapshot["sums"];
+        sums["running"] == false && sums["accepted"] != 0 && sums["waiting"] == 0
+    };
+    let (snapshot, _) = console.until("nothing is missing", settled).await;
+    assert_eq!(snapshot["sums"]["accepted"], snapshot["sums"]["applied"]);
+    act("break", json!({ "how": "poison", "what": "TICKETS" })).await;
+    let dead = |snapshot: &Value| flow(snapshot, "TICKETS")["groups"][0]["deadLetters"] == 1.0;
+    console.until("it is a dead letter", dead).await;
+
+    // Nothing but a process of this system, by its name.
+    for what in ["../nats", "", "console.pid", "stack.json", "1"] {
+        let body = json!({ "how": "kill", "what": what });
+        let sent = console.http.post(format!("{}/api/act/break", console.url)).json(&body);
+        assert_eq!(sent.send().await.unwrap().status(), 502, "{what}");
+    }
+    assert!(running.interrupt().await.0.success());
+}
