@@ -45,6 +45,21 @@ impl Console {
         (found, begun.elapsed())
     }
 
+    /// Acts, again while NATS cannot be asked: it may have been killed a moment ago. Returns the answer.
+    async fn act(&self, path: &str, body: &Value) -> Value {
+        let begun = Instant::now();
+        loop {
+            let sent = self.http.post(format!("{}/api/act/{path}", self.url)).json(body);
+            let answer = sent.send().await.unwrap();
+            if answer.status().is_success() {
+                return answer.json().await.unwrap();
+            }
+            let again = answer.status() == 502 && begun.elapsed() < PATIENCE;
+            assert!(again, "{path} {body}: {}", answer.text().await.unwrap());
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
     fn signal(&self, part: &str, signal: Signal) {
         let pid = fs::read_to_string(self.place.path(&format!("{part}.pid"))).unwrap();
         kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), signal).unwrap();
@@ -149,12 +164,7 @@ async fn what_the_page_breaks_during_a_load_of_its_own_loses_nothing_and_it_says
     let console = Console { url: place.console().await, place, http: client() };
     let (snapshot, _) = console.until("all are ready", all_are_ready).await;
     assert_eq!((&snapshot["rights"], &snapshot["breakable"]), (&json!("open"), &json!(true)));
-    let act = async |path: &str, body: Value| -> Value {
-        let sent = console.http.post(format!("{}/api/act/{path}", console.url)).json(&body);
-        let answer = sent.send().await.unwrap();
-        assert!(answer.status().is_success(), "{path} {body}: {}", answer.text().await.unwrap());
-        answer.json().await.unwrap()
-    };
+    let act = async |path: &str, body: Value| console.act(path, &body).await;
     let ticket = act("ticket", json!({ "title": "<b>Concert</b>", "price": 20 })).await;
     assert_eq!(ticket["status"], 201);
     let ticket_id = ticket["body"]["id"].as_str().unwrap();
