@@ -161,7 +161,7 @@ function show(snapshot) {
   const troubled = parts.filter((part) => part.state !== "ready");
   const dead = groups.reduce((sum, { group }) => sum + (group.deadLetters ?? 0), 0);
   const words = troubled.map((part) => `${part.name} is ${STATES[part.state][0]}`);
-  if (dead > 0) words.push(`${number(dead)} dead letters`);
+  if (dead > 0) words.push(dead === 1 ? "1 dead letter" : `${number(dead)} dead letters`);
   summary(words.length ? words.join("; ") : "Everything is ready.", worst(parts.map((part) => part.state)));
 }
 function summary(words, name) {

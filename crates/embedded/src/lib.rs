@@ -4,9 +4,11 @@
 //! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
 //! - [`process`]: a child process that never outlives its parent.
 //! - [`python`]: programs from PyPI, fetched once.
+//! - [`chromium`]: a browser, to see a page as a person does.
 //! - [`small_disk`]: a disk that can be filled up.
 
 mod cache;
+pub mod chromium;
 pub mod nats;
 pub mod ports;
 pub mod postgres;
@@ -18,6 +20,7 @@ mod unprivileged;
 
 use std::sync::Arc;
 
+pub use chromium::Chromium;
 pub use nats::NatsServer;
 pub use postgres::Postgres;
 pub use small_disk::SmallDisk;

@@ -23,6 +23,7 @@ mod members;
 mod newest;
 mod orders;
 mod outages;
+mod page;
 mod postgres_tls;
 mod race;
 mod releases;
