@@ -1,5 +1,5 @@
-//! A member's answers for the events in its hands, each given for many at once: acknowledged, given
-//! back for another try, or made a dead letter.
+//! A member's answers to the events of a batch, many at a time: acknowledged, returned for a retry, or made
+//! dead letters.
 
 use std::time::Duration;
 
@@ -9,58 +9,58 @@ use tracing::{info, warn};
 
 use crate::{
     attempts,
+    backoff::Backoff,
     batch::Batch,
     effect::IdConflict,
-    in_flight,
+    error::chain,
+    in_flight::{self, AnswerError},
     inbox::{self, Claim, Standing},
-    listener::{Failure, Listener, MAX_ATTEMPTS, delay},
+    listener::{Failure, Listener, delay},
     undeliverable::Undeliverable,
 };
 
-/// How often an event is delivered that only a newer release can read, before a member that cannot makes it a
-/// dead letter: about five minutes, for a member that can to get hold of it. Not longer, because after a
-/// rollback nobody can, and each that waits counts as unacknowledged.
+/// How often an event that only a newer release can read is delivered before an older member makes it a
+/// dead letter: about five minutes for a newer member to get it. Not longer, because after a rollback no
+/// member can read it, and each such event counts as unacknowledged.
 pub(crate) const NEWER_DELIVERIES: i64 = 120;
-/// The longest delay between two of them. Short, because each goes to whichever member asks first.
+/// The longest delay between those deliveries. Short, because each goes to whichever member pulls first.
 const NEWER_DELAY: Duration = Duration::from_secs(3);
+/// The pause that reaches that delay at once.
+const NEWER_RETRY: Backoff = Backoff::new(NEWER_DELAY, NEWER_DELAY);
 
 impl<L: Listener> Batch<L> {
-    /// Acknowledges events whose effect is committed.
+    /// Acknowledges events whose effects are committed.
     pub(crate) async fn acknowledge(&mut self, slots: &[usize]) {
         let replies: Vec<Subject> =
             slots.iter().map(|at| self.slots[*at].message.reply.clone()).collect();
         let confirmed = if self.context.bus.is_on(self.epoch) {
             in_flight::acknowledge(&self.context.bus.client, &replies).await
         } else {
-            Err(anyhow::anyhow!("the connection on which they came is gone"))
+            Err(AnswerError::Disconnected)
         };
         for at in slots {
             let slot = &mut self.slots[*at];
             slot.answered = true;
             let Ok(event) = &slot.event else { continue };
+            let _in_event = event.received.span().enter();
             info!(
-                event.id = %slot.event_id,
-                event.r#type = %slot.message.subject,
                 event.subject = event.entity_id,
                 event.sequence = slot.message.sequence,
                 event.delivery = slot.message.delivery,
-                queue.group = L::QUEUE_GROUP,
-                client.id = %self.context.client_id,
-                trace.id = event.trace.map(|trace| trace.trace_id()),
                 "event handled",
             );
         }
         match confirmed {
             Ok(()) => metrics::counter!("bus_acked_total", "group" => L::QUEUE_GROUP)
                 .increment(slots.len() as u64),
-            // They will come again, and find themselves in the inbox.
+            // They are redelivered, and the inbox recognizes them.
             Err(error) => warn!(events = slots.len(), %error, "acks were not confirmed"),
         }
     }
 
-    /// Acknowledges what took effect before, and makes dead letters of what bears another event's id.
-    /// Returns the rest.
-    pub(crate) async fn acknowledge_known(
+    /// Acknowledges events that took effect before, and makes dead letters of those that have another
+    /// event's id. Returns the rest.
+    pub(crate) async fn settle_duplicates(
         &mut self,
         slots: Vec<usize>,
     ) -> Result<Vec<usize>, sqlx::Error> {
@@ -86,8 +86,7 @@ impl<L: Listener> Batch<L> {
         Ok(rest)
     }
 
-    /// Makes dead letters of events that cannot be checked, except for those that are known all the
-    /// same.
+    /// Makes dead letters of events that the inbox cannot check, unless it knows them all the same.
     pub(crate) async fn dead_letter_uncheckable(
         &mut self,
         undeliverable: Vec<Undeliverable>,
@@ -96,13 +95,14 @@ impl<L: Listener> Batch<L> {
             return Ok(());
         }
         let slots = undeliverable.iter().map(|event| event.at).collect();
-        let unknown = self.acknowledge_known(slots).await?;
+        let unknown = self.settle_duplicates(slots).await?;
         let unknown = undeliverable.into_iter().filter(|event| unknown.contains(&event.at));
         self.dead_letter(unknown.collect()).await
     }
 
-    /// Answers for events that took effect together, but for those whose id is another's.
-    pub(crate) async fn answer(
+    /// Acknowledges events that took effect together, and makes dead letters of those that have another
+    /// event's id.
+    pub(crate) async fn settle_effects(
         &mut self,
         slots: Vec<usize>,
         id_conflicts: Vec<IdConflict>,
@@ -117,8 +117,8 @@ impl<L: Listener> Batch<L> {
         self.dead_letter(undeliverable).await
     }
 
-    /// Answers for events that failed by themselves: dead letters, or given back for another try.
-    pub(crate) async fn failed(
+    /// Answers events that failed on their own: returned for a retry, or made dead letters.
+    pub(crate) async fn settle_failures(
         &mut self,
         failed: Vec<(usize, Failure)>,
     ) -> Result<(), sqlx::Error> {
@@ -129,7 +129,7 @@ impl<L: Listener> Batch<L> {
                 Failure::Busy(error) => {
                     let delivery = self.slots[at].message.delivery;
                     let delay = delay(i32::try_from(delivery).unwrap_or(i32::MAX));
-                    self.give_back(at, 0, &error.to_string(), delay).await;
+                    self.retry_later(at, 0, &error.to_string(), delay).await;
                 }
                 Failure::Reject(reason) => {
                     undeliverable.push(Undeliverable {
@@ -139,7 +139,7 @@ impl<L: Listener> Batch<L> {
                         id_conflict: false,
                     });
                 }
-                Failure::Retry(error) => retried.push((at, format!("{error:#}"))),
+                Failure::Retry(error) => retried.push((at, chain(&*error))),
             }
         }
         if !retried.is_empty() {
@@ -147,47 +147,47 @@ impl<L: Listener> Batch<L> {
                 .iter()
                 .map(|(at, reason)| (self.slots[*at].event_id, reason.clone()))
                 .collect();
-            let counts = attempts::failed(&self.context.pool, L::QUEUE_GROUP, &reasons).await?;
+            let counts =
+                attempts::record_failures(&self.context.pool, L::QUEUE_GROUP, &reasons).await?;
             for (at, reason) in retried {
                 let attempts = counts.get(&self.slots[at].event_id).copied().unwrap_or(1);
-                if attempts >= MAX_ATTEMPTS {
+                if attempts >= self.context.bus.options.max_attempts {
                     undeliverable.push(Undeliverable { at, reason, attempts, id_conflict: false });
                 } else {
-                    self.give_back(at, attempts, &reason, delay(attempts)).await;
+                    self.retry_later(at, attempts, &reason, delay(attempts)).await;
                 }
             }
         }
         self.dead_letter(undeliverable).await
     }
 
-    /// Gives events back that a member of a newer release may read.
-    pub(crate) async fn leave_to_newer_members(&mut self, events: Vec<(usize, String)>) {
+    /// Returns events that a member of a newer release may be able to read.
+    pub(crate) async fn retry_on_newer_release(&mut self, events: Vec<(usize, String)>) {
         for (at, reason) in events {
             let deliveries = i32::try_from(self.slots[at].message.delivery).unwrap_or(i32::MAX);
-            self.give_back(at, 0, &reason, newer_delay(deliveries)).await;
+            self.retry_later(at, 0, &reason, newer_delay(deliveries)).await;
         }
     }
 
-    /// Gives one event back, to be tried again after a delay.
-    async fn give_back(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
+    /// Returns one event, to be redelivered after a delay.
+    async fn retry_later(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
         let slot = &mut self.slots[at];
         warn!(
             event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
-            queue.group = L::QUEUE_GROUP, "an event failed and will be tried again",
+            "event failed, retrying",
         );
         metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
         if self.context.bus.is_on(self.epoch) {
-            in_flight::give_back(&self.context.bus.client, &slot.message.reply, delay).await;
+            in_flight::nak(&self.context.bus.client, &slot.message.reply, delay).await;
         }
         slot.answered = true;
     }
 }
 
-/// How long an event that only a newer release can read stays away from members. Random up to the end: after the
-/// same time, it would find the same member first in the queue.
+/// The delay before an event that only a newer release can read is redelivered. Random up to its bound: with
+/// a fixed delay, the event would meet the same member first in the queue each time.
 fn newer_delay(deliveries: i32) -> Duration {
-    let longest = NEWER_DELAY.mul_f64(rand::random_range(0.5..=1.0));
-    delay(deliveries).min(longest)
+    NEWER_RETRY.after(u32::try_from(deliveries).unwrap_or(u32::MAX)).min(delay(deliveries))
 }
 
 #[cfg(test)]

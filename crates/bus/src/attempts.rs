@@ -1,32 +1,32 @@
-//! How often an event was tried: written down before it is tried, so that a handler that kills its
-//! process is counted as well, and only for what was being tried, so that its neighbours are not.
+//! Counts the attempts to process an event. An attempt is stored before it starts, so that a listener that
+//! kills its process is counted too, and only for the events being tried, not for their neighbours.
 
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use crate::{pool::Pool, shortened};
+use crate::{pool::Pool, text::shortened};
 
-/// What stands as the reason of an attempt until its outcome is known.
+/// The stored error of an attempt until its outcome is known.
 const INTERRUPTED: &str = "the process ended while the event was handled";
 
-/// What is known of an event that was tried before.
+/// The attempts of one event.
 pub(crate) struct Tried {
-    /// How often.
+    /// How many.
     pub(crate) attempts: i32,
-    /// What came of it last.
+    /// The error of the last one.
     pub(crate) last_error: String,
 }
 
 impl Tried {
-    /// Whether nothing came of it: this event, or one that was tried with it, ended the process.
+    /// Whether the last one ended the process: because of this event, or of one tried with it.
     pub(crate) fn was_interrupted(&self) -> bool {
-        // The release before wrote nothing at first.
+        // The previous release stored no text at first.
         self.last_error == INTERRUPTED || self.last_error.is_empty()
     }
 }
 
-/// How often each of the events was tried before, and what came of it last.
+/// The previous attempts of each event.
 pub(crate) async fn of(
     pool: &Pool,
     group: &str,
@@ -46,8 +46,7 @@ pub(crate) async fn of(
         .collect())
 }
 
-/// Counts an attempt for each of the events, which is about to begin. An event of which there are
-/// several copies is tried once.
+/// Counts an attempt for each event, before it starts. Several copies of an event count once.
 pub(crate) async fn begin(pool: &Pool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
     let count = sqlx::query(
         "insert into bus.attempts (queue_group, event_id, attempts, last_error)
@@ -61,21 +60,17 @@ pub(crate) async fn begin(pool: &Pool, group: &str, events: &[Uuid]) -> Result<(
     .bind(events)
     .bind(INTERRUPTED);
     pool.transaction(async |tx| {
-        // Not worth waiting for the disk: should the machine lose it, one attempt goes uncounted.
+        // Not worth waiting for the disk: if the machine crashes, one attempt goes uncounted.
         sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
         count.execute(tx).await.map(drop)
     })
     .await
 }
 
-/// Takes back an attempt for each time that an event is named: an outage of the database cut it
-/// short. Succeeds only where the database can write, even if there are none.
-pub(crate) async fn take_back(
-    pool: &Pool,
-    group: &str,
-    events: &[Uuid],
-) -> Result<(), sqlx::Error> {
-    let take_back = sqlx::query(
+/// Uncounts one attempt for each time an event is listed: an outage of the database interrupted it. Fails
+/// if the database does not accept writes, even for an empty list.
+pub(crate) async fn uncount(pool: &Pool, group: &str, events: &[Uuid]) -> Result<(), sqlx::Error> {
+    let uncount = sqlx::query(
         "update bus.attempts set attempts = greatest(attempts - interrupted_attempts.times, 0)
          from (select id, count(*)::integer as times from unnest($2::uuid[]) as ids (id) group by id)
              as interrupted_attempts
@@ -83,11 +78,11 @@ pub(crate) async fn take_back(
     )
     .bind(group)
     .bind(events);
-    pool.run(async |connection| take_back.execute(connection).await.map(drop)).await
+    pool.run(async |connection| uncount.execute(connection).await.map(drop)).await
 }
 
-/// Notes why attempts failed, for each event by its reason. Returns how many there were of each.
-pub(crate) async fn failed(
+/// Stores why attempts failed. Returns how many attempts each event has had.
+pub(crate) async fn record_failures(
     pool: &Pool,
     group: &str,
     failed: &[(Uuid, String)],
@@ -110,7 +105,7 @@ pub(crate) async fn failed(
     Ok(rows.into_iter().collect())
 }
 
-/// Forgets the attempts of events that have taken effect.
+/// Deletes the attempts of events that have taken effect.
 pub(crate) async fn forget(
     tx: &mut sqlx::PgConnection,
     group: &str,

@@ -1,6 +1,5 @@
-//! Claiming an event in the inbox. An id belongs to one event, to the byte: what comes again is passed
-//! over, and what comes with an id that another event has is not taken for that one. See
-//! `docs/adr/0032`.
+//! Claims events in the inbox. An id belongs to one event, to the byte: a repeated event is a duplicate, and
+//! an event that reuses another's id is a conflict. See `docs/adr/0032`.
 
 use std::collections::HashMap;
 
@@ -11,17 +10,17 @@ use uuid::Uuid;
 
 use crate::client_id::ClientId;
 
-/// An event as the inbox knows it: its id, and what tells it from others that claim to be it.
+/// An event as the inbox knows it: its id, and a digest that tells it from others with that id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The event's id.
     pub id: Uuid,
-    /// The first 16 bytes of the SHA-256 of the event's bytes: nobody makes two events with one.
+    /// The first 16 bytes of the SHA-256 of the event's bytes.
     pub digest: [u8; 16],
 }
 
 impl Claim {
-    /// The claim of an event that is these bytes.
+    /// The claim of an event with these bytes.
     #[must_use]
     pub fn new(id: Uuid, bytes: &[u8]) -> Self {
         let mut digest = [0; 16];
@@ -33,29 +32,29 @@ impl Claim {
 /// What the inbox says of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It has not taken effect. Where it was claimed: it is this transaction's now.
+    /// It has not taken effect. If it was claimed, this transaction has it now.
     New,
-    /// Its id is also that of the event at this place, which is new, of the same claim.
+    /// The event at this place of the same list is new and has the same id.
     Twin(usize),
     /// It took effect before.
     Known,
-    /// Another event with its id took effect: why this one never can.
+    /// Another event with its id took effect, so this one never can. With the reason.
     IdConflict(String),
 }
 
-/// Claims events for this transaction. Returns how each of them stands. An event that another
-/// transaction is claiming is waited for.
+/// Claims events for this transaction and returns the standing of each. Waits for other transactions that
+/// are claiming one of them.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn claim(
     tx: &mut PgConnection,
     group: &str,
     client: &ClientId,
     events: &[Claim],
 ) -> Result<Vec<Standing>, sqlx::Error> {
-    // In the order of ids, so that two members with the same events in their hands wait for one
-    // another and do not deadlock. Of two events with one id, the first.
+    // Ordered by id, so that two members with the same events wait for one another instead of
+    // deadlocking. Of two events with one id, the first.
     let new: Vec<Uuid> = sqlx::query_scalar(
         "insert into bus.inbox (queue_group, event_id, client_id, digest)
          select $1, event_id, $2, digest
@@ -86,23 +85,23 @@ pub async fn claim(
     if !others.is_empty() {
         let asked: Vec<Claim> = others.iter().map(|at| events[*at]).collect();
         for (at, found) in others.into_iter().zip(known(tx, group, &asked).await?) {
-            // The inbox of the release before has it: there is nothing to compare it with.
+            // The inbox table of the previous release has it, without a digest to compare.
             standings[at] = if found == Standing::New { Standing::Known } else { found };
         }
     }
     Ok(standings)
 }
 
-/// How each of the events stands, by one index probe each.
+/// The standing of each event, by one index probe each.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn known(
     connection: &mut PgConnection,
     group: &str,
     events: &[Claim],
 ) -> Result<Vec<Standing>, sqlx::Error> {
-    // The limit makes it a probe an event, in every plan; the slots leave it one partition.
+    // The limit makes every plan probe once per event; the slot prunes to one partition.
     let found: Vec<(i64, Option<Vec<u8>>, OffsetDateTime)> = sqlx::query_as(
         "select place, digest, processed_at
          from unnest($2::uuid[]) with ordinality as asked (id, place)
@@ -119,7 +118,7 @@ pub async fn known(
     let mut standings = vec![Standing::New; events.len()];
     for (place, digest, at) in found {
         let at_place = usize::try_from(place - 1).unwrap_or_default();
-        // What replicas of the release before have claimed has no digest.
+        // Replicas of the previous release claim without a digest.
         let same = digest.is_none_or(|digest| digest == events[at_place].digest);
         standings[at_place] =
             if same { Standing::Known } else { Standing::IdConflict(id_conflict(Some(at))) };
@@ -127,7 +126,7 @@ pub async fn known(
     Ok(standings)
 }
 
-/// Why an event can never take effect whose id is another's.
+/// Why an event with another event's id can never take effect.
 pub(crate) fn id_conflict(at: Option<OffsetDateTime>) -> String {
     let at = at.and_then(|at| at.format(&Rfc3339).ok());
     let when = at.map_or_else(|| "just now".to_owned(), |at| format!("at {at}"));

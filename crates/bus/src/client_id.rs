@@ -1,14 +1,14 @@
-//! Who this process is to NATS and to the other members of its queue group.
+//! The name of a process, for NATS and for the other members of its queue group.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The name of one running process, taken from its pod. Two processes must not share one: see
-/// [`lease`](crate::lease).
+/// The name of one running process, such as its pod's name. Two processes must not share one: see
+/// [`Lease`](crate::Lease).
 ///
-/// 1–200 characters of `A–Z a–z 0–9 - _ .`, with no dot at an end or beside another: what a
-/// Kubernetes pod name may be, and what fits into a NATS subject and a key of a bucket.
+/// 1–200 characters of `A–Z a–z 0–9 - _ .`, without a dot at either end or two in a row. Kubernetes pod names fit,
+/// and so does every id into a NATS subject and a bucket key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ClientId(String);
@@ -17,7 +17,7 @@ impl ClientId {
     /// The longest id, in characters.
     pub const MAX_LENGTH: usize = 200;
 
-    /// An id for a process outside a pod: the host's name and the process id.
+    /// The host name and process id, for a process that has no better name.
     #[must_use]
     pub fn of_this_process() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -36,7 +36,7 @@ impl ClientId {
     }
 }
 
-/// Why a text is not a [`ClientId`].
+/// The text is not a [`ClientId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a client id: 1-{max} characters of A-Z a-z 0-9 - _ and single dots inside",

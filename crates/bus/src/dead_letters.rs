@@ -1,5 +1,5 @@
-//! Events that cannot take effect until a person has looked at them: kept to the byte in the
-//! group's own database, with the reason. A redrive gives one back to its group, and to no other.
+//! Events that cannot take effect until an operator looks at them: stored byte for byte in the group's own
+//! database, with the reason. A redrive returns one to its group, and to no other.
 
 use std::{fmt, str::FromStr};
 
@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{client_id::ClientId, shortened};
+use crate::{client_id::ClientId, text::shortened};
 
-/// A [`DeadLetter`]'s columns, by name: with `*`, a release that adds one would break the statements
-/// that the release before has prepared.
+/// The columns of a [`DeadLetter`], by name: with `*`, a migration that adds one would break the prepared
+/// statements of the previous release.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -28,16 +28,16 @@ macro_rules! select {
     };
 }
 
-/// A dead letter as it is kept.
+/// A stored dead letter.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub struct DeadLetter {
     /// Its number in this database.
     pub id: i64,
     /// The group in which it failed.
     pub queue_group: String,
-    /// The event's id; for what is no event at all, or has the id of another, one made from its bytes.
+    /// The event's id. If the message is no event, or has another event's id: an id made from its bytes.
     pub event_id: Uuid,
-    /// The NATS subject it came by.
+    /// The message's NATS subject.
     pub subject: String,
     /// The message's bytes.
     #[serde(serialize_with = "as_text")]
@@ -48,25 +48,24 @@ pub struct DeadLetter {
     pub stream: String,
     /// Where it was in that stream, the first time.
     pub stream_sequence: i64,
-    /// How many such messages there were: the same bytes by the same subject. One that is delivered
-    /// again, and not published again, is counted once.
+    /// How many such messages there were: the same bytes on the same subject. A redelivery does not count, a
+    /// republication does.
     pub copies: i64,
-    /// Where they were in the stream, as numbers and as ranges such as `7-12`: the first 99, and the
-    /// last one.
+    /// Their sequences in the stream, as numbers and as ranges such as `7-12`: the first 99 and the last.
     pub sequences: Vec<String>,
     /// Why it failed, the last time.
     pub reason: String,
-    /// How often it was tried by itself.
+    /// How often it was tried on its own.
     pub attempts: i32,
     /// The member that gave up.
     pub client_id: String,
-    /// When, the first time.
+    /// When it became a dead letter, or failed again.
     #[serde(with = "time::serde::rfc3339")]
     pub dead_at: OffsetDateTime,
-    /// When the last of the copies came.
+    /// When its last copy arrived.
     #[serde(with = "time::serde::rfc3339")]
     pub last_at: OffsetDateTime,
-    /// When it was given back to its group, while it waits for that.
+    /// When it was redriven, while it waits to be retried.
     #[serde(with = "time::serde::rfc3339::option")]
     pub redrive_at: Option<OffsetDateTime>,
 }
@@ -75,25 +74,27 @@ fn as_text<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(&String::from_utf8_lossy(bytes))
 }
 
-/// Which dead letters a person means: one by its number, or all of them.
+/// Which dead letters to redrive or discard: one, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// This one.
+    /// The one with this number.
     One(i64),
-    /// All of them.
+    /// All.
     All,
 }
 
-impl FromStr for Which {
-    type Err = String;
+/// The text is not a [`Which`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a dead letter's number nor `all`")]
+pub struct WhichError(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Which {
+    type Err = WhichError;
+
+    fn from_str(text: &str) -> Result<Self, WhichError> {
         match text {
             "all" => Ok(Self::All),
-            number => number
-                .parse()
-                .map(Self::One)
-                .map_err(|_| format!("{text:?} is neither a dead letter's number nor `all`")),
+            number => number.parse().map(Self::One).map_err(|_| WhichError(text.to_owned())),
         }
     }
 }
@@ -116,10 +117,10 @@ impl Which {
     }
 }
 
-/// The reason of a dead letter while a member tries it again. It stays if that ends the process.
+/// The reason of a dead letter while a member retries it. It stays if that ends the process.
 pub const INTERRUPTED: &str = "was redriven, and the process ended while it was handled";
 
-/// A dead letter that was given back.
+/// A redriven dead letter.
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Redriven {
     pub(crate) id: i64,
@@ -128,9 +129,9 @@ pub(crate) struct Redriven {
     pub(crate) payload: Vec<u8>,
 }
 
-/// Takes a dead letter that was given back to the group and makes it an ordinary dead letter
-/// again, committed by the caller before the event is tried: should the handler kill the process
-/// once more, it is not tried a third time without a person's word.
+/// Takes a redriven dead letter of the group and makes it an ordinary dead letter again. The caller commits
+/// that before it tries the event: if the listener kills the process once more, the event is not tried
+/// again until an operator redrives it.
 pub(crate) async fn take_redriven(
     tx: &mut PgConnection,
     group: &str,
@@ -149,7 +150,7 @@ pub(crate) async fn take_redriven(
     .await
 }
 
-/// Notes why a redriven dead letter failed again.
+/// Stores why a redriven dead letter failed again.
 pub(crate) async fn failed_again(
     connection: &mut PgConnection,
     id: i64,
@@ -168,7 +169,7 @@ pub(crate) async fn failed_again(
     Ok(())
 }
 
-/// A redriven dead letter has taken effect, in this transaction.
+/// Deletes a redriven dead letter that took effect in this transaction.
 pub(crate) async fn resolve(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("delete from bus.dead_letters where id = $1").bind(id).execute(tx).await?;
     Ok(())
@@ -177,7 +178,7 @@ pub(crate) async fn resolve(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::
 /// Lists dead letters, oldest first, at most `limit`.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn list(
     connection: &mut PgConnection,
     group: Option<&str>,
@@ -193,7 +194,7 @@ pub async fn list(
 /// One dead letter by its number.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn show(
     connection: &mut PgConnection,
     id: i64,
@@ -201,11 +202,11 @@ pub async fn show(
     sqlx::query_as(select!("where id = $1")).bind(id).fetch_optional(connection).await
 }
 
-/// Gives dead letters back to the group in which they failed. A member tries each within a second
-/// or so; what succeeds is no dead letter any more. Returns how many.
+/// Returns dead letters to the group in which they failed. A member retries each within about a second, and
+/// deletes those that succeed. Returns how many.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn redrive(connection: &mut PgConnection, which: Which) -> Result<u64, sqlx::Error> {
     let redriven = sqlx::query(
         "update bus.dead_letters set redrive_at = clock_timestamp()
@@ -217,10 +218,10 @@ pub async fn redrive(connection: &mut PgConnection, which: Which) -> Result<u64,
     Ok(redriven.rows_affected())
 }
 
-/// Deletes dead letters for good. Returns how many.
+/// Deletes dead letters permanently. Returns how many.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn discard(connection: &mut PgConnection, which: Which) -> Result<u64, sqlx::Error> {
     let discarded = sqlx::query("delete from bus.dead_letters where $1::bigint is null or id = $1")
         .bind(which.id())
@@ -229,14 +230,13 @@ pub async fn discard(connection: &mut PgConnection, which: Which) -> Result<u64,
     Ok(discarded.rows_affected())
 }
 
-/// The most dead letters that [`count`] counts: it is asked every second.
+/// The most dead letters that [`count`] counts, because it runs every second.
 pub const COUNTED: i64 = 10_000;
 
-/// How many dead letters a group has, each with its copies being one: what a person has to look at.
-/// [`COUNTED`] means that many or more.
+/// How many dead letters a group has. Copies count once. [`COUNTED`] means that many or more.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn count(connection: &mut PgConnection, group: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "select count(*) from (select from bus.dead_letters where queue_group = $1 limit $2) as counted",

@@ -1,5 +1,5 @@
-//! The delivery loop: a member of a queue group takes what is there, has it take effect, and
-//! answers for it. One batch is worked on while the next one arrives.
+//! The delivery loop of a queue group's member: it pulls events, has them take effect, and acknowledges
+//! them. One batch is processed while the next one arrives.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,18 +13,20 @@ use tokio::{
 use tracing::{debug, info};
 
 use crate::{
+    backoff::RETRY,
     connection::Bus,
     effect::MemberContext,
+    lease::Lease,
     listener::Listener,
     pool::Pool,
-    session::Session,
+    session::{Session, SessionError},
+    shutdown::Shutdown,
     upkeep,
     watch::{Readiness, Watch},
 };
-use crate::{lease::Lease, shutdown::Shutdown};
 
-/// The longest pause after failures of the server.
-pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// A session that lasted this long was no failure, however it ended.
+const LASTED: Duration = Duration::from_secs(1);
 
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
@@ -34,7 +36,7 @@ pub struct Delivery<L: Listener> {
 }
 
 impl<L: Listener> Delivery<L> {
-    /// A member with this process's client id. Spawns nothing.
+    /// A member under this process's client id. Spawns nothing yet.
     pub fn new(listener: L, bus: Bus, pool: Pool, shutdown: Shutdown) -> Self {
         let client_id = bus.client_id.clone();
         Self {
@@ -50,17 +52,17 @@ impl<L: Listener> Delivery<L> {
         }
     }
 
-    /// Spawns the member's tasks: the delivery loop, which begins once the client id is held, and
-    /// the one that looks after redriven dead letters and old inbox rows.
+    /// Spawns the member's tasks: the delivery loop, which starts once the lease is held, and the upkeep
+    /// of dead letters and the inbox.
     ///
-    /// Returns whether the member has joined its group, and if not, what it waits for, to watch.
+    /// Returns a watch: whether the member has joined its group and, if not, what it waits for.
     pub fn spawn(self, lease: Lease) -> watch::Receiver<Readiness> {
         let joined = self.joined.subscribe();
         let shutdown = self.shutdown.clone();
-        shutdown.spawn("dead letters", upkeep::tend(self.context.clone(), self.shutdown.clone()));
+        shutdown.spawn("dead letters", upkeep::run(self.context.clone(), self.shutdown.clone()));
         shutdown.clone().spawn("delivery", async move {
             tokio::select! {
-                () = shutdown.begun() => Ok(()),
+                () = shutdown.begun() => {}
                 () = lease.held() => self.run().await,
             }
         });
@@ -68,10 +70,10 @@ impl<L: Listener> Delivery<L> {
     }
 
     /// Takes part in the group until the process stops.
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) {
         let bus = self.context.bus.clone();
         let mut watch = Watch::of_member::<L>(bus.clone());
-        let (mut backoff, mut connection) = (Duration::ZERO, 0);
+        let (mut backoff, mut connection) = (RETRY, 0);
         while !self.shutdown.has_begun() {
             let epoch = tokio::select! {
                 () = self.shutdown.begun() => break,
@@ -82,37 +84,38 @@ impl<L: Listener> Delivery<L> {
                 connection = epoch;
             }
             let begun = Instant::now();
-            let ended = match watch.look().await {
+            let ended = match watch.check().await {
                 Ok(()) => self.session(epoch, &mut watch).await,
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
             let pause = match ended {
-                Ok(()) if begun.elapsed() > MAX_BACKOFF => {
-                    backoff = Duration::ZERO;
+                Ok(()) if begun.elapsed() > LASTED => {
+                    backoff.reset();
                     continue;
                 }
-                // What ends at once would end again.
+                // A session that ends at once would end at once again.
                 Ok(()) => None,
                 Err(error) => {
-                    debug!(error = format!("{error:#}"), "cannot pull yet");
+                    debug!(%error, "cannot pull yet");
                     self.waits_for(&error);
-                    watch.note(&error)
+                    match &error {
+                        SessionError::Topology(error) => watch.report(error),
+                        _ => None,
+                    }
                 }
             };
-            backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
-            let pause = pause.unwrap_or_else(|| backoff.mul_f64(rand::random_range(0.5..=1.0)));
+            let pause = pause.unwrap_or_else(|| backoff.pause());
             tokio::select! {
                 () = self.shutdown.begun() => break,
                 () = sleep(pause) => {}
             }
         }
-        Ok(())
     }
 
-    /// Says why the member has not joined yet, unless it has.
-    fn waits_for(&self, error: &anyhow::Error) {
+    /// Publishes why the member has not joined yet, unless it has.
+    fn waits_for(&self, error: &SessionError) {
         self.joined.send_if_modified(|joined| {
-            let why = Readiness::Waiting(format!("not in the group yet: {error:#}"));
+            let why = Readiness::Waiting(format!("not in the group yet: {error}"));
             let news = *joined != Readiness::Ready && *joined != why;
             if news {
                 *joined = why;
@@ -121,15 +124,15 @@ impl<L: Listener> Delivery<L> {
         });
     }
 
-    async fn session(&self, epoch: u64, watch: &mut Watch) -> anyhow::Result<()> {
+    async fn session(&self, epoch: u64, watch: &mut Watch) -> Result<(), SessionError> {
         let mut session = Session::open(self.context.clone(), epoch).await?;
         self.joined.send_replace(Readiness::Ready);
         info!(queue.group = L::QUEUE_GROUP, client.id = %self.context.client_id, "joined the queue group");
         let ended = tokio::select! {
             ended = session.run(&self.shutdown) => ended,
-            never = watch.go_on() => match never {},
+            never = watch.keep_checking() => match never {},
         };
-        session.give_everything_back().await;
+        session.return_all().await;
         ended
     }
 }

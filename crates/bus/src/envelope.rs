@@ -8,27 +8,27 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{event::Event, trace::TraceContext};
+use crate::{
+    event::{Event, Stream},
+    trace::TraceContext,
+};
 
 /// The `content-type` header of a structured CloudEvent.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// What `dataschema` begins with; the subject and the schema's version follow.
-const SCHEMA_URN: &str = "urn:ticketing:event:";
-
-/// One event with what the bus needs to carry it. Attributes that the bus does not know are
-/// passed over, as the specification asks.
+/// One event with the attributes that carry it. Unknown attributes are ignored, as the specification
+/// requires.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope<'a> {
     specversion: Cow<'a, str>,
-    /// Which event: the key of idempotency everywhere, and the `Nats-Msg-Id`.
+    /// The event's id: the idempotency key everywhere, and the `Nats-Msg-Id`.
     pub id: Uuid,
     /// Who published it.
     pub source: Cow<'a, str>,
-    /// What kind of event it is: the NATS subject.
+    /// The event's type, which is its NATS subject.
     #[serde(rename = "type")]
     pub kind: Cow<'a, str>,
-    /// What it is about, such as a ticket's id.
+    /// The id of its entity.
     #[serde(default)]
     pub subject: Cow<'a, str>,
     /// When it happened.
@@ -37,7 +37,7 @@ pub struct Envelope<'a> {
     #[serde(default)]
     datacontenttype: Cow<'a, str>,
     dataschema: Cow<'a, str>,
-    /// The trace that it belongs to.
+    /// Its trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Cow<'a, str>>,
     /// The payload as JSON text.
@@ -54,13 +54,13 @@ pub enum EnvelopeError {
     /// A major version of CloudEvents that is not 1.
     #[error("CloudEvents specversion is {0:?}, expected 1.0")]
     SpecVersion(String),
-    /// `dataschema` is not `urn:ticketing:event:<type>:<version>`.
+    /// `dataschema` is not the stream's prefix, then `<type>:<version>`.
     #[error("dataschema {0:?} does not name a schema version of {1:?}")]
     Schema(String, String),
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope.
+    /// Parses an envelope.
     ///
     /// # Errors
     /// When the bytes are not a CloudEvent of version 1.0.
@@ -72,13 +72,13 @@ impl<'a> Envelope<'a> {
         Ok(envelope)
     }
 
-    /// The version of the payload's schema.
+    /// The version of the payload's schema, for an event of this stream.
     ///
     /// # Errors
     /// When `dataschema` does not name one.
-    pub fn schema_version(&self) -> Result<u32, EnvelopeError> {
+    pub fn schema_version(&self, stream: &Stream) -> Result<u32, EnvelopeError> {
         self.dataschema
-            .strip_prefix(SCHEMA_URN)
+            .strip_prefix(stream.schema_prefix)
             .and_then(|rest| rest.strip_prefix(&*self.kind))
             .and_then(|rest| rest.strip_prefix(':'))
             .and_then(|version| version.parse().ok())
@@ -88,13 +88,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The `dataschema` of an event's payload.
-#[must_use]
-pub fn data_schema(subject: &str, version: u32) -> String {
-    format!("{SCHEMA_URN}{subject}:{version}")
-}
-
-/// Writes an event's envelope, as part of the current trace.
+/// Serializes an event's envelope, as part of the current trace.
 ///
 /// # Errors
 /// When the event does not serialize.
@@ -112,7 +106,7 @@ pub fn encode<E: Event>(
         subject: event.entity_id().into(),
         time,
         datacontenttype: "application/json".into(),
-        dataschema: data_schema(E::SUBJECT, E::SCHEMA_VERSION).into(),
+        dataschema: E::STREAM.data_schema(E::SUBJECT, E::SCHEMA_VERSION).into(),
         traceparent: TraceContext::current().map(|trace| trace.to_string().into()),
         data: &data,
     })
@@ -121,9 +115,9 @@ pub fn encode<E: Event>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Stream;
 
-    const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+    const PARCELS: Stream =
+        Stream { name: "PARCELS", subjects: &["parcel:sent"], schema_prefix: "urn:example:event:" };
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct ParcelSent {
@@ -142,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_event_opens_to_what_was_put_in() {
+    fn an_encoded_event_parses_to_what_was_encoded() {
         let event = ParcelSent { number: 7 };
         let id = Uuid::now_v7();
         let encoded = encode(id, OffsetDateTime::UNIX_EPOCH, &event).unwrap();
         let open = Envelope::parse(encoded.as_bytes()).unwrap();
         assert_eq!((open.id, &*open.kind, &*open.source), (id, "parcel:sent", "/parcels"));
         assert_eq!(open.subject, "7");
-        assert_eq!(open.schema_version().unwrap(), 1);
+        assert_eq!(open.schema_version(&PARCELS).unwrap(), 1);
         assert_eq!(serde_json::from_str::<ParcelSent>(open.data.get()).unwrap(), event);
     }
 

@@ -1,66 +1,77 @@
-//! What an event is to the bus: a type with a subject, a stream that stores it, and a payload whose
-//! schema has a version. A service implements [`Event`] for its own types.
+//! What the bus knows of an event: its subject, the stream that stores it, and the version of its
+//! schema. A service implements [`Event`] for its own types.
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A JetStream stream: the road that a family of events travels.
+/// A JetStream stream, which carries a family of events.
 ///
-/// Subjects are listed one by one: `ticket:created` is a single token for NATS, so `ticket:*`
-/// would match only itself.
+/// List each subject: to NATS, `parcel:sent` is a single token, so `parcel:*` matches nothing but
+/// itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {
     /// The stream's name on the server.
     pub name: &'static str,
     /// Every subject that the stream stores.
     pub subjects: &'static [&'static str],
+    /// What the CloudEvents `dataschema` of its events begins with, such as `urn:example:event:`. The
+    /// subject, a colon and the schema's version follow. Never change it: stored events have it.
+    pub schema_prefix: &'static str,
 }
 
-/// Something that happened, told to every service that wants to know.
+impl Stream {
+    /// The `dataschema` of an event's payload.
+    #[must_use]
+    pub fn data_schema(&self, subject: &str, version: u32) -> String {
+        format!("{}{subject}:{version}", self.schema_prefix)
+    }
+}
+
+/// Something that happened, published to every service that listens.
 ///
-/// An event carries the full state of what it is about and that state's version, so that no
-/// listener waits for a predecessor and order does not matter.
+/// An event carries the full state of its entity and the version of that state. So no listener has to
+/// wait for an earlier event, and order does not matter.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The NATS subject, which is also the CloudEvents `type`.
     const SUBJECT: &'static str;
     /// The stream that stores the subject.
     const STREAM: &'static Stream;
-    /// The version of the payload's schema. A listener refuses a version that it does not know;
-    /// raise it only for a change that old listeners would misread.
+    /// The version of the payload's schema. A listener refuses a version that it does not know. Raise it
+    /// only for a change that old listeners would misread.
     const SCHEMA_VERSION: u32;
-    /// Who publishes it: the CloudEvents `source`, a URI reference such as `/tickets`.
+    /// Who publishes it: the CloudEvents `source`, a URI reference such as `/parcels`.
     const SOURCE: &'static str;
 
-    /// What the event is about: the CloudEvents `subject`, such as a ticket's id.
+    /// The id of the event's entity, such as a parcel's number: the CloudEvents `subject`.
     fn entity_id(&self) -> String;
 }
 
-/// The events that one listener takes: a single [`Event`], or an enum over several of one stream.
+/// The events that one listener takes: a single [`Event`], or several of one stream.
 ///
-/// Every `Event` is a set of one. For more, write an enum and use [`event_set!`](crate::event_set).
+/// Every `Event` is a set of one. For more, declare an enum with [`event_set!`](crate::event_set).
 pub trait EventSet: Sized + Send + Sync + 'static {
-    /// The stream that holds them all.
+    /// The stream that stores them.
     const STREAM: &'static Stream;
     /// The subjects to consume.
     const SUBJECTS: &'static [&'static str];
-    /// Who publishes each of them, in the same order: see [`Event::SOURCE`].
+    /// The source of each subject, in the same order: see [`Event::SOURCE`].
     const SOURCES: &'static [&'static str];
 
-    /// Reads one event's payload.
+    /// Parses the payload of one event.
     ///
     /// # Errors
-    /// When the subject is not of this set, the schema version is unknown, or the payload does not
-    /// parse. Such an event becomes a dead letter; one that a newer release may read is given back first,
-    /// for some minutes.
+    /// When the subject is not in this set, the schema version is unknown, or the payload does not parse.
+    /// Such an event becomes a dead letter. If a newer release may be able to read it, it is first
+    /// redelivered for some minutes.
     fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError>;
 }
 
-/// Why a payload is not an event of the set.
+/// Why a payload is no event of the set.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The subject belongs to no event of the set.
     #[error("no event of this listener has the type {0:?}")]
     UnknownSubject(String),
-    /// The publisher speaks a newer (or a never published) schema.
+    /// The payload has a newer schema, or one that never existed.
     #[error("{subject} has schema version {found}, this listener knows {known}")]
     UnknownVersion {
         /// The event's subject.
@@ -70,7 +81,7 @@ pub enum DecodeError {
         /// The version that this build knows.
         known: u32,
     },
-    /// The payload is not what the type says.
+    /// The payload does not match its schema.
     #[error("{subject}: {error}")]
     Payload {
         /// The event's subject.
@@ -81,8 +92,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Whether a newer release may read it: members of two releases share a group while one replaces
-    /// the other.
+    /// Whether a newer release may be able to read it: during a rollout, members of two releases share a
+    /// group.
     #[must_use]
     pub fn is_of_a_newer_release(&self) -> bool {
         match self {
@@ -114,13 +125,17 @@ impl<E: Event> EventSet for E {
     }
 }
 
-/// Declares an enum over several events of one stream and implements [`EventSet`] for it.
+/// Declares an enum of several events of one stream and implements [`EventSet`] for it.
 ///
 /// ```
 /// use bus::{Event, EventSet, Stream};
 /// use serde::{Deserialize, Serialize};
 ///
-/// const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent", "parcel:lost"] };
+/// const PARCELS: Stream = Stream {
+///     name: "PARCELS",
+///     subjects: &["parcel:sent", "parcel:lost"],
+///     schema_prefix: "urn:example:event:",
+/// };
 ///
 /// #[derive(Debug, Clone, Serialize, Deserialize)]
 /// struct ParcelSent(u64);
@@ -143,7 +158,7 @@ impl<E: Event> EventSet for E {
 /// }
 ///
 /// bus::event_set! {
-///     /// What a listener of parcels takes.
+///     /// The events that a listener takes.
 ///     enum ParcelEvent in PARCELS {
 ///         /// It is on its way.
 ///         Sent(ParcelSent),

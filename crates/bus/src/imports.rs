@@ -1,20 +1,19 @@
-//! Streams that are in the NATS account of another service, and how this process reaches them.
+//! Streams in the NATS account of another service, and how this process reaches them.
 
 use async_nats::jetstream;
 
 use crate::connection::{Bus, REQUEST_TIMEOUT};
 
 impl Bus {
-    /// Whether a stream is in the account of another service. This process uses it and its queue groups,
-    /// under `JS.<stream>.API` in place of `$JS.API`, and makes neither.
+    /// Whether a stream is in the NATS account of another service. This process uses it and its queue
+    /// groups through `JS.<stream>.API` instead of `$JS.API`, and creates neither.
     #[must_use]
     pub fn imports(&self, stream: &str) -> bool {
-        self.imported.iter().any(|imported| imported == stream)
+        self.options.imported.iter().any(|imported| imported == stream)
     }
 
-    /// JetStream's API as it is reached for a stream: under `$JS.API`, or, where the stream is
-    /// imported, under `JS.<stream>.API`. The importing account's configuration maps the latter onto
-    /// the former.
+    /// The prefix of JetStream's API for a stream: `$JS.API`, or `JS.<stream>.API` if the stream is
+    /// imported. The importing account's configuration maps the latter to the former.
     pub(crate) fn api_of(&self, stream: &str) -> String {
         if self.imports(stream) { format!("JS.{stream}.API") } else { "$JS.API".to_owned() }
     }

@@ -1,16 +1,16 @@
-//! Messages in a member's hands, and the four things it can say about them.
+//! Messages delivered to this member, and the four answers it can give: ack, nak, term, in progress.
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Subject, jetstream};
+use async_nats::{Client, HeaderMap, Message, PublishError, RequestError, Subject, jetstream};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::{connection::REQUEST_TIMEOUT, storable};
+use crate::{connection::REQUEST_TIMEOUT, text::storable};
 
-/// A message that the server has given to this member and wants to hear about.
+/// A message that the server delivered to this member and expects an answer to.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) subject: Subject,
@@ -19,14 +19,14 @@ pub(crate) struct InFlight {
     headers: Option<HeaderMap>,
     pub(crate) stream: String,
     pub(crate) sequence: u64,
-    /// 1 the first time.
+    /// How often it was delivered, this time included.
     pub(crate) delivery: i64,
-    /// Since when it is in hand.
+    /// When it arrived.
     pub(crate) since: Instant,
 }
 
 impl InFlight {
-    /// `None` for what JetStream did not send.
+    /// `None` if the message is not from JetStream.
     pub(crate) fn new(message: Message, context: &jetstream::Context) -> Option<Self> {
         let message = jetstream::Message { message, context: context.clone() };
         let info = message.info().ok()?;
@@ -45,7 +45,7 @@ impl InFlight {
         })
     }
 
-    /// Each header with its values, as text that Postgres can hold.
+    /// Each header with its values, as text that Postgres can store.
     pub(crate) fn headers_json(&self) -> serde_json::Value {
         let headers = self.headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
             let values = values.iter().map(|value| storable(value.as_str()).into()).collect();
@@ -54,31 +54,46 @@ impl InFlight {
         serde_json::Value::Object(headers.collect())
     }
 
-    /// An id for a message that has none of its own: the same for the same bytes by the same subject,
-    /// wherever in whatever stream they are.
+    /// An id made of the subject and the bytes, for a message without a usable id of its own.
     pub(crate) fn id_of_bytes(&self) -> Uuid {
         let name = [self.subject.as_bytes(), b"\0", &*self.payload].concat();
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
     }
 }
 
-/// Acknowledges messages and waits until the server has confirmed it.
+/// Why the server did not confirm an answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// The client could not send.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The server did not confirm.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Acks must not be sent on a later connection.
+    #[error("the connection that delivered them is gone")]
+    Disconnected,
+}
+
+/// Acknowledges messages and waits for the server's confirmation.
 ///
-/// The server reads one connection's acks in the order in which they were sent, so its answer to
-/// the last one speaks for all of them. Had it ever missed an earlier one, that event would come
-/// again and find itself in the inbox.
-pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> anyhow::Result<()> {
+/// The server reads the acks of one connection in order, so its answer to the last one confirms all of
+/// them. If it missed an earlier one, that event is redelivered, and the inbox recognizes it.
+pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> Result<(), AnswerError> {
     let Some((last, others)) = replies.split_last() else { return Ok(()) };
     for reply in others {
         client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?;
     }
-    // A request, and not the library's double ack: that takes "no responders" for a yes.
+    // A request, not the library's double ack, which takes "no responders" for success.
     client.request(last.clone(), Bytes::from_static(b"+ACK")).await?;
     Ok(())
 }
 
-/// Tells the server never to deliver messages again, and why, and waits as [`acknowledge`] does.
-pub(crate) async fn terminate(client: &Client, messages: &[(Subject, &str)]) -> anyhow::Result<()> {
+/// Tells the server never to redeliver messages, with the reason, and waits as [`acknowledge`] does.
+pub(crate) async fn terminate(
+    client: &Client,
+    messages: &[(Subject, &str)],
+) -> Result<(), AnswerError> {
     let Some(((last, why), others)) = messages.split_last() else { return Ok(()) };
     for (reply, why) in others {
         client.publish(reply.clone(), termination(why)).await?;
@@ -88,27 +103,27 @@ pub(crate) async fn terminate(client: &Client, messages: &[(Subject, &str)]) -> 
 }
 
 fn termination(why: &str) -> Bytes {
-    // One line: the server takes the rest of the line as the reason.
+    // One line: the server takes the rest of the line for the reason.
     let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     format!("+TERM {why}").into()
 }
 
-/// Gives a message back, to be delivered again to whoever asks after `delay`.
-pub(crate) async fn give_back(client: &Client, reply: &Subject, delay: Duration) {
+/// Asks the server to redeliver a message after `delay`, to any member.
+pub(crate) async fn nak(client: &Client, reply: &Subject, delay: Duration) {
     let nak = if delay.is_zero() {
         Bytes::from_static(b"-NAK")
     } else {
         format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into()
     };
-    // Unsent, the ack wait does the same more slowly.
+    // If it is not sent, the event is redelivered after the ack wait.
     if let Err(error) = client.publish(reply.clone(), nak).await {
-        debug!(%error, "could not give an event back");
+        debug!(%error, "could not return an event");
     }
 }
 
-/// Tells the server that messages are still being worked on. Bounded, because it must never keep
-/// the work itself waiting.
-pub(crate) async fn still_working(client: &Client, replies: impl Iterator<Item = &Subject>) {
+/// Tells the server that messages are still being processed. Bounded, so that it never delays the
+/// processing itself.
+pub(crate) async fn in_progress(client: &Client, replies: impl Iterator<Item = &Subject>) {
     let say = async {
         for reply in replies {
             let _ = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await;

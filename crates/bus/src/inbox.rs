@@ -1,9 +1,8 @@
-//! Events that have taken effect here: the guarantee that an effect happens once, however often
-//! its event is delivered. The key is the event's id; stream sequences are used again after a
-//! stream has lost its tail.
+//! The events that have taken effect here. It guarantees that an event takes effect once, however often it is
+//! delivered. The key is the event's id, because a stream that loses its end reuses sequences.
 //!
-//! A `UUIDv7` tells when it was made, and its time picks one of the ring's partitions. So a check
-//! is one index probe, and forgetting is emptying a partition. See `docs/adr/0020`.
+//! A `UUIDv7` holds its creation time, which selects a partition of a ring. So a check is one index probe, and
+//! pruning empties a partition. See `docs/adr/0020`.
 
 use std::time::Duration;
 
@@ -14,29 +13,26 @@ use uuid::{Uuid, Variant};
 
 pub(crate) use crate::claim::id_conflict;
 pub use crate::claim::{Claim, Standing, claim, known};
-use crate::is_locked;
+use crate::error::is_locked;
 
-/// How long an id is remembered at least: from the time that it carries, or, where it carries none,
-/// from when its event took effect. Above the longest way that an event can take: published again at
-/// the end of the outbox's retention, and kept by the stream for its whole age.
+/// How long an id is remembered at least: from the time that it holds or, if it holds none, from when its
+/// event took effect. More than the longest life of an event, which is twice
+/// [`Options::retention`](crate::Options::retention): republished at the end of the outbox's retention, then
+/// kept by the stream.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How old an id may be and still be checked. A day below [`RETENTION`], for clocks that disagree.
+/// The oldest id that can be checked. A day below [`RETENTION`], in case clocks differ.
 pub const CHECKABLE: Duration = Duration::from_secs(29 * 24 * 3600);
-/// How far ahead of the clock an id may be. Further ahead it may be in a partition that is about to
-/// be emptied.
+/// How far in the future an id may be. Further ahead, its partition may be about to be emptied.
 pub const AHEAD: Duration = Duration::from_secs(24 * 3600);
-/// The ring, as `bus.inbox_slot` has it: windows of two days in seconds, and how many. Their sum, 36
-/// days, leaves each partition two whole days to be emptied in.
+/// The length of a partition's window, in seconds, as in the SQL function `bus.inbox_slot`.
 const WINDOW: i64 = 2 * 24 * 3600;
+/// How many partitions there are. Their 36 days leave two whole days to empty each of them.
 const SLOTS: i64 = 18;
-/// How long emptying or dropping a table waits for its lock. Writers queue behind it meanwhile. It is
-/// tried again a minute later.
+/// How long emptying or dropping a table waits for its lock, while writers queue behind it. It is retried a
+/// minute later.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
 
-/// Gives up claims of this transaction, for events that could not take effect in it.
-///
-/// # Errors
-/// When the database does.
+/// Removes claims of this transaction, for events that did not take effect in it.
 pub(crate) async fn unclaim(
     tx: &mut PgConnection,
     group: &str,
@@ -57,9 +53,9 @@ pub(crate) async fn unclaim(
     Ok(())
 }
 
-/// Why it cannot be told whether an event took effect, if so: what is that old may be forgotten, and
-/// what is from the future would be forgotten too early. It must not take effect without a person's
-/// word.
+/// Why the inbox cannot tell whether an event took effect, if it cannot: an id that old may be pruned, and
+/// one from the future would be pruned too early. Such an event must not take effect unless an operator
+/// redrives it.
 pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
     let made = time::Duration::milliseconds(milliseconds(id)?);
     let age = now - OffsetDateTime::UNIX_EPOCH - made;
@@ -75,26 +71,26 @@ pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
     }
 }
 
-/// The time that an id carries, in milliseconds since 1970, if it carries one.
+/// The time that an id holds, in milliseconds since 1970, if it holds one.
 fn milliseconds(id: Uuid) -> Option<i64> {
     let carries = id.get_variant() == Variant::RFC4122 && id.get_version_num() == 7;
     carries.then(|| i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX))
 }
 
-/// What `bus.inbox_slot` says of an id.
+/// The result of the SQL function `bus.inbox_slot` for an id.
 fn slot(id: Uuid) -> i16 {
     let slot = milliseconds(id).map(|milliseconds| milliseconds / 1000 / WINDOW % SLOTS);
     slot.and_then(|slot| i16::try_from(slot).ok()).unwrap_or(-1)
 }
 
-/// Forgets ids that carry no time, once their event took effect longer ago than [`RETENTION`]; at
-/// most `limit` of them. Returns how many.
+/// Prunes ids that hold no time, [`RETENTION`] after their event took effect, at most `limit` of them.
+/// Returns how many.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
-    // `now()` and not the clock: a bound that changes from row to row can use no index. By place, so
-    // that no plan reads more of the table than it deletes.
+    // `now()`, not `clock_timestamp()`: a bound that changes from row to row cannot use the index. By
+    // `ctid`, so that no plan reads more rows than it deletes.
     let pruned = sqlx::query(
         "delete from bus.inbox_other where ctid = any(array(
              select ctid from bus.inbox_other
@@ -108,14 +104,14 @@ pub async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sql
     Ok(pruned.rows_affected())
 }
 
-/// Empties the partition of the window that ended [`RETENTION`] ago, unless it is empty. Its next
-/// window begins in two days or more. Does nothing while the partition is in use; should nobody come
-/// to it within its two days, it is emptied a round later, and nothing else depends on it.
+/// Empties the partition of the window that ended [`RETENTION`] ago, unless it is empty. Its next window
+/// starts in two days or more. Does nothing while the partition is in use. If that lasts for the whole two
+/// days, the partition is emptied one turn of the ring later, which harms nothing.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn empty_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // By the clock of the database, which all members share.
+    // The clock of the database, which all members share.
     let now: i64 = sqlx::query_scalar("select extract(epoch from now())::bigint")
         .fetch_one(&mut *connection)
         .await?;
@@ -125,22 +121,22 @@ pub async fn empty_expired(connection: &mut PgConnection) -> Result<(), sqlx::Er
             .fetch_one(&mut *connection)
             .await?;
     if occupied && locked(connection, format!("truncate {table}")).await? {
-        info!(table, "forgot the ids of a window that has expired");
+        info!(table, "pruned the ids of an expired window");
     }
     Ok(())
 }
 
-/// At `now`, in the window `n`, the ring's oldest window is `n - 16`: it has ended thirty days ago or
-/// more. Its partition comes to be used again by the window `n + 2`.
+/// At `now`, in window `n`, the oldest window of the ring is `n - 16`, which ended at least thirty days ago.
+/// Window `n + 2` will reuse its partition.
 fn expired_slot(now: i64) -> i64 {
     (now / WINDOW + 2) % SLOTS
 }
 
-/// Drops the inbox of the release before, once all of it is older than [`RETENTION`].
+/// Drops the inbox table of the previous release, once all of its rows are older than [`RETENTION`].
 ///
 /// # Errors
-/// When the database does.
-pub async fn drop_table_before(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Any database error.
+pub async fn drop_previous_table(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let there: bool = sqlx::query_scalar("select to_regclass('bus.inbox_before') is not null")
         .fetch_one(&mut *connection)
         .await?;
@@ -153,25 +149,25 @@ pub async fn drop_table_before(connection: &mut PgConnection) -> Result<(), sqlx
     .bind(RETENTION)
     .fetch_one(&mut *connection)
     .await?;
-    // In the order in which a claim takes them.
+    // Locks in the same order as a claim.
     let drop = "lock table bus.inbox in access exclusive mode;
                 drop trigger if exists inbox_is_new on bus.inbox;
                 drop table if exists bus.inbox_before;
                 drop function if exists bus.inbox_is_new";
     if expired && locked(connection, drop.to_owned()).await? {
-        info!("dropped the inbox of the release before");
+        info!("dropped the inbox table of the previous release");
     }
     Ok(())
 }
 
-/// Runs statements that need a table for themselves. Returns whether it was to be had.
+/// Runs statements that lock a table exclusively. Returns whether the lock was granted.
 async fn locked(connection: &mut PgConnection, statements: String) -> Result<bool, sqlx::Error> {
     let mut tx = connection.begin().await?;
     sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
     match sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await {
         Ok(_) => tx.commit().await.map(|()| true),
         Err(error) if is_locked(&error) => {
-            debug!(%error, "tables of the inbox are in use");
+            debug!(%error, "the inbox table is in use, retrying later");
             tx.rollback().await.map(|()| false)
         }
         Err(error) => Err(error),
@@ -193,7 +189,7 @@ mod tests {
         for hour in 0..40 * 24 {
             let now = 20_000 * day + hour * 3600;
             let slot = expired_slot(now);
-            // Whatever may be checked now, or written today, is elsewhere.
+            // Ids that can be checked now, or stored today, are in other partitions.
             let oldest = now - i64::try_from(CHECKABLE.as_secs()).unwrap();
             let newest = now + i64::try_from(AHEAD.as_secs()).unwrap();
             for at in (oldest..=newest).step_by(3600) {

@@ -1,25 +1,33 @@
-//! What a service writes to take part in a queue group.
+//! What a service implements to join a queue group.
 
-use std::{future::Future, time::Duration};
+use std::{error::Error, future::Future, time::Duration};
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
+use tracing::Span;
 use uuid::Uuid;
 
-use crate::event::EventSet;
-use crate::{BusError, database_is_away, database_is_busy};
+use crate::{
+    backoff::Backoff,
+    error::{BoxError, BusError, chain, database_is_away, database_is_busy},
+    event::EventSet,
+};
 
-/// A service's part of a queue group: what to do with its events.
+/// What a service does with the events of its queue group.
 ///
-/// The delivery loop opens the transaction, commits it, and acknowledges after that. A listener
-/// gets the connection and no pool, so it cannot do so too early.
+/// The delivery loop begins the transaction, commits it, and then acknowledges. A listener gets the
+/// connection and not the pool, so it cannot commit or acknowledge too early.
 ///
 /// ```
 /// use bus::{Event, Failure, Listener, Received, Stream};
 /// use serde::{Deserialize, Serialize};
 /// use sqlx::PgConnection;
 ///
-/// const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+/// const PARCELS: Stream = Stream {
+///     name: "PARCELS",
+///     subjects: &["parcel:sent"],
+///     schema_prefix: "urn:example:event:",
+/// };
 ///
 /// #[derive(Debug, Serialize, Deserialize)]
 /// struct ParcelSent(u64);
@@ -53,27 +61,30 @@ use crate::{BusError, database_is_away, database_is_busy};
 /// }
 /// ```
 pub trait Listener: Send + Sync + 'static {
-    /// The events that it wants.
+    /// The events that it takes.
     type Events: EventSet;
-    /// The queue group's name, which is also the durable consumer's. Each event goes to one member
-    /// of each group.
+    /// The name of the queue group and of its durable consumer. Each event goes to one member of each
+    /// group.
     const QUEUE_GROUP: &'static str;
 
-    /// Writes the effect of a batch of events, in the order of the stream. Each of them is new to
-    /// this group, and all of them commit or none.
+    /// Writes the effects of a batch of events, in stream order. Each event is new to this group. All
+    /// effects commit, or none.
     ///
-    /// When it fails, the batch is tried again in pieces, down to single events, each behind a
-    /// savepoint of one transaction. So the listener may find effects of others before its own, and
-    /// must not begin, commit or roll back.
+    /// If it fails, the batch is retried in smaller pieces, down to single events, each behind a savepoint
+    /// of one transaction. So the transaction may hold effects of other pieces, and the listener must not
+    /// begin, commit or roll back.
+    ///
+    /// Every line it logs carries the queue group and the client id, and for a batch of one event also the
+    /// event's id, type and trace id. In a larger batch, enter [`Received::span`] for those.
     fn handle(
         &self,
         tx: &mut PgConnection,
         batch: &[&Received<Self::Events>],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Called after the commit of what [`Self::handle`] wrote: the moment to wake a relay for the
-    /// events that it put into the outbox. A process that dies in between never calls it, so nothing
-    /// may rest on it.
+    /// Called after what [`Self::handle`] wrote was committed: the moment to wake a relay for the events
+    /// that it put into the outbox. A process that dies in between never calls it, so nothing may depend
+    /// on it.
     fn after_commit(&self) {}
 }
 
@@ -82,50 +93,60 @@ pub trait Listener: Send + Sync + 'static {
 pub struct Received<E> {
     /// The event's id.
     pub id: Uuid,
-    /// When it happened, by its publisher.
+    /// When it happened, according to its publisher.
     pub time: OffsetDateTime,
-    /// Which member received it: this process.
+    /// The member that received it: this process.
     pub client_id: String,
     /// The event.
     pub event: E,
+    span: Span,
 }
 
-/// Why a listener could not write an event's effect, by what happens next.
+impl<E> Received<E> {
+    /// An event as a member would receive it, to call a listener in a test.
+    pub fn new(id: Uuid, time: OffsetDateTime, client_id: String, event: E) -> Self {
+        Self { id, time, client_id, event, span: Span::none() }
+    }
+
+    pub(crate) fn in_span(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
+    /// The span with the event's id, type, trace id, queue group and client id.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+}
+
+/// Why a listener could not write an event's effect, by what the bus does next.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It can never succeed: the event becomes a dead letter now.
+    /// It can never succeed: the event becomes a dead letter at once.
     #[error("{0}")]
     Reject(String),
-    /// It may succeed later: the event is tried again after a growing delay, and becomes a dead
-    /// letter after [`MAX_ATTEMPTS`].
-    #[error("{0:#}")]
-    Retry(anyhow::Error),
-    /// The database serves, but not this event now, as when its row is locked: not the event's fault.
-    /// It is tried again after a growing delay, however often that takes, and nothing is counted.
+    /// It may succeed later: the event is retried after a growing delay, and becomes a dead letter after
+    /// [`Options::max_attempts`](crate::Options::max_attempts).
+    #[error("{}", chain(&**.0))]
+    Retry(BoxError),
+    /// The database serves, but not this event now, for example because its row is locked. Not the
+    /// event's fault: it is retried after a growing delay, without a limit, and no attempt is counted.
     #[error("the database is busy: {0}")]
     Busy(sqlx::Error),
-    /// The database is away: not the event's fault. Nothing is counted; pulling pauses until the
-    /// database answers.
-    #[error("the database is away: {0}")]
+    /// The database is unavailable. Not the event's fault: no attempt is counted, and the member stops
+    /// pulling until the database answers.
+    #[error("the database is unavailable: {0}")]
     Away(sqlx::Error),
 }
 
-/// How often an event is tried by itself before it becomes a dead letter.
-pub const MAX_ATTEMPTS: i32 = 5;
-/// How long one call of a listener may take: the longest statement (5 s), and a little for the others.
-/// What it held is with another member 15 s after it fell silent, at the latest.
+/// How long one call of a listener may take: the longest statement (5 s) and some slack.
 pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(6);
-/// The delay before the second attempt.
-const FIRST_DELAY: Duration = Duration::from_millis(250);
-/// The longest delay between attempts.
-const MAX_DELAY: Duration = Duration::from_secs(15);
+/// The delay between attempts to process one event. Five attempts take about 20 s.
+const RETRY: Backoff =
+    Backoff::new(Duration::from_millis(250), Duration::from_secs(15)).with_factor(4);
 
-/// How long to wait after so many attempts: four times longer each time, less up to half, so that
-/// events which failed together do not come back together. Five attempts span about 20 s.
+/// How long to wait after so many attempts.
 pub(crate) fn delay(attempts: i32) -> Duration {
-    let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(10);
-    let delay = FIRST_DELAY.saturating_mul(4_u32.pow(exponent)).min(MAX_DELAY);
-    delay.mul_f64(rand::random_range(0.5..=1.0))
+    RETRY.after(u32::try_from(attempts).unwrap_or(0))
 }
 
 impl From<sqlx::Error> for Failure {
@@ -136,14 +157,13 @@ impl From<sqlx::Error> for Failure {
         if database_is_busy(&error) {
             return Self::Busy(error);
         }
-        // Class 22, data exceptions: the value itself will not do, now or later.
+        // Class 22, data exceptions: the value itself is invalid, and always will be.
         // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
         let code = error.as_database_error().and_then(|error| error.code());
         if code.is_some_and(|code| code.starts_with("22")) {
             return Self::Reject(error.to_string());
         }
-        // By its text: the error repeats itself as its own source.
-        Self::Retry(anyhow::anyhow!("{error}"))
+        Self::Retry(error.into())
     }
 }
 
@@ -158,12 +178,23 @@ impl From<BusError> for Failure {
     }
 }
 
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        // A listener may have added what it was doing.
-        match error.downcast::<sqlx::Error>() {
-            Ok(error) => error.into(),
-            Err(error) => Self::Retry(error),
+/// For a listener that wraps its errors, with `anyhow` for example. A database error anywhere among the
+/// causes decides.
+impl From<BoxError> for Failure {
+    fn from(error: BoxError) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(known) = cause {
+            if let Some(error) = known.downcast_ref::<sqlx::Error>() {
+                let text = || sqlx::Error::Protocol(chain(known));
+                if database_is_away(error) {
+                    return Self::Away(text());
+                }
+                if database_is_busy(error) {
+                    return Self::Busy(text());
+                }
+            }
+            cause = known.source();
         }
+        Self::Retry(error)
     }
 }

@@ -1,16 +1,16 @@
-//! What each metric of the bus means, for whoever reads them.
+//! Descriptions of the bus's metrics.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
-/// Describes the bus's metrics to the recorder of this process, once it is there.
+/// Describes the bus's metrics to the process's recorder. Call it after the recorder is installed.
 pub fn describe_metrics() {
     for (name, text) in [
-        ("bus_connected", "1 while NATS can be reached, else 0."),
+        ("bus_connected", "1 while NATS is connected, else 0."),
         ("bus_outbox_depth", "Events that wait to be published; an estimate above 10,000."),
-        ("bus_lost_events", "Events that a stream has lost and that wait to be published again."),
+        ("bus_lost_events", "Events that a stream has lost and that wait to be republished."),
         (
             "bus_topology_refused",
-            "1 while a stream or group cannot serve until a person sets it right.",
+            "1 while a stream or group cannot serve until an operator corrects it.",
         ),
         ("bus_dead_letters", "Dead letters now; NaN while Postgres does not answer."),
         ("bus_in_hand", "Events that this process has and has not answered for."),
@@ -29,12 +29,12 @@ pub fn describe_metrics() {
     );
     for (name, text) in [
         ("bus_published_total", "Events that their stream has confirmed."),
-        ("bus_refilled_total", "Events published again because a stream had lost them."),
+        ("bus_refilled_total", "Events republished because a stream had lost them."),
         ("bus_delivered_total", "Events received."),
         ("bus_redelivered_total", "Events received that had been delivered before."),
         ("bus_acked_total", "Acks that the server has confirmed."),
         ("bus_duplicates_total", "Events received that had taken effect before."),
-        ("bus_retried_total", "Events given back after a failure."),
+        ("bus_retried_total", "Events returned for a retry after a failure."),
         ("bus_dead_lettered_total", "Events that became dead letters."),
     ] {
         describe_counter!(name, text);

@@ -1,18 +1,18 @@
-//! Making dead letters, many at once. Messages that are the same to the byte are one dead letter, with
-//! their number; messages that are not are never taken for each other, whatever their ids say.
+//! Stores dead letters, many at once. Messages with the same bytes are one dead letter with a number of
+//! copies. Messages with other bytes are never merged, whatever their ids.
 
 use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{attempts, client_id::ClientId, shortened};
+use crate::{attempts, client_id::ClientId, text::shortened};
 
-/// What is about to become a dead letter: a message, and where copies of it were in its stream.
+/// A message that becomes a dead letter, and the sequences of its copies.
 #[derive(Debug)]
 pub(crate) struct NewDeadLetter<'a> {
     pub(crate) event_id: Uuid,
-    /// An id made from its bytes, for when a dead letter of other bytes has the event's.
+    /// An id made from its bytes, in case a dead letter with other bytes has the event's id.
     pub(crate) id_of_bytes: Uuid,
     pub(crate) subject: &'a str,
     pub(crate) payload: &'a [u8],
@@ -24,22 +24,22 @@ pub(crate) struct NewDeadLetter<'a> {
 }
 
 impl NewDeadLetter<'_> {
-    /// The sequences as Postgres reads ranges of them.
+    /// The sequences as an array of Postgres ranges.
     fn ranges(&self) -> String {
         let ranges: Vec<_> = self.sequences.iter().map(|at| format!("[{at},{at}]")).collect();
         format!("{{{}}}", ranges.join(","))
     }
 }
 
-/// Writes dead letters, or counts the copies and notes the newest reason of those that are there. Their
-/// attempts are not counted any more.
+/// Stores dead letters. For those already stored, counts the copies and updates the reason. Deletes their
+/// attempts.
 pub(crate) async fn insert(
     tx: &mut PgConnection,
     group: &str,
     client_id: &ClientId,
     letters: &[NewDeadLetter<'_>],
 ) -> Result<(), sqlx::Error> {
-    // A statement can write a row once.
+    // One statement can write a row only once.
     let mut by_id: HashMap<Uuid, &NewDeadLetter<'_>> = HashMap::new();
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for letter in letters {
@@ -52,7 +52,7 @@ pub(crate) async fn insert(
         }
     }
     let written = write(tx, group, client_id, &first).await?;
-    // Those too whose id a dead letter of other bytes has.
+    // Also those whose id belongs to a dead letter with other bytes.
     let refused = first.iter().filter(|(id, _)| !written.contains(id)).map(|(_, letter)| *letter);
     let others: Vec<_> =
         others.into_iter().chain(refused).map(|letter| (letter.id_of_bytes, letter)).collect();
@@ -64,22 +64,23 @@ pub(crate) async fn insert(
     if tried.is_empty() { Ok(()) } else { attempts::forget(tx, group, &tried).await }
 }
 
-/// Writes dead letters under these ids. Returns which: not those whose id one of other bytes has.
+/// Stores dead letters under these ids. Returns the ids stored: not those that belong to a dead letter with
+/// other bytes.
 async fn write(
     tx: &mut PgConnection,
     group: &str,
     client_id: &ClientId,
     letters: &[(Uuid, &NewDeadLetter<'_>)],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    /// One column of all of them.
+    /// One column of all letters.
     fn column<'a, T>(
         letters: &[(Uuid, &'a NewDeadLetter<'a>)],
         of: impl Fn(&'a NewDeadLetter<'a>) -> T,
     ) -> Vec<T> {
         letters.iter().map(|(_, letter)| of(letter)).collect()
     }
-    // Numbered in the order in which they came, and written in the order of ids, so that two members
-    // with copies of the same messages wait for one another and do not deadlock.
+    // Numbered in the order of arrival, but written in the order of ids, so that two members with copies
+    // of the same messages wait for one another instead of deadlocking.
     let written: Vec<Uuid> = sqlx::query_scalar(
         "with given as materialized (
              select *, nextval('bus.dead_letters_id_seq') as id

@@ -1,27 +1,26 @@
-//! One pull of a queue group's member: asks for so many events, and knows when the request has
-//! ended, so that a member can stop without an event in flight towards it.
+//! The pull requests of a queue group's member. A pull knows when its request has ended, so that a
+//! member can stop without events in flight to it.
 //!
-//! The client library's own pulls give no such end: dropping one while the server is sending
-//! strands those events until the ack wait has passed.
+//! The client library's own pulls do not tell: dropping one while the server is sending strands those
+//! events until the ack wait has passed.
 
 use std::time::Duration;
 
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, PublishError, StatusCode, SubscribeError, Subscriber};
 use futures::StreamExt;
-use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use crate::topology::ACK_WAIT;
+use crate::{backoff::Backoff, connection::Bus};
 
-/// How long the server holds a request that it cannot fill, at most; each request has a random time, at least
-/// half of that. It is also the longest that an idle member takes to stop.
+/// How long the server holds a request that it cannot fill, at most: the longest an idle member takes to stop.
+/// Each request has a random time of at least half of that.
 ///
 /// Random, because the server serves the request that has waited longest. Members whose requests end in step
-/// would ask in the same order every time, and what one of them gives back would come to it again and again.
+/// would pull in the same order every time, and an event that one of them returns would always go back to it.
 const EXPIRES: Duration = Duration::from_secs(2);
-/// How much later than that the server's word may come before the request counts as lost.
+/// How late the server's answer may be before the request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many requests in a row may be lost before the subscription is made anew.
+/// How many requests in a row may be lost before the member subscribes anew.
 const MAX_SILENCES: u32 = 3;
 
 /// What came of a request.
@@ -29,52 +28,43 @@ const MAX_SILENCES: u32 = 3;
 pub(crate) enum Pulled {
     /// An event.
     Event(Message),
-    /// The request has ended: ask again.
+    /// The request has ended: pull again.
     Ended,
     /// Nothing of interest.
     Nothing,
-    /// The server has no such consumer, or no JetStream.
+    /// The server has no such consumer, or no JetStream: start a new session.
     Gone(String),
-    /// Nothing was heard for too long: ask anew on a fresh subscription.
+    /// Too many requests in a row were not answered: subscribe anew.
     Lost,
 }
 
-/// A member's subscription to what it asks for.
+/// A member's subscription to the answers of its pulls.
 pub(crate) struct Pull {
     client: Client,
     subject: String,
     inbox: String,
     messages: Subscriber,
-    /// The number of the latest request. Each has a subject of its own for its end.
+    /// The number of the latest request. Each has a reply subject of its own, where its end arrives.
     request: u64,
     /// How many requests in a row were not answered in time.
     silences: u32,
+    ack_wait: Duration,
     outstanding: usize,
     deadline: Instant,
-    /// After a request that was given up, until the latest one's end is told: what has arrived may be of
-    /// either, so nobody knows how many events are still on their way. Until here at most; what was sent
-    /// before is with another member by then.
+    /// Set when a request is given up, until the end of a later one arrives: an event may belong to either,
+    /// so the number still on the way is unknown. At this time at the latest, what was sent before has been
+    /// redelivered to another member.
     doubtful_until: Option<Instant>,
 }
 
-#[derive(Serialize)]
-struct Request {
-    batch: usize,
-    /// Nanoseconds.
-    expires: u128,
-}
-
 impl Pull {
-    pub(crate) async fn open(
-        client: &Client,
-        api: &str,
-        stream: &str,
-        group: &str,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn open(bus: &Bus, stream: &str, group: &str) -> Result<Self, SubscribeError> {
+        let (client, api) = (&bus.client, bus.api_of(stream));
         let inbox = client.new_inbox();
         Ok(Self {
             client: client.clone(),
             subject: format!("{api}.CONSUMER.MSG.NEXT.{stream}.{group}"),
+            ack_wait: bus.options.ack_wait,
             messages: client.subscribe(format!("{inbox}.*")).await?,
             inbox,
             request: 0,
@@ -85,23 +75,21 @@ impl Pull {
         })
     }
 
-    /// Whether no request is under way.
+    /// Whether no request is open.
     pub(crate) fn is_idle(&self) -> bool {
         self.outstanding == 0
     }
 
-    /// Whether nothing is on its way here: whoever stops listening then leaves no event to the ack wait.
+    /// Whether nothing is on its way here: a member that stops listening now strands no event.
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_idle() && self.doubtful_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// Asks for up to `batch` events. Only when idle: one request at a time is what makes its end
-    /// known.
-    pub(crate) async fn ask(&mut self, batch: usize) -> anyhow::Result<()> {
+    /// Asks for up to `batch` events. Only when idle: with one request at a time, its end is known.
+    pub(crate) async fn ask(&mut self, batch: usize) -> Result<(), PublishError> {
         debug_assert!(self.is_idle());
-        let expires = EXPIRES.mul_f64(rand::random_range(0.5..=1.0));
-        let request = Request { batch, expires: expires.as_nanos() };
-        let payload = serde_json::to_vec(&request)?;
+        let expires = Backoff::new(EXPIRES, EXPIRES).after(1).as_nanos();
+        let payload = format!(r#"{{"batch":{batch},"expires":{expires}}}"#);
         self.request += 1;
         self.client.publish_with_reply(self.subject.clone(), self.reply(), payload.into()).await?;
         self.outstanding = batch;
@@ -109,12 +97,12 @@ impl Pull {
         Ok(())
     }
 
-    /// Where the latest request's end is told.
+    /// The reply subject of the latest request.
     fn reply(&self) -> String {
         format!("{}.{}", self.inbox, self.request)
     }
 
-    /// The next that comes of what was asked. May be dropped and called again.
+    /// The next answer. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Pulled {
         let deadline = match self.doubtful_until {
             Some(until) if self.is_idle() => until,
@@ -136,37 +124,37 @@ impl Pull {
             return Pulled::Event(message);
         };
         if message.subject.as_str() != self.reply() {
-            // The end of a request that was given up for late.
+            // The end of a request that was given up.
             return Pulled::Nothing;
         }
         (self.outstanding, self.doubtful_until) = (0, None);
         let why = message.description.unwrap_or_default();
         match status {
             StatusCode::NO_RESPONDERS => Pulled::Gone("no consumer answers".to_owned()),
-            StatusCode::REQUEST_TERMINATED if is_for_good(&why) => Pulled::Gone(why.to_string()),
-            // 408 expired, 404 none there, 409 for a server that stops or a leader that moves.
+            StatusCode::REQUEST_TERMINATED if is_permanent(&why) => Pulled::Gone(why.to_string()),
+            // 408 expired, 404 no messages, 409 server shutdown or leader change.
             _ => Pulled::Ended,
         }
     }
 
-    /// A server that is short of processor time answers late. Whoever stops listening then leaves what
-    /// is on its way to the ack wait: so a request is given up, but not what still comes of it.
+    /// A busy server answers late. The request is given up, but the subscription stays, so that events
+    /// still on the way are not stranded until the ack wait.
     fn late(&mut self) -> Pulled {
         if self.is_idle() {
             self.doubtful_until = None;
             return Pulled::Nothing;
         }
         self.outstanding = 0;
-        self.doubtful_until = Some(Instant::now() + ACK_WAIT);
+        self.doubtful_until = Some(Instant::now() + self.ack_wait);
         self.silences += 1;
         if self.silences < MAX_SILENCES { Pulled::Ended } else { Pulled::Lost }
     }
 }
 
-fn is_for_good(description: &str) -> bool {
+fn is_permanent(description: &str) -> bool {
     description.eq_ignore_ascii_case("consumer deleted")
         || description.eq_ignore_ascii_case("consumer is push based")
         || description.to_ascii_lowercase().starts_with("bad request")
-        // Somebody has limited what a request may ask for. Asked again, it is refused again.
+        // Somebody limited what a request may ask for. The same request would be refused again.
         || description.to_ascii_lowercase().starts_with("exceeded max")
 }

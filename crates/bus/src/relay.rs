@@ -1,42 +1,42 @@
-//! Publishes what the log holds, and again what a stream has lost.
+//! Publishes the events of the outbox, and republishes what a stream has lost.
 //!
-//! Every process has a relay for each of its streams; of those of one stream in one database, one works
-//! at a time, and another takes over within seconds of its end. A page of events goes out, the stream
-//! confirms it, then one transaction writes where it went and moves the cursor. A relay that dies in between
-//! leaves the cursor where it was, and the same `Nats-Msg-Id` goes out again.
+//! Each process has a relay for each of its streams. Of all relays of one stream and one database, one is
+//! active; another takes over within seconds when it ends. The active relay publishes a page of events, waits
+//! for the stream's confirmation, then records where the page went and moves the cursor in one transaction. If
+//! it dies in between, the page is published again under the same `Nats-Msg-Id`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::{
-    connection::Bus, event::Stream, log::stream_relay::StreamRelay, outbox, pool::Pool,
-    server_version, shutdown::Shutdown, topology,
+    connection::Bus,
+    event::Stream,
+    log::{depth, stream_relay::StreamRelay},
+    pool::Pool,
+    server_version,
+    shutdown::Shutdown,
 };
 
-/// How long an event stays in the log, to be published again should its stream lose it: as long as the
-/// stream would have kept it.
-pub const RETENTION: Duration = topology::STREAM_MAX_AGE;
-
-/// Wakes the relays of this process after a commit. Clones wake the same ones.
+/// Wakes the relays of this process after a commit. Clones wake the same relays.
 #[derive(Debug, Clone)]
 pub struct Wake(Arc<watch::Sender<()>>);
 
 impl Default for Wake {
-    /// Wakes nobody.
+    /// Wakes no relay.
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(())))
     }
 }
 
 impl Wake {
-    /// Tells the relays that something was committed to the log. Never waits.
+    /// Tells the relays that events were committed. Never blocks.
     pub fn wake(&self) {
         self.0.send_replace(());
     }
 }
 
-/// Publishes from one database's log to the streams that its service writes to.
+/// Publishes the events of one database to the streams of its service.
 #[derive(Debug)]
 pub struct Relay {
     bus: Bus,
@@ -46,7 +46,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay, and what wakes it.
+    /// A relay, and what wakes it after a commit.
     #[must_use]
     pub fn new(
         bus: Bus,
@@ -57,20 +57,16 @@ impl Relay {
         (Self { bus, pool: pool.into(), streams, wake: wake.clone() }, wake)
     }
 
-    /// Relays until the process stops. A stream that is away, or refused, holds up no other.
-    ///
-    /// # Errors
-    /// Never; the type is what [`Shutdown::spawn`] takes.
-    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let depth = outbox::measure(self.pool.clone(), self.streams, shutdown.clone());
+    /// Publishes until the process stops. A stream that is unavailable does not delay the others.
+    pub async fn run(self, shutdown: Shutdown) {
+        let depth = depth::measure(self.pool.clone(), self.streams, shutdown.clone());
         shutdown.spawn("outbox depth", depth);
-        let version = server_version::look(self.bus.clone(), shutdown.clone());
+        let version = server_version::check(self.bus.clone(), shutdown.clone());
         shutdown.spawn("server version", version);
         for stream in self.streams {
             let (bus, pool, wake) = (self.bus.clone(), self.pool.clone(), self.wake.0.subscribe());
             let relay = StreamRelay::new(bus, pool, stream, wake);
             shutdown.spawn("relay", relay.run(shutdown.clone()));
         }
-        Ok(())
     }
 }

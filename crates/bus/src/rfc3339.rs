@@ -1,5 +1,5 @@
-//! A time in an event: RFC 3339, in the years 1 to 9999, so that every service can keep it and show it
-//! again. For fields with `#[serde(with = "bus::rfc3339")]`.
+//! Times in events: RFC 3339 in the years 1 to 9999, which every service can store and print. For fields with
+//! `#[serde(with = "bus::rfc3339")]`.
 
 use serde::{Deserializer, Serializer, de::Error};
 use time::{OffsetDateTime, UtcOffset, serde::rfc3339};
@@ -7,16 +7,16 @@ use time::{OffsetDateTime, UtcOffset, serde::rfc3339};
 /// Writes a time.
 ///
 /// # Errors
-/// When the serializer does, or RFC 3339 has no word for the time.
+/// When the serializer fails, or RFC 3339 cannot express the time.
 pub fn serialize<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     rfc3339::serialize(at, serializer)
 }
 
-/// Reads a time, as one in UTC.
+/// Reads a time, converted to UTC.
 ///
 /// # Errors
-/// When it is none, or its year in UTC is not from 1 to 9999: RFC 3339 has a year 0000, which Postgres
-/// shows as one before Christ, and others not at all.
+/// When it is not RFC 3339, or its year in UTC is not from 1 to 9999: RFC 3339 allows the year 0000, which Postgres
+/// prints as 1 BC and others not at all.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
     let given = rfc3339::deserialize(deserializer)?;
     given

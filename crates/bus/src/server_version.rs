@@ -1,33 +1,29 @@
-//! What an older nats-server does that no relay can make good: said once, at the start.
+//! Warns once of a nats-server with a bug that no relay can make up for.
 
 use tracing::warn;
 
 use crate::{connection::Bus, shutdown::Shutdown};
 
-/// The first version whose groups never stand ahead of their stream.
+/// The first version whose consumers never get ahead of their stream.
 const SOUND: (u64, u64) = (2, 14);
 
-/// Waits for the first connection, and warns when its server is older than it should be.
-///
-/// # Errors
-/// Never; the type is what [`Shutdown::spawn`] takes.
-pub(crate) async fn look(bus: Bus, shutdown: Shutdown) -> anyhow::Result<()> {
+/// Waits for the first connection, and warns if its server is too old.
+pub(crate) async fn check(bus: Bus, shutdown: Shutdown) {
     tokio::select! {
-        () = shutdown.begun() => return Ok(()),
+        () = shutdown.begun() => return,
         _ = bus.connected() => {}
     }
     let version = bus.client.server_info().version;
     if is_older(&version) {
         warn!(
             nats.version = version,
-            "nats-server before 2.14 leaves a queue group ahead of a stream that has lost its end: what is \
-             published there next passes the group by. Upgrade it"
+            "upgrade nats-server to 2.14: when a stream loses its end, older versions leave its queue groups \
+             ahead of it, and the groups miss what is published next"
         );
     }
-    Ok(())
 }
 
-/// Whether a version, such as `2.14.0-RC.1`, is older than [`SOUND`]. What cannot be read is not.
+/// Whether a version, such as `2.14.0-RC.1`, is older than [`SOUND`]. One that does not parse is not.
 fn is_older(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map(str::parse);
     match (numbers.next(), numbers.next()) {

@@ -1,5 +1,5 @@
-//! What a member does while one pull subscription holds: it asks for events, works on one batch
-//! while the next one arrives, pauses while the database is away, and leaves nothing in hand.
+//! A member while one pull subscription lasts: it pulls events, processes one batch while the next one
+//! arrives, pauses while the database is unavailable, and returns every unacknowledged event at the end.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -12,62 +12,80 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    batch::{self, Outcome},
+    backoff::RETRY,
+    batch::Outcome,
     connection::ConnectionState,
-    delivery::MAX_BACKOFF,
     effect::MemberContext,
+    event::EventSet,
     in_flight::{self, InFlight},
     listener::Listener,
     pull::{Pull, Pulled},
-    topology::ACK_WAIT,
+    settle,
+    shutdown::Shutdown,
+    topology::TopologyError,
 };
-use crate::{event::EventSet, shutdown::Shutdown};
 
-/// The most events in one transaction, and in one request to the server. A member holds at most
-/// twice as many: a batch at work and the next one.
-const BATCH: usize = 256;
-/// How often the server hears that events are still being worked on, of each that has been in hand
-/// for as long. So short because on a busy machine the word is late on its way, the server with
-/// hearing it, and the event itself was on its way for a while.
-const PROGRESS: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 8);
-/// How often a message without its payload is passed over. One that comes more often was published so.
+/// A member reports progress this many times per ack wait. So often because on a busy machine the report,
+/// the server and the event itself may each be late.
+const PROGRESS_PER_ACK_WAIT: u32 = 8;
+/// How often a message without its payload is ignored. One that comes more often was published empty.
 const BARE_DELIVERIES: i64 = 3;
+/// How many outages in a row lengthen the first pause of the next one.
+const MAX_COUNTED_OUTAGES: u32 = 5;
+
+/// Why a member's session ended. It begins a new one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The stream or the consumer is not as it must be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The client could not subscribe.
+    #[error("cannot subscribe: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+    /// The client could not send a request.
+    #[error("cannot pull: {0}")]
+    Publish(#[from] async_nats::PublishError),
+}
 
 /// What the member is doing about new events.
 enum Mode {
     /// Taking them.
     Taking,
-    /// Waiting for the database. What is in hand goes back as soon as nothing more can arrive.
+    /// Waiting for the database. Events in hand are returned once nothing more can arrive.
     Paused(BoxFuture<'static, ()>),
-    /// The process stops: finishing what it has.
+    /// The process is stopping: finishing what it has.
     Stopping,
-    /// The server or its consumer is gone: finishing what it has, to begin anew.
+    /// The server or its consumer is gone: finishing what it has, then a new session begins.
     Leaving,
 }
 
-/// A member's hands while one pull subscription holds.
+/// The state of a member while one pull subscription lasts.
 pub(crate) struct Session<L: Listener> {
     pull: Pull,
     link: watch::Receiver<ConnectionState>,
     epoch: u64,
     waiting: VecDeque<InFlight>,
     working: Option<BoxFuture<'static, Outcome>>,
-    /// What is being worked on, since when it is in hand, to be spoken for while it lasts.
+    /// The reply subjects of the events being processed and since when they are in hand, to report
+    /// progress.
     in_work: Vec<(Subject, Instant)>,
     mode: Mode,
     /// The stream sequence of the newest event that arrived.
     last_sequence: u64,
-    /// How many batches in a row found the database away.
+    /// How many batches in a row found the database unavailable.
     outages: u32,
     context: Arc<MemberContext<L>>,
 }
 
 impl<L: Listener> Session<L> {
-    /// Subscribes for what a pull brings. Asks for nothing yet.
-    pub(crate) async fn open(context: Arc<MemberContext<L>>, epoch: u64) -> anyhow::Result<Self> {
+    /// Subscribes to the answers of pulls. Pulls nothing yet.
+    pub(crate) async fn open(
+        context: Arc<MemberContext<L>>,
+        epoch: u64,
+    ) -> Result<Self, SessionError> {
         let (bus, stream) = (&context.bus, <L::Events as EventSet>::STREAM.name);
         Ok(Self {
-            pull: Pull::open(&bus.client, &bus.api_of(stream), stream, L::QUEUE_GROUP).await?,
+            pull: Pull::open(bus, stream, L::QUEUE_GROUP).await?,
             link: context.bus.link(),
             epoch,
             waiting: VecDeque::new(),
@@ -80,9 +98,10 @@ impl<L: Listener> Session<L> {
         })
     }
 
-    /// Pulls and works until the process stops, the link fails, or the consumer is gone.
-    pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let mut progress = interval(PROGRESS);
+    /// Pulls and processes until the process stops, the connection fails, or the consumer is gone.
+    pub(crate) async fn run(&mut self, shutdown: &Shutdown) -> Result<(), SessionError> {
+        let batch_size = self.context.bus.options.batch_size;
+        let mut progress = interval(self.progress());
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.begin_work();
@@ -90,14 +109,14 @@ impl<L: Listener> Session<L> {
                 return Ok(());
             }
             if matches!(self.mode, Mode::Paused(_)) && self.pull.is_quiet() {
-                // Not earlier: what goes back while a request is open may come straight here again.
-                self.give_everything_back().await;
+                // Not earlier: while a request is open, a returned event may come straight back here.
+                self.return_all().await;
             }
-            let wants = matches!(self.mode, Mode::Taking) && self.waiting.len() < BATCH;
+            let wants = matches!(self.mode, Mode::Taking) && self.waiting.len() < batch_size;
             if wants && self.pull.is_idle() {
-                self.pull.ask(BATCH).await?;
+                self.pull.ask(batch_size).await?;
             }
-            // Who asks no more still takes what is on its way.
+            // Without asking for more, it still takes what is already on the way.
             let taking = matches!(self.mode, Mode::Taking);
             let listens = !self.pull.is_idle() || (!taking && !self.pull.is_quiet());
             let stoppable = !matches!(self.mode, Mode::Stopping | Mode::Leaving);
@@ -106,7 +125,7 @@ impl<L: Listener> Session<L> {
                 pulled = self.pull.next(), if listens => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
-                    info!("the database is back, pulling again");
+                    info!("the database is available again, pulling events");
                 }
                 () = shutdown.begun(), if stoppable => {
                     debug!(waiting = self.waiting.len(), "taking no more events");
@@ -115,22 +134,22 @@ impl<L: Listener> Session<L> {
                 Ok(()) = self.link.changed() => self.link_changed(),
                 _ = progress.tick() => {
                     self.measure();
-                    self.speak_for_what_is_in_hand().await;
+                    self.report_progress().await;
                 }
             }
         }
     }
 
-    /// Begins on what has arrived, if nothing else is being worked on.
+    /// Starts processing what has arrived, unless a batch is being processed.
     fn begin_work(&mut self) {
         if self.working.is_some() || self.waiting.is_empty() || matches!(self.mode, Mode::Paused(_))
         {
             return;
         }
-        let size = self.waiting.len().min(BATCH);
+        let size = self.waiting.len().min(self.context.bus.options.batch_size);
         let batch: Vec<InFlight> = self.waiting.drain(..size).collect();
         self.in_work = batch.iter().map(|held| (held.reply.clone(), held.since)).collect();
-        self.working = Some(batch::settle(self.context.clone(), batch, self.epoch).boxed());
+        self.working = Some(settle::settle(self.context.clone(), batch, self.epoch).boxed());
     }
 
     /// Whether the session has nothing left to do.
@@ -138,7 +157,7 @@ impl<L: Listener> Session<L> {
         let done = self.working.is_none() && self.waiting.is_empty();
         match self.mode {
             Mode::Taking | Mode::Paused(_) => false,
-            // An open request may still bring events; wait for its end, unless nobody is there.
+            // An open request may still bring events: wait for its end, unless the server is gone.
             Mode::Stopping => done && (self.pull.is_quiet() || !self.link.borrow().up),
             Mode::Leaving => done,
         }
@@ -157,11 +176,11 @@ impl<L: Listener> Session<L> {
         }
         match self.mode {
             Mode::Taking | Mode::Paused(_) => {
-                let over = serves_again(self.context.clone(), self.outages);
-                self.mode = Mode::Paused(over.boxed());
+                let recovered = database_recovered(self.context.clone(), self.outages);
+                self.mode = Mode::Paused(recovered.boxed());
                 self.outages += 1;
             }
-            // No time to wait for it. `run` ends once nothing waits.
+            // There is no time to wait for it. `run` ends once nothing waits.
             Mode::Stopping | Mode::Leaving => {
                 let left = self.waiting.drain(..);
                 self.in_work = left.map(|held| (held.reply, held.since)).collect();
@@ -186,18 +205,18 @@ impl<L: Listener> Session<L> {
                 let bare = is_bare(&message);
                 match InFlight::new(message, &self.context.bus.jetstream) {
                     Some(held) if bare && held.delivery <= BARE_DELIVERIES => {
-                        debug!("passed over a message without its payload");
+                        debug!("ignored a message without its payload");
                     }
                     Some(held) => {
                         self.last_sequence = held.sequence;
                         self.waiting.push_back(held);
                     }
-                    None => debug!("passed over a message that JetStream did not send"),
+                    None => debug!("ignored a message that is not from JetStream"),
                 }
             }
             Pulled::Ended | Pulled::Nothing => {}
             Pulled::Lost => {
-                debug!("a pull was not answered, beginning anew");
+                debug!("a pull was not answered, starting a new session");
                 self.leave();
             }
             Pulled::Gone(why) => {
@@ -210,7 +229,7 @@ impl<L: Listener> Session<L> {
     fn link_changed(&mut self) {
         let link = *self.link.borrow_and_update();
         if link.up && link.epoch != self.epoch {
-            // The server has forgotten what was asked on the connection before.
+            // The server has forgotten the requests of the previous connection.
             self.leave();
         }
     }
@@ -221,41 +240,45 @@ impl<L: Listener> Session<L> {
         }
     }
 
-    /// Whatever is at work has an end that does not depend on anybody's answer, the pool sees to that: so
-    /// this does not speak for long for what will never be done.
-    async fn speak_for_what_is_in_hand(&mut self) {
+    fn progress(&self) -> Duration {
+        self.context.bus.options.ack_wait / PROGRESS_PER_ACK_WAIT
+    }
+
+    /// Tells the server that events are still being processed. Processing always ends, because the pool
+    /// bounds it, so this cannot hold events forever.
+    async fn report_progress(&mut self) {
         let in_work = self.in_work.iter().map(|(reply, since)| (reply, since));
         let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
-        // Most events are answered for long before; saying it of those too would be a message each.
-        let lasting = in_hand.filter(|(_, since)| since.elapsed() >= PROGRESS);
+        // Most events are acknowledged long before; reporting those too would cost a message each.
+        let progress = self.progress();
+        let lasting = in_hand.filter(|(_, since)| since.elapsed() >= progress);
         if self.context.bus.is_on(self.epoch) {
-            in_flight::still_working(&self.context.bus.client, lasting.map(|(reply, _)| reply))
-                .await;
+            in_flight::in_progress(&self.context.bus.client, lasting.map(|(reply, _)| reply)).await;
         }
     }
 
-    /// Gives back what was not answered for, for others to take at once.
-    pub(crate) async fn give_everything_back(&mut self) {
+    /// Returns every unacknowledged event, for immediate redelivery to other members.
+    pub(crate) async fn return_all(&mut self) {
         let waiting = self.waiting.drain(..).map(|held| held.reply);
         let replies: Vec<Subject> =
             self.in_work.drain(..).map(|(reply, _)| reply).chain(waiting).collect();
         if !replies.is_empty() && self.context.bus.is_on(self.epoch) {
-            debug!(events = replies.len(), "giving events back");
+            debug!(events = replies.len(), "returning events");
             for reply in &replies {
-                in_flight::give_back(&self.context.bus.client, reply, Duration::ZERO).await;
+                in_flight::nak(&self.context.bus.client, reply, Duration::ZERO).await;
             }
         }
     }
 }
 
-/// Whether the server has kept the payload back, because somebody has set the consumer to headers only.
-/// That is set right within seconds; until then such a message is no event that cannot be read.
+/// Whether the server left the payload out, because somebody set the consumer to headers only. A member
+/// corrects that within seconds; until then such a message is not an unreadable event.
 fn is_bare(message: &Message) -> bool {
     let size = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Size"));
     message.payload.is_empty() && size.is_some_and(|size| size.as_str() != "0")
 }
 
-/// Ready when the work is done; never while there is none.
+/// Ready when the work is done. Never ready without work.
 async fn maybe(work: Option<&mut BoxFuture<'static, Outcome>>) -> Outcome {
     match work {
         Some(work) => work.await,
@@ -263,7 +286,7 @@ async fn maybe(work: Option<&mut BoxFuture<'static, Outcome>>) -> Outcome {
     }
 }
 
-/// Ready when the pause is over; never while there is none.
+/// Ready when the pause is over. Never ready without a pause.
 async fn paused(mode: &mut Mode) {
     match mode {
         Mode::Paused(over) => over.await,
@@ -271,18 +294,16 @@ async fn paused(mode: &mut Mode) {
     }
 }
 
-/// Ready when the database writes again, and the attempts that its outage cut short are taken
-/// back. After `outages` without a batch between them that succeeded, not too soon: what answers
-/// may still be unable to serve.
-async fn serves_again<L: Listener>(context: Arc<MemberContext<L>>, outages: u32) {
-    let mut backoff = Duration::from_millis(50) * 2_u32.pow(outages.min(5));
+/// Ready when the database accepts writes again and the attempts that its outage interrupted are
+/// uncounted. The first pause grows with the `outages` since the last batch that succeeded: a database that
+/// answers may still be unable to serve.
+async fn database_recovered<L: Listener>(context: Arc<MemberContext<L>>, outages: u32) {
+    let mut backoff = RETRY.with_failures(outages.min(MAX_COUNTED_OUTAGES));
     loop {
-        backoff = backoff.min(MAX_BACKOFF);
-        sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
-        match context.take_back().await {
+        sleep(backoff.pause()).await;
+        match context.uncount_interrupted().await {
             Ok(()) => return,
-            Err(error) => debug!(%error, "the database is still away"),
+            Err(error) => debug!(%error, "the database is still unavailable"),
         }
-        backoff *= 2;
     }
 }

@@ -1,17 +1,17 @@
-//! Text from elsewhere as a person may be shown it: no character of it moves the cursor, changes a color,
-//! begins a line, or turns around the text beside it; and no URL of it tells a password.
+//! Makes untrusted text safe to print: no character moves the cursor, changes colors, starts a line or reverses the
+//! text direction, and no URL shows a password.
 
 use std::borrow::Cow;
 
-/// Whether a terminal, or who reads it, may take a character for something else than text: controls
-/// (C0, DEL, C1), line and paragraph separators, and what changes the direction of text.
+/// Whether a character is more than text to a terminal or its reader: controls (C0, DEL, C1), line and paragraph
+/// separators, and marks that change the text direction.
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2066}'..='\u{2069}')
 }
 
-/// The text with every such character as `\u{1b}`, and `\n`, `\r`, `\t` by these names.
+/// The text with every such character escaped, as in `\u{1b}` or `\n`.
 #[must_use]
 pub fn shown(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| match c {
@@ -22,12 +22,12 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// JSON with every such character as `\u001b`, which means the same. Line breaks between its parts stay.
+/// JSON with every such character escaped as in `\u001b`, which means the same. Line breaks stay.
 #[must_use]
 pub fn shown_json(json: &str) -> Cow<'_, str> {
     escaped(json, |c, out| match c {
         '\n' => out.push('\n'),
-        // All of them are in the first plane.
+        // All of them are in the basic multilingual plane.
         _ => out.push_str(&format!("\\u{:04x}", u32::from(c))),
     })
 }
@@ -43,8 +43,8 @@ fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The text without what stands for a user in the URLs of it, and without `password=` parameters. For
-/// what others say, such as an error: rather too little is left than too much.
+/// The text without the credentials in its URLs, and without `password=` parameters. For text of others, such as
+/// errors: when in doubt, it removes too much.
 #[must_use]
 pub fn without_passwords(text: &str) -> Cow<'_, str> {
     if !text.contains('@') && !text.contains("password=") {
@@ -57,11 +57,11 @@ pub fn without_passwords(text: &str) -> Cow<'_, str> {
             _ => (part, ""),
         };
         let hidden = match (url.find("://"), url.rfind('@')) {
-            // To the last one: a password may hold anything, also a comma or another `@`.
+            // Up to the last `@`: a password may contain a comma or another `@`.
             (Some(scheme), Some(at)) if scheme < at => {
                 format!("{}://***{}", &url[..scheme], &url[at..])
             }
-            // Somebody has forgotten how a URL begins.
+            // A URL without its scheme.
             (None, Some(at)) if url[..at].contains(':') => format!("***{}", &url[at..]),
             _ => url.to_owned(),
         };

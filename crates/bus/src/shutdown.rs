@@ -1,9 +1,9 @@
-//! How a process ends: every task is spawned here, is told to stop here, and is waited for here.
+//! How a process ends. Every task is spawned here, told to stop here, and waited for here.
 //!
-//! Stopping has three depths. *Soft*: take nothing new, finish what was begun. *Hard*: the grace
-//! time has passed or a second signal came; drop everything (the bus makes that safe). And
-//! *failure*: a task that ends with an error or a panic takes the process with it, because a
-//! process that has lost a part without noticing is worse than one that restarts.
+//! There are three ways to end. *Soft*: take nothing new, finish what was started. *Hard*: the grace
+//! period is over or a second signal arrived; drop everything, which the bus makes safe. *Failure*: a
+//! task that returns an error or panics ends the process, because a process that silently lost a part is
+//! worse than one that restarts.
 
 use std::{future::Future, time::Duration};
 
@@ -15,52 +15,81 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// A handle on the process's end. Clones are the same handle.
+use crate::error::{BoxError, chain};
+
+/// Spawns the tasks of a process and stops them. Clones are the same handle.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     soft: CancellationToken,
     tasks: TaskTracker,
-    failures: mpsc::UnboundedSender<Failure>,
+    failures: mpsc::UnboundedSender<TaskFailure>,
 }
 
-/// A task that ended in an error, and which.
-#[derive(Debug)]
-struct Failure {
-    task: &'static str,
-    error: anyhow::Error,
+/// A task failed, so the process has to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("task {task:?} failed")]
+pub struct TaskFailure {
+    /// The task, by the name it was spawned under.
+    pub task: &'static str,
+    /// What it returned, or its panic.
+    #[source]
+    pub error: BoxError,
 }
 
-/// The other end of [`Shutdown`], held by the process's frame: waits for the reason to stop.
+/// What a task may return: nothing, or an error that ends the process.
+pub trait TaskOutcome: Send + 'static {
+    /// The outcome as a result.
+    ///
+    /// # Errors
+    /// The task's own error.
+    fn into_result(self) -> Result<(), BoxError>;
+}
+
+impl TaskOutcome for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError> + Send + 'static> TaskOutcome for Result<(), E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// Waits for the reason to stop. `main` holds it.
 #[derive(Debug)]
 pub struct Reason {
-    failures: mpsc::UnboundedReceiver<Failure>,
+    failures: mpsc::UnboundedReceiver<TaskFailure>,
 }
 
 impl Shutdown {
-    /// A new handle and the end that waits for the reason to stop.
+    /// A new handle, and what waits for the reason to stop.
     #[must_use]
     pub fn new() -> (Self, Reason) {
-        // One message a task at most, so the queue is bounded by the number of tasks.
+        // At most one message per task, so the number of tasks bounds the queue.
         let (failures, receiver) = mpsc::unbounded_channel();
         let shutdown = Self { soft: CancellationToken::new(), tasks: TaskTracker::new(), failures };
         (shutdown, Reason { failures: receiver })
     }
 
-    /// Runs a task until it ends by itself. It must end soon after [`Self::begun`] is ready.
+    /// Runs a task until it returns. It must return soon after [`Self::begun`] is ready. If it returns
+    /// an error or panics, the process ends.
     pub fn spawn<F>(&self, task: &'static str, future: F)
     where
-        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+        F: Future<Output: TaskOutcome> + Send + 'static,
     {
         let failures = self.failures.clone();
         let handle = tokio::spawn(future);
         self.tasks.spawn(async move {
-            let error = match handle.await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(panic) => anyhow::anyhow!(panic),
+            let outcome = match handle.await {
+                Ok(outcome) => outcome.into_result(),
+                Err(panic) => Err(panic.into()),
             };
-            // Nobody listens any more once the process is on its way out.
-            let _ = failures.send(Failure { task, error });
+            if let Err(error) = outcome {
+                // Nobody listens once the process is shutting down.
+                let _ = failures.send(TaskFailure { task, error });
+            }
         });
     }
 
@@ -86,19 +115,19 @@ impl Shutdown {
         self.soft.cancel();
     }
 
-    /// Waits for every task, but no longer than `grace`, and no longer than a second signal takes
-    /// to come. `false` when something had to be dropped.
+    /// Waits for every task, until `grace` has passed or a second signal arrives. Returns `false` if
+    /// unfinished work was dropped.
     pub async fn finish(&self, grace: Duration) -> bool {
         self.tasks.close();
         tokio::select! {
             ended = timeout(grace, self.tasks.wait()) => {
                 if ended.is_err() {
-                    warn!(grace.seconds = grace.as_secs(), "the grace time has passed, dropping what is unfinished");
+                    warn!(grace.seconds = grace.as_secs(), "the grace period is over, dropping unfinished work");
                 }
                 ended.is_ok()
             }
             name = next_signal() => {
-                warn!(signal = name, "second signal, dropping what is unfinished");
+                warn!(signal = name, "second signal, dropping unfinished work");
                 false
             }
         }
@@ -106,19 +135,19 @@ impl Shutdown {
 }
 
 impl Reason {
-    /// Waits for a signal (`Ok`) or the first task to fail (`Err`).
+    /// Waits for SIGINT or SIGTERM (`Ok`), or for the first task to fail (`Err`).
     ///
     /// # Errors
-    /// The error that the task ended with.
-    pub async fn wait(&mut self) -> anyhow::Result<()> {
+    /// The task that failed, with its error.
+    pub async fn wait(&mut self) -> Result<(), TaskFailure> {
         tokio::select! {
             name = next_signal() => {
                 info!(signal = name, "stopping");
                 Ok(())
             }
             Some(failure) = self.failures.recv() => {
-                error!(task = failure.task, error = format!("{:#}", failure.error), "a task failed, stopping");
-                Err(failure.error)
+                error!(task = failure.task, error = chain(&*failure.error), "a task failed, stopping");
+                Err(failure)
             }
         }
     }

@@ -1,6 +1,5 @@
-//! How the good events of a bad batch take effect together: one transaction, in which the batch is
-//! tried in pieces, each behind a savepoint, and a piece that fails in smaller ones. A bad event ends
-//! up alone; one commit serves all the others.
+//! Lets the good events of a bad batch take effect together: one transaction tries the batch in pieces, each
+//! behind a savepoint, and splits a piece that fails. A bad event ends up alone; one commit serves all others.
 
 use std::{ops::Range, time::Duration};
 
@@ -9,19 +8,20 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     attempts,
-    effect::{BEGIN, Decoded, EFFECT_TIMEOUT, MemberContext},
+    decode::Decoded,
+    effect::{BEGIN, EFFECT_TIMEOUT, MemberContext},
     inbox::{self, Claim, Standing},
-    listener::{Failure, Listener, Received},
+    listener::{Failure, Listener},
 };
 
-/// Into how many pieces a piece is split that failed. With one event in ten bad, quarters take the
-/// fewest calls.
+/// Into how many pieces a failed piece is split. With one bad event in ten, quarters need the fewest
+/// calls.
 const PIECES: usize = 4;
-/// How long one piece may take. An event that takes longer alone is tried again in a transaction of
-/// its own, with all the time that a listener has: its neighbours do not wait for that.
+/// How long one piece may take. A single event that takes longer is retried in a transaction of its own,
+/// with the listener's full time, so that its neighbours do not wait.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a transaction goes on beginning pieces. Then it commits what it has, and another one goes
-/// on: good events do not wait for long, nor does anybody for their locks.
+/// How long a transaction keeps starting pieces. Then it commits, and another one continues: good events
+/// commit soon, and their locks are short.
 const SPLIT_TIME: Duration = Duration::from_secs(2);
 
 /// What came of an event.
@@ -30,22 +30,22 @@ pub(crate) enum Verdict {
     Effect,
     /// It took effect before.
     Known,
-    /// Its id is another event's: why it never can.
+    /// It has another event's id, with the reason. It can never take effect.
     IdConflict(String),
-    /// It failed, by itself.
+    /// It failed on its own.
     Failed(Failure),
-    /// It took longer by itself than a piece may take.
+    /// It took longer on its own than a piece may take.
     Slow,
-    /// It was not tried any more.
+    /// Time ran out before it was tried.
     Untried,
 }
 
 impl<L: Listener> MemberContext<L> {
-    /// Tries events in pieces of a size, and in smaller ones what fails. When it returns, what has
-    /// taken effect is committed. `counted` says that attempts were counted for them.
+    /// Tries events in pieces of a size, and splits those that fail. On return, all effects are committed.
+    /// `counted`: attempts were counted for the events.
     ///
     /// # Errors
-    /// When the database could not serve or commit. Nothing has taken effect then.
+    /// When the transaction failed. Nothing has taken effect then.
     pub(crate) async fn take_effect_in_pieces(
         &self,
         events: &[&Decoded<L::Events>],
@@ -61,7 +61,7 @@ impl<L: Listener> MemberContext<L> {
             .increment(known as u64);
         let effected = events.iter().zip(&verdicts);
         let effected = effected.filter(|(_, verdict)| matches!(verdict, Verdict::Effect));
-        self.note_committed(begun, &effected.map(|(event, _)| &event.received).collect::<Vec<_>>());
+        self.after_commit(begun, &effected.map(|(event, _)| *event).collect::<Vec<_>>());
         Ok(verdicts)
     }
 
@@ -75,7 +75,7 @@ impl<L: Listener> MemberContext<L> {
     ) -> Result<Vec<Verdict>, Failure> {
         let mut verdicts: Vec<Verdict> = events.iter().map(|_| Verdict::Untried).collect();
         let places = self.claim_places(tx, events, &mut verdicts).await?;
-        let fresh: Vec<_> = places.iter().map(|at| &events[*at].received).collect();
+        let fresh: Vec<_> = places.iter().map(|at| events[*at]).collect();
         let mut pieces = match size {
             Size::Pieces => split(0..fresh.len()),
             Size::Single => (0..fresh.len()).rev().map(|at| at..at + 1).collect(),
@@ -112,8 +112,8 @@ impl<L: Listener> MemberContext<L> {
         Ok(verdicts)
     }
 
-    /// Claims what is new, once for all pieces. Returns where that is. What took effect before has its
-    /// verdict; the second copy of an event is for the next transaction.
+    /// Claims the new events, once for all pieces, and returns their places. Duplicates get their verdict.
+    /// The second copy of a new event is left to the next transaction.
     async fn claim_places(
         &self,
         tx: &mut PgConnection,
@@ -134,17 +134,17 @@ impl<L: Listener> MemberContext<L> {
         Ok(places)
     }
 
-    /// Tries one piece. Returns whether it was done in time. Unless it succeeded, nothing of it is
-    /// left. The savepoint stands before and after.
+    /// Tries one piece. Returns whether it was done in time. A piece that does not succeed leaves no effect.
+    /// The savepoint exists before and after.
     async fn take_piece(
         &self,
         tx: &mut PgConnection,
-        piece: &[&Received<L::Events>],
+        piece: &[&Decoded<L::Events>],
     ) -> Result<bool, Failure> {
         let effect = async {
             self.call(tx, piece).await?;
-            // Constraints that wait for the commit would fail the whole transaction there, and
-            // nobody would know for whom.
+            // A deferred constraint would otherwise fail the whole transaction at commit, without telling
+            // which event violated it.
             let checked = "set constraints all immediate; set constraints all deferred;
                            release savepoint piece; savepoint piece";
             sqlx::raw_sql(checked).execute(&mut *tx).await?;
@@ -161,9 +161,9 @@ impl<L: Listener> MemberContext<L> {
 /// How large the first pieces are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Size {
-    /// Quarters: the whole has failed.
+    /// Quarters: the whole batch failed.
     Pieces,
-    /// One by one: each has failed.
+    /// Single events: each failed before.
     Single,
 }
 

@@ -1,5 +1,5 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): whose request this work belongs to,
-//! from an HTTP header through the outbox and the event to the listener's log lines.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): links the work to its request, from the
+//! HTTP header through the outbox and the event to the listener's log lines.
 
 use std::{fmt, future::Future, str::FromStr, sync::OnceLock};
 
@@ -9,13 +9,13 @@ tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
-/// Finds a span's place in its trace, below this parent, for a tracer that gives spans ids of its own.
-/// `None` when the tracer does not know the span.
+/// The trace context that a tracer gave to a span, below this parent. `None` if the tracer does not know the
+/// span.
 pub type Tracer = fn(&Span, Option<TraceContext>) -> Option<TraceContext>;
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// Has spans be known by the ids that a tracer gives them. The first one stays.
+/// Uses a tracer's ids for spans. Only the first call has an effect.
 pub fn use_tracer(tracer: Tracer) {
     let _ = TRACER.set(tracer);
 }
@@ -26,7 +26,7 @@ pub fn is_traced() -> bool {
     TRACER.get().is_some()
 }
 
-/// A `traceparent` of version 00. Every hop keeps the trace id and has a span id of its own.
+/// A `traceparent` of version 00. Each hop keeps the trace id and gets a span id of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
@@ -41,8 +41,7 @@ impl TraceContext {
         Self { trace_id, span_id, flags }
     }
 
-    /// The context of the work in this span, which another process's work caused, or nothing that is
-    /// known.
+    /// The context of the work in this span, below its parent if that is known.
     #[must_use]
     pub fn of_span(span: &Span, parent: Option<Self>) -> Self {
         let known = TRACER.get().and_then(|tracer| tracer(span, parent));
@@ -61,25 +60,25 @@ impl TraceContext {
         self.span_id
     }
 
-    /// The flags: 1 if somebody records the trace.
+    /// The flags: 1 if the trace is recorded.
     #[must_use]
     pub fn flags(self) -> u8 {
         self.flags
     }
 
-    /// The start of a new trace, not sampled by anybody yet.
+    /// A new trace, not sampled yet.
     #[must_use]
     pub fn new_root() -> Self {
         Self { trace_id: rand::random::<u128>().max(1), span_id: random_span(), flags: 0 }
     }
 
-    /// The same trace, one hop on.
+    /// The next hop of the same trace.
     #[must_use]
     pub fn child(self) -> Self {
         Self { span_id: random_span(), ..self }
     }
 
-    /// The context of the work that runs now, if any.
+    /// The context of the current task, if any.
     #[must_use]
     pub fn current() -> Option<Self> {
         CURRENT.try_with(|context| *context).ok()

@@ -1,4 +1,4 @@
-//! The events of a batch that become dead letters: written many at once, and only then said to the
+//! The events of a batch that become dead letters: stored many at once, and only then terminated on the
 //! server.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use crate::{
     new_dead_letter::{self, NewDeadLetter},
 };
 
-/// How many bytes of dead letters are written in one transaction, about. A message may be a megabyte.
+/// About how many bytes of dead letters one transaction stores. A message may have a megabyte.
 const MAX_TRANSACTION_BYTES: usize = 8 << 20;
 
 /// An event that is to become a dead letter.
@@ -22,24 +22,24 @@ pub(crate) struct Undeliverable {
     pub(crate) at: usize,
     pub(crate) reason: String,
     pub(crate) attempts: i32,
-    /// Its id is another event's, so that the dead letter has one of its own.
+    /// It has another event's id, so the dead letter gets an id of its own.
     pub(crate) id_conflict: bool,
 }
 
 impl Undeliverable {
-    /// That of an event for which nobody was called.
+    /// An event that no listener was called for.
     pub(crate) fn untried(at: usize, reason: String) -> Self {
         Self { at, reason, attempts: 0, id_conflict: false }
     }
 
-    /// That of an event whose id is another's.
+    /// An event that has another event's id.
     pub(crate) fn id_conflict(at: usize, reason: String) -> Self {
         Self { at, reason, attempts: 0, id_conflict: true }
     }
 }
 
 impl<L: Listener> Batch<L> {
-    /// Makes dead letters of events. Nothing is said to the server before they are committed.
+    /// Makes dead letters of events. The server is told only after they are committed.
     pub(crate) async fn dead_letter(
         &mut self,
         undeliverable: Vec<Undeliverable>,
@@ -91,7 +91,7 @@ impl<L: Listener> Batch<L> {
         if event.id_conflict { slot.message.id_of_bytes() } else { slot.event_id }
     }
 
-    /// What follows the commit of dead letters.
+    /// Logs dead letters that were committed, and terminates their messages on the server.
     async fn log_and_terminate(&mut self, undeliverable: &[Vec<&Undeliverable>]) {
         let mut told = Vec::new();
         for copies in undeliverable {
@@ -100,7 +100,7 @@ impl<L: Listener> Batch<L> {
             error!(
                 event.id = %slot.event_id, event.r#type = %slot.message.subject,
                 event.sequence = slot.message.sequence, copies = copies.len(),
-                queue.group = L::QUEUE_GROUP, reason, attempts, "an event became a dead letter",
+                reason, attempts, "event became a dead letter",
             );
             for event in copies {
                 let slot = &mut self.slots[event.at];
@@ -113,11 +113,11 @@ impl<L: Listener> Batch<L> {
         if self.context.bus.is_on(self.epoch)
             && let Err(error) = in_flight::terminate(&self.context.bus.client, &told).await
         {
-            debug!(%error, "the end of dead letters was not confirmed");
+            debug!(%error, "the termination of dead letters was not confirmed");
         }
     }
 
-    /// The dead letter of copies of one message.
+    /// The dead letter for the copies of one message.
     fn new_dead_letter<'a>(&'a self, copies: &[&'a Undeliverable]) -> NewDeadLetter<'a> {
         let first = copies[0];
         let slot = &self.slots[first.at];

@@ -1,5 +1,5 @@
-//! What a member looks after besides delivering: dead letters that were given back, old inbox rows,
-//! and the gauges of both.
+//! A member's upkeep: it retries redriven dead letters, prunes the inbox, and measures dead letters and
+//! members.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,46 +8,43 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error};
 
 use crate::{
-    database_is_away,
     dead_letters::{self, Which},
     effect::{MemberContext, Redrive},
-    inbox,
+    error::database_is_away,
+    inbox, lease,
     listener::Listener,
+    shutdown::Shutdown,
 };
-use crate::{lease, shutdown::Shutdown};
 
-/// How often dead letters are looked at for one that was given back.
+/// How often to look for redriven dead letters.
 const REDRIVE_POLL: Duration = Duration::from_secs(1);
-/// How often the inbox forgets what is old, and how many rows a statement deletes: some tens of
-/// milliseconds' work.
+/// How often to prune the inbox.
 const PRUNE: Duration = Duration::from_secs(60);
+/// How many rows one statement prunes: some tens of milliseconds of work.
 const PRUNE_LIMIT: i64 = 2_000;
-/// How often the group's members are counted.
+/// How often to count the group's members.
 const COUNT_MEMBERS: Duration = Duration::from_secs(10);
 
-/// Tries redriven dead letters, deletes old inbox rows, counts dead letters and members.
-pub(crate) async fn tend<L: Listener>(
-    context: Arc<MemberContext<L>>,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
+/// Does a member's upkeep until the process stops.
+pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: Shutdown) {
     let (mut redrive, mut prune) = (interval(REDRIVE_POLL), interval(PRUNE));
     let mut members = interval(COUNT_MEMBERS);
     members.set_missed_tick_behavior(MissedTickBehavior::Delay);
     redrive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut cut_short = None;
+    let mut interrupted = None;
     loop {
         let done = tokio::select! {
-            () = shutdown.begun() => return Ok(()),
+            () = shutdown.begun() => return,
             _ = redrive.tick() => {
-                let done = redrive_all(&context, &mut cut_short).await;
+                let done = redrive_all(&context, &mut interrupted).await;
                 if done.is_err() {
-                    // Nobody knows how many there are.
+                    // The number is unknown.
                     metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(f64::NAN);
                 }
                 done
             }
-            _ = prune.tick() => forget_old(&context).await,
+            _ = prune.tick() => prune_inbox(&context).await,
             _ = members.tick() => {
                 count_members(&context).await;
                 Ok(())
@@ -55,37 +52,37 @@ pub(crate) async fn tend<L: Listener>(
         };
         match done {
             Err(error) if database_is_away(&error) => {
-                debug!(%error, "dead letters must wait")
+                debug!(%error, "the database is unavailable, retrying the upkeep later")
             }
-            Err(error) => error!(%error, "could not tend dead letters"),
+            Err(error) => error!(%error, "the upkeep of dead letters and inbox failed, retrying"),
             Ok(()) => {}
         }
     }
 }
 
-/// Tries every dead letter that waits for it. One that an outage cuts short stays in `cut_short`,
-/// to be given back once more when the database answers.
+/// Retries every redriven dead letter. One that an outage interrupts stays in `interrupted`, to be
+/// redriven again when the database answers.
 async fn redrive_all<L: Listener>(
     context: &MemberContext<L>,
-    cut_short: &mut Option<i64>,
+    interrupted: &mut Option<i64>,
 ) -> Result<(), sqlx::Error> {
-    // A session that ended during an outage has left this to be done.
+    // A session that ended during an outage may have left some.
     if context.has_interrupted() {
-        context.take_back().await?;
+        context.uncount_interrupted().await?;
     }
-    if let Some(id) = *cut_short {
+    if let Some(id) = *interrupted {
         let redrive = async |connection: &mut PgConnection| {
             dead_letters::redrive(connection, Which::One(id)).await
         };
         context.pool.run(redrive).await?;
-        *cut_short = None;
+        *interrupted = None;
     }
     loop {
         match context.redrive().await? {
             Redrive::Tried => {}
-            Redrive::NoneWaits => break,
-            Redrive::CutShort(id) => {
-                *cut_short = Some(id);
+            Redrive::None => break,
+            Redrive::Interrupted(id) => {
+                *interrupted = Some(id);
                 return Ok(());
             }
         }
@@ -98,10 +95,10 @@ async fn redrive_all<L: Listener>(
     Ok(())
 }
 
-async fn forget_old<L: Listener>(context: &MemberContext<L>) -> Result<(), sqlx::Error> {
+async fn prune_inbox<L: Listener>(context: &MemberContext<L>) -> Result<(), sqlx::Error> {
     let expire = async |connection: &mut PgConnection| {
         inbox::empty_expired(&mut *connection).await?;
-        inbox::drop_table_before(connection).await
+        inbox::drop_previous_table(connection).await
     };
     context.pool.run(expire).await?;
     let prune = async |connection: &mut PgConnection| inbox::prune(connection, PRUNE_LIMIT).await;
@@ -118,7 +115,7 @@ async fn count_members<L: Listener>(context: &MemberContext<L>) {
             metrics::gauge!("bus_group_members", "group" => L::QUEUE_GROUP)
                 .set(members.count() as f64);
         }
-        Ok(Err(error)) => debug!(error = format!("{error:#}"), "could not count the members"),
-        Err(_) => debug!("could not count the members in time"),
+        Ok(Err(error)) => debug!(%error, "could not count the group's members"),
+        Err(_) => debug!("could not count the group's members in time"),
     }
 }

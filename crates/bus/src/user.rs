@@ -1,4 +1,4 @@
-//! As whom a process speaks to NATS, and how it shows that it is who it says.
+//! The NATS user of a process, and its credentials.
 
 use std::{fmt, str::FromStr};
 
@@ -8,23 +8,23 @@ use nkeys::{KeyPair, KeyPairType};
 /// A user of NATS.
 #[derive(Debug, Clone)]
 pub struct User {
-    /// The name. Answers come in under `_INBOX.<name>`, so that the server can keep them from others.
+    /// The name. Replies arrive under `_INBOX.<name>`, so that the server can deny them to other users.
     pub name: String,
-    /// How the user shows who they are.
+    /// How the user authenticates.
     pub proof: Proof,
 }
 
-/// How a user shows who they are. Never shown itself.
+/// How a user authenticates. Its `Debug` shows no secret.
 #[derive(Clone)]
 pub enum Proof {
-    /// A password, which the server is told.
+    /// A password, which is sent to the server.
     Password(String),
-    /// A private key, which never leaves the process: the server knows the public one, and has
-    /// something signed with this.
+    /// A private key, which never leaves the process: it signs the server's challenge, and the server
+    /// knows the public key.
     Seed(Seed),
 }
 
-/// The user and the password that the first of these URLs names which names both.
+/// The user and password of the first URL that has both.
 pub(crate) fn in_urls(servers: &[ServerAddr]) -> Option<(String, String)> {
     servers
         .iter()
@@ -51,7 +51,7 @@ impl fmt::Debug for Seed {
     }
 }
 
-/// Why a text is no [`Seed`]. Does not repeat the text.
+/// The text is not a [`Seed`]. Does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it does not hold the seed of a user's NKey, which begins with SU")]
 pub struct SeedError;
@@ -70,12 +70,12 @@ impl FromStr for Seed {
 }
 
 impl Seed {
-    /// A new key, of the operating system's randomness.
+    /// A new random key.
     ///
     /// # Errors
-    /// When its text form cannot be made, which would be a bug of the library.
-    pub fn generate() -> anyhow::Result<Self> {
-        Ok(Self(KeyPair::new_user().seed()?))
+    /// Never, unless the NKey library has a bug.
+    pub fn generate() -> Result<Self, SeedError> {
+        KeyPair::new_user().seed().map(Self).map_err(|_| SeedError)
     }
 
     /// The private key itself.
@@ -87,9 +87,9 @@ impl Seed {
     /// The public key, for the server's configuration. Begins with `U`.
     ///
     /// # Errors
-    /// Never: a seed is a key from the beginning.
-    pub fn public_key(&self) -> anyhow::Result<String> {
-        Ok(KeyPair::from_seed(&self.0)?.public_key())
+    /// Never: the seed was checked when it was parsed.
+    pub fn public_key(&self) -> Result<String, SeedError> {
+        KeyPair::from_seed(&self.0).map(|pair| pair.public_key()).map_err(|_| SeedError)
     }
 }
 

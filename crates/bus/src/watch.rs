@@ -1,5 +1,5 @@
-//! What is looked after while a process takes part in a queue group, or provides one: the group's
-//! consumer, and the stream behind it.
+//! Keeps a queue group's consumer and its stream as they must be, while a process takes part in the group
+//! or provides it.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -13,109 +13,110 @@ use crate::{
     topology::{self, Group, Refusal, StreamState, TopologyError},
 };
 
-/// How often the group's consumer is looked after: what an operator edits is found within 10 s.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often a member checks its group's consumer: an edit is found within 10 s.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether a process has what it needs for its part in a queue group.
+/// Whether a process has joined, or provided, its queue group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet, and what it waits for.
+    /// Not yet, with what it waits for.
     Waiting(String),
-    /// It has had it once. That NATS is away later does not change what the process can answer.
+    /// It has, at least once. A later outage of NATS does not change it: the process can still answer
+    /// requests.
     Ready,
 }
 
-/// A stream and a queue group, looked after.
+/// A queue group and its stream, checked again and again.
 pub(crate) struct Watch {
     bus: Bus,
-    does: Does,
+    duty: Duty,
     stream: &'static Stream,
     group: Group,
-    /// The stream is refused. What it holds can be taken all the same.
-    stream_refused: Refusal,
-    /// The group's consumer is refused, or missing.
-    refused: Refusal,
+    /// Reports that the stream cannot serve. The events that it holds can be consumed all the same.
+    stream_refusal: Refusal,
+    /// Reports that the group's consumer cannot serve, or is missing.
+    refusal: Refusal,
 }
 
-/// What a process does about them.
-enum Does {
-    /// Makes both and sets both right: all services share one account.
+/// What a process creates and corrects.
+enum Duty {
+    /// The stream and the group: all services share one account.
     Both,
-    /// Makes the group and sets it right. The stream is the publisher's.
+    /// The group alone. The stream belongs to its publisher.
     Group,
-    /// Waits for the group, which is in another's account.
+    /// Neither: it waits for the group, which is in another account.
     Neither,
 }
 
 impl Watch {
-    /// What a member looks after.
+    /// What a member watches.
     pub(crate) fn of_member<L: Listener>(bus: Bus) -> Self {
         let imported = bus.imports(<L::Events as EventSet>::STREAM.name);
-        Self::new::<L>(bus, if imported { Does::Neither } else { Does::Both })
+        Self::new::<L>(bus, if imported { Duty::Neither } else { Duty::Both })
     }
 
-    /// What a provisioner looks after.
+    /// What a provisioner watches.
     pub(crate) fn of_provisioner<L: Listener>(bus: Bus) -> Self {
-        Self::new::<L>(bus, Does::Group)
+        Self::new::<L>(bus, Duty::Group)
     }
 
-    fn new<L: Listener>(bus: Bus, does: Does) -> Self {
+    fn new<L: Listener>(bus: Bus, duty: Duty) -> Self {
         let stream = <L::Events as EventSet>::STREAM;
         let group = Group::new(L::QUEUE_GROUP, stream, <L::Events as EventSet>::SUBJECTS);
-        let (stream_refused, refused) = (Refusal::of(stream.name), Refusal::of(L::QUEUE_GROUP));
-        Self { bus, does, stream, group, stream_refused, refused }
+        let (stream_refusal, refusal) = (Refusal::of(stream.name), Refusal::of(L::QUEUE_GROUP));
+        Self { bus, duty, stream, group, stream_refusal, refusal }
     }
 
-    /// Forgets what belongs to the connection before.
+    /// Forgets what belongs to the previous connection.
     pub(crate) fn forget(&mut self) {
         self.group.forget();
     }
 
-    /// Takes note of a failure to look. Returns how soon to look again, if that is known.
-    pub(crate) fn note(&mut self, failure: &anyhow::Error) -> Option<Duration> {
-        self.refused.note(failure)
+    /// Reports a failed check. Returns how soon to check again, if it must not be sooner.
+    pub(crate) fn report(&mut self, failure: &TopologyError) -> Option<Duration> {
+        self.refusal.report(failure)
     }
 
-    /// Sets right what an operator may have edited; or, where that is the provisioner's, sees whether it
-    /// is there.
-    pub(crate) async fn look(&mut self) -> anyhow::Result<()> {
-        match self.does {
-            Does::Neither => self.group.is_provided(&self.bus).await?,
-            Does::Group => {
+    /// Corrects what an operator may have edited. If that is the provisioner's duty, checks that the group
+    /// exists.
+    pub(crate) async fn check(&mut self) -> Result<(), TopologyError> {
+        match self.duty {
+            Duty::Neither => self.group.is_provided(&self.bus).await?,
+            Duty::Group => {
                 let state = topology::look_at(&self.bus, self.stream).await?;
-                self.group.make_sure(&self.bus, Some(state)).await?;
+                self.group.ensure(&self.bus, Some(state)).await?;
             }
-            Does::Both => {
+            Duty::Both => {
                 let state = self.stream().await?;
-                self.group.make_sure(&self.bus, state).await?;
+                self.group.ensure(&self.bus, state).await?;
             }
         }
-        self.refused.end();
+        self.refusal.end();
         Ok(())
     }
 
-    /// `None` when the stream is refused.
-    async fn stream(&mut self) -> anyhow::Result<Option<StreamState>> {
+    /// `None` when the stream cannot serve.
+    async fn stream(&mut self) -> Result<Option<StreamState>, TopologyError> {
         match topology::stream(&self.bus, self.stream).await {
             Ok(state) => {
-                self.stream_refused.end();
+                self.stream_refusal.end();
                 Ok(Some(state))
             }
             Err(error @ TopologyError::Drift { .. }) => {
-                self.stream_refused.note(&error.into());
+                self.stream_refusal.report(&error);
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
-    /// Looks again and again. What is made anew ends the open pull by itself.
-    pub(crate) async fn go_on(&mut self) -> Infallible {
+    /// Checks forever. Recreating the consumer ends the open pull by itself.
+    pub(crate) async fn keep_checking(&mut self) -> Infallible {
         loop {
-            sleep(LOOK_EVERY).await;
-            if let Err(error) = self.look().await {
-                debug!(error = format!("{error:#}"), "could not look after the queue group");
-                self.note(&error);
+            sleep(CHECK_EVERY).await;
+            if let Err(error) = self.check().await {
+                debug!(%error, "could not check the queue group");
+                self.report(&error);
             }
         }
     }

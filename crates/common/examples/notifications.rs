@@ -9,19 +9,12 @@ use std::process::ExitCode;
 use axum::Router;
 use clap::Parser;
 use common::{
-    bus::{
-        self,
-        delivery::Delivery,
-        listener::{Failure, Listener, Received},
-        outbox,
-        relay::{Relay, Wake},
-    },
+    bus::{self, Delivery, Failure, Lease, Listener, Received, Relay, Wake, outbox},
     events::{Event, Stream, ticket::TicketCreated},
     pod::{
         config::{self, DatabaseSettings, NatsSettings, PodSettings},
         database,
         http::Http,
-        lease::Lease,
         process::{self, Pod},
         provision,
     },
@@ -31,8 +24,11 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// The stream that its own events travel.
-const NOTIFICATIONS: Stream =
-    Stream { name: "NOTIFICATIONS", subjects: &[NotificationSent::SUBJECT] };
+const NOTIFICATIONS: Stream = Stream {
+    name: "NOTIFICATIONS",
+    subjects: &[NotificationSent::SUBJECT],
+    schema_prefix: "urn:notifications:event:",
+};
 
 /// Somebody was told of a ticket.
 #[derive(Debug, Serialize, Deserialize)]

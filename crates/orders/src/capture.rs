@@ -4,12 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    bus::{BusError, pool::Pool},
+    bus::{BusError, Pool, Shutdown},
     events::order::Payment,
-    pod::{
-        periodic::{self, Batch},
-        shutdown::Shutdown,
-    },
+    pod::periodic::{self, Batch},
 };
 use futures::{FutureExt, future::join_all};
 use sqlx::{Connection, PgConnection};

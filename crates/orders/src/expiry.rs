@@ -4,11 +4,8 @@
 use std::time::Duration;
 
 use common::{
-    bus::{BusError, outbox, pool::Pool, relay::Wake},
-    pod::{
-        periodic::{self, Batch},
-        shutdown::Shutdown,
-    },
+    bus::{BusError, Pool, Shutdown, Wake, outbox},
+    pod::periodic::{self, Batch},
 };
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection};

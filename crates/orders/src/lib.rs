@@ -23,7 +23,7 @@ use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Duration
 
 use clap::Parser;
 use common::{
-    bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
+    bus::{self, Delivery, Lease, Listener, Relay},
     events::order::ORDERS,
     pod::{
         auth::{Auth, AuthSettings, Caller},
@@ -31,7 +31,6 @@ use common::{
         database,
         http::Http,
         idempotency,
-        lease::Lease,
         process::{self, Pod},
         provision,
     },

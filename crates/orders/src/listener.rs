@@ -1,7 +1,7 @@
 //! What the service does with an event about a ticket: it keeps the newest state.
 
 use common::{
-    bus::listener::{Failure, Listener, Received},
+    bus::{Failure, Listener, Received},
     events::ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
 };
 use sqlx::PgConnection;

@@ -1,9 +1,6 @@
 //! Connections of members and relays that a test runs in its own process.
 
-use bus::{
-    connection::{Bus, Options},
-    shutdown::Shutdown,
-};
+use bus::{Bus, Options, Shutdown};
 
 /// How a client with this id connects to this nats-server: without a password, TLS, or imported streams.
 ///
@@ -11,15 +8,7 @@ use bus::{
 /// When the client id is not valid.
 #[must_use]
 pub fn options(nats_url: impl Into<String>, client_id: &str) -> Options {
-    Options {
-        servers: nats_url.into(),
-        user: None,
-        imported: Vec::new(),
-        certificate_authority: None,
-        stream_replicas: 1,
-        client_id: client_id.parse().unwrap(),
-        node: String::new(),
-    }
+    Options { servers: nats_url.into(), ..Options::new(client_id.parse().unwrap()) }
 }
 
 /// Connects. The connection's tasks end with the test, or when the test begins the shutdown.

@@ -4,9 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    bus,
+    bus::{self, ClientId},
     pod::{
-        client_id::ClientId,
         config::DatabaseSettings,
         database::{self, migration_pool},
     },

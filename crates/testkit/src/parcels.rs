@@ -1,10 +1,11 @@
 //! An event for tests of the bus, which knows nothing of tickets.
 
-use bus::event::{Event, Stream};
+use bus::{Event, Stream};
 use serde::{Deserialize, Serialize};
 
 /// The stream of parcels.
-pub const PARCELS: Stream = Stream { name: "PARCELS", subjects: &["parcel:sent"] };
+pub const PARCELS: Stream =
+    Stream { name: "PARCELS", subjects: &["parcel:sent"], schema_prefix: "urn:ticketing:event:" };
 
 /// A parcel was sent. Its name is all that is known of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]

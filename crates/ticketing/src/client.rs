@@ -6,17 +6,10 @@ use std::{io::BufRead, path::PathBuf, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::{
-        connection::{self, Bus},
-        user::Seed,
-        without_passwords,
-    },
+    bus::{Bus, ClientId, Lease, Reason, Seed, Shutdown, without_passwords},
     pod::{
-        client_id::ClientId,
         config::{nats_url, seed_in, user_of},
-        lease::Lease,
         secret::Secret,
-        shutdown::{Reason, Shutdown},
     },
 };
 use futures::future::BoxFuture;
@@ -106,14 +99,13 @@ impl Options {
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let url = self.data.nats_url(self.nats_url.as_deref())?;
         let (shutdown, reason) = Shutdown::new();
-        let options = connection::Options {
+        let client_id = self.client_id.clone().unwrap_or_else(ClientId::of_this_process);
+        let options = common::bus::Options {
             servers: url.clone(),
             user: user_of(&self.nats_user, &self.nats_password, &self.nats_seed_file),
-            imported: Vec::new(),
             certificate_authority: self.nats_ca.clone(),
-            stream_replicas: 1,
-            client_id: self.client_id.clone().unwrap_or_else(ClientId::of_this_process),
             node: "localhost".to_owned(),
+            ..common::bus::Options::new(client_id)
         };
         let bus = Bus::connect(&options, &shutdown).await?;
         if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {
@@ -168,7 +160,7 @@ pub(crate) async fn run(
         let ended = tokio::select! {
             done = worked => done.map(|()| Ended::Done),
             () = restart(&mut typed) => Ok(Ended::Restart),
-            stopped = reason.wait() => stopped.map(|()| Ended::Stopped),
+            stopped = reason.wait() => stopped.map(|()| Ended::Stopped).map_err(Into::into),
         };
         tidy_up.await;
         // Only now, when nothing renews it any more.

@@ -15,7 +15,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
 };
 use clap::Args;
-use common::{bus::connection::Bus, pod::config};
+use common::{bus::Bus, pod::config};
 use futures::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use common::bus::user::Seed;
+use common::bus::Seed;
 
 use crate::out::say;
 

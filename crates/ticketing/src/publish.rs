@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use async_nats::jetstream::message::PublishMessage;
 use clap::{Args, ValueEnum};
 use common::{
-    bus::{connection::Bus, envelope, topology},
+    bus::{Bus, envelope, topology},
     events::{
         Event, EventSet,
         ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},

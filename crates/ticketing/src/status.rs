@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use clap::Args;
 use common::{
-    bus::{connection::Bus, dead_letters, outbox, shown, without_passwords},
+    bus::{Bus, dead_letters, lease, outbox, shown, without_passwords},
     events::{order::ORDERS, ticket::TICKETS},
-    pod::lease,
 };
 use futures::TryStreamExt;
 use serde::Serialize;

@@ -9,13 +9,11 @@ use std::sync::Arc;
 
 use common::{
     bus::{
-        BusError,
+        BusError, Pool, Shutdown, Wake,
         outbox::{self, OutboxEvent},
-        pool::Pool,
-        relay::Wake,
     },
     events::ticket::{Ticket, TicketCreated},
-    pod::{problem::Problem, shutdown::Shutdown},
+    pod::problem::Problem,
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 use uuid::Uuid;

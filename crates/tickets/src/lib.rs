@@ -20,7 +20,7 @@ use std::{future::Future, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    bus::{self, delivery::Delivery, listener::Listener, relay::Relay},
+    bus::{self, Delivery, Lease, Listener, Relay},
     events::ticket::TICKETS,
     pod::{
         auth::{AuthSettings, Caller},
@@ -28,7 +28,6 @@ use common::{
         database,
         http::Http,
         idempotency,
-        lease::Lease,
         process::{self, Pod},
         provision,
     },

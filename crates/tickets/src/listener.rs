@@ -2,11 +2,7 @@
 //! and that is a new version of the ticket, of which every service hears.
 
 use common::{
-    bus::{
-        listener::{Failure, Listener, Received},
-        outbox,
-        relay::Wake,
-    },
+    bus::{Failure, Listener, Received, Wake, outbox},
     events::{
         order::{ORDERS, Order, OrderCancelled, OrderCompleted, OrderCreated, OrderExpired},
         ticket::TicketUpdated,

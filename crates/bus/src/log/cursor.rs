@@ -4,35 +4,35 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Place;
+use super::place::Place;
 
-/// A snapshot in which only rows that were moved from the table of the release before are visible. They
-/// have a transaction number below that of every real one.
+/// A snapshot in which only rows moved from the previous release's table are visible. Their transaction number
+/// is below every real one.
 pub(crate) const NOTHING: &str = "3:3:";
-/// How much the clocks of two database clusters may differ.
+/// The largest difference between the clocks of two database clusters.
 const CLOCKS_DIFFER: time::Duration = time::Duration::hours(1);
 
-/// How far a stream has been published, and what is known of the stream.
+/// How far a stream has been published, and the stream's last known state.
 #[derive(Debug, Clone, Default, PartialEq, sqlx::FromRow)]
 pub(crate) struct Cursor {
     /// Everything visible in this snapshot has been published.
     pub(crate) done: String,
-    /// The snapshot that is being worked off in pages.
+    /// The snapshot that is being published in pages.
     pub(crate) target: Option<String>,
     at_transaction: Option<i64>,
     at_position: Option<i64>,
     /// The stream's creation time when it was last published to.
     pub(crate) created: Option<OffsetDateTime>,
-    /// The last sequence that it confirmed, and the publication that stored it.
+    /// The last sequence that the stream confirmed, and the publication that stored it.
     pub(crate) last_sequence: i64,
     pub(crate) last_id: Option<Uuid>,
-    /// Its first sequence and its number of holes, when last compared.
+    /// The stream's first sequence and number of deleted messages, when last verified.
     pub(crate) first_sequence: i64,
     pub(crate) deleted: i64,
-    /// The sequence up to which every group was seen to have acknowledged.
+    /// The sequence up to which every group has acknowledged, as last seen.
     pub(crate) acknowledged: i64,
-    /// Where the row is now. The row is written once a page. Found by its key, every version that a long
-    /// reader elsewhere keeps alive would be passed over each time.
+    /// The row's `ctid`. The row is written once a page. A lookup by key would step over every old version
+    /// that a long transaction elsewhere keeps alive.
     version: String,
 }
 
@@ -42,12 +42,12 @@ const COLUMNS: &str = "done::text, target::text, at_transaction::text::bigint, a
                        ctid::text as version";
 
 impl Cursor {
-    /// After which row of `target` to go on.
+    /// The row of `target` after which to continue.
     pub(crate) fn at(&self) -> Place {
         Place::of(self.at_transaction, self.at_position)
     }
 
-    /// The cursor after a page that ended at this place, of what is visible in `target`.
+    /// Advances the cursor past a page of `target` that ended at this place. `None`: past all of `target`.
     pub(crate) fn advanced(&mut self, target: &str, end: Option<Place>) {
         if let Some(end) = end {
             self.target = Some(target.to_owned());
@@ -61,9 +61,9 @@ impl Cursor {
         }
     }
 
-    /// Reads a stream's cursor, or makes it. When the database has been restored into another cluster,
-    /// whose transactions have other numbers, the cursor begins anew, and what may not have been
-    /// published before the restore becomes a range to publish again.
+    /// Reads a stream's cursor, or creates it. If the database was restored into another cluster, whose
+    /// transactions have other numbers, the cursor starts over, and what may not have been published before
+    /// the restore becomes a range to republish.
     pub(crate) async fn load(
         connection: &mut PgConnection,
         stream: &str,
@@ -88,8 +88,8 @@ impl Cursor {
         Ok((cursor.fetch_one(connection).await?, loaded))
     }
 
-    /// Writes the cursor. `false` when the row is not where it was: somebody else has written it, or
-    /// moved it, and it has to be read again.
+    /// Writes the cursor. `false` if the row has another `ctid`: another process has written or moved it, and
+    /// it has to be read again.
     pub(crate) async fn store(
         &mut self,
         connection: &mut PgConnection,
@@ -125,22 +125,21 @@ impl Cursor {
     }
 }
 
-/// What was found of a cursor.
+/// How a cursor was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loaded {
-    /// It goes on where it was.
+    /// It continues where it was.
     AsItWas,
     /// The database has been restored into another cluster.
     Restored,
 }
 
-/// Begins a cursor anew if its transactions were those of another cluster.
+/// Starts a cursor over if its transactions are those of another cluster.
 ///
-/// A row of the log that is visible in the old snapshot may be of the old cluster, and published, or of
-/// the new one, and not. It is of the new one only if it was written after the snapshot was taken.
+/// A row of the log visible in the old snapshot is either of the old cluster and published, or of the new
+/// cluster and not published. It can only be of the new cluster if it was written after the snapshot was taken.
 async fn begin_anew(connection: &mut PgConnection, stream: &str) -> Result<bool, sqlx::Error> {
-    // One statement: the new snapshot and the range that stands for what was before it become true
-    // together.
+    // One statement: the new snapshot, and the range for everything before it, are stored together.
     let moved = sqlx::query(
         "with before as (
              select progress.* from bus.progress, pg_control_system()
@@ -166,8 +165,8 @@ async fn begin_anew(connection: &mut PgConnection, stream: &str) -> Result<bool,
     Ok(moved.rows_affected() > 0)
 }
 
-/// A cursor that is new in a log that is not: rows whose transactions this cluster has not reached are
-/// another's. They become a range to publish. (What it has reached, the new cursor finds by itself.)
+/// For a new cursor on an existing log: rows with transaction numbers that this cluster has not reached are of
+/// another cluster. They become a range to publish. (The new cursor finds the other rows by itself.)
 async fn foreign_rows(connection: &mut PgConnection, stream: &str) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(
         "insert into bus.ranges (stream, created, first_sequence, last_sequence, last_id, done, target,

@@ -1,13 +1,13 @@
-//! Takes over what the release before keeps in `bus.outbox`, piece by piece, while replicas of that
-//! release may still write there and publish from there.
+//! Moves what the previous release stored in `bus.outbox` to the log, piece by piece, while replicas of that
+//! release may still write and publish there.
 
 use sqlx::PgConnection;
 
 /// How many rows one piece moves.
 const PIECE: i64 = 512;
 
-/// Moves events that are not published yet to the end of the log. Returns how many. Rows that a relay of
-/// the release before has in hand are left to it.
+/// Moves unpublished events to the end of the log. Returns how many. Skips rows that a relay of the previous
+/// release has locked.
 pub(crate) async fn unpublished(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let moved = sqlx::query(
         "with moved as (
@@ -24,10 +24,10 @@ pub(crate) async fn unpublished(connection: &mut PgConnection) -> Result<u64, sq
     Ok(moved.rows_affected())
 }
 
-/// Moves the oldest published events to before the beginning of the log, and where they went into ranges.
-/// Returns how many.
+/// Moves the oldest published events to before the start of the log, and their sequences to ranges. Returns how
+/// many.
 ///
-/// Their transaction number is 2, which no real transaction has. Every cursor takes that for published.
+/// Their transaction number is 2, which no real transaction has. Every cursor takes them for published.
 pub(crate) async fn published(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let moved: i64 = sqlx::query_scalar(
         "with moved as (

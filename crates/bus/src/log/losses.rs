@@ -1,4 +1,4 @@
-//! What a stream may lose, and which ranges of the log that touches.
+//! What a stream can lose, and which ranges of the log a loss affects.
 
 use std::time::Duration;
 
@@ -6,54 +6,54 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::topology::STREAM_MAX_AGE;
-
-/// A stream forgets a message at its age, some seconds early or late. What is that old is no loss.
+/// A stream expires a message some seconds before or after its maximum age. An event that old is no loss.
 const AGE_SLACK: Duration = Duration::from_secs(600);
 
 /// How many ranges one statement marks.
 pub(crate) const PIECE: u64 = 2_000;
+
 /// What a stream has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// Everything: it is another stream of the same name.
+    /// Everything: the stream was recreated.
     All,
     /// Its end, from this sequence on.
     From(i64),
-    /// What one range had stored. Others have written there since.
+    /// One range, which others have overwritten since.
     Range(i64),
-    /// What is below this sequence: purged, or dropped by a limit.
+    /// Everything below this sequence: purged, or dropped by a limit.
     Below(i64),
-    /// Single messages.
+    /// Single messages, at these sequences.
     Holes(Vec<i64>),
 }
 
 impl Loss {
-    /// Whether the last confirmed message may be among what is lost.
+    /// Whether the last confirmed message may be lost.
     pub(crate) fn is_of_the_end(&self) -> bool {
         matches!(self, Self::All | Self::From(_) | Self::Range(_))
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::All => "the stream was made anew",
+            Self::All => "the stream was recreated",
             Self::From(_) => "the end of the stream",
-            Self::Range(_) => "a part of the stream, written over by others",
+            Self::Range(_) => "a part of the stream, overwritten by others",
             Self::Below(_) => "the beginning of the stream",
             Self::Holes(_) => "single messages",
         }
     }
 }
 
-/// Marks a piece of what a loss touches. Returns how many ranges and events.
+/// Marks some of the ranges that a loss affects. Returns how many ranges, and how many events they hold.
 pub(crate) async fn mark(
     connection: &mut PgConnection,
     stream: &str,
     created: OffsetDateTime,
     acknowledged: i64,
+    retention: Duration,
     loss: &Loss,
 ) -> Result<(u64, i64), sqlx::Error> {
-    // What a stream forgets by age, or what every group had, is no loss.
+    // An event that expired, or that every group has acknowledged, is no loss.
     let had = "last_sequence > $3 and begun_at > clock_timestamp() - $5";
     let (which, from, holes): (String, i64, &[i64]) = match loss {
         Loss::All => ("created <> $2".to_owned(), 0, &[]),
@@ -85,14 +85,14 @@ pub(crate) async fn mark(
     .bind(created)
     .bind(acknowledged)
     .bind(from)
-    .bind(STREAM_MAX_AGE - AGE_SLACK)
+    .bind(retention - AGE_SLACK)
     .bind(holes)
     .fetch_one(connection)
     .await?;
     Ok((marked.0.unsigned_abs(), marked.1.unwrap_or_default()))
 }
 
-/// The newest ranges of an incarnation below a sequence: number, last sequence, and the event there.
+/// The newest ranges of an incarnation below a sequence: number, last sequence, and its publication.
 pub(crate) async fn newest(
     connection: &mut PgConnection,
     stream: &str,

@@ -3,11 +3,10 @@
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::Place;
-use crate::outbox::Depth;
+use super::place::Place;
 
-/// How many events a page holds: what goes out in one atomic batch. The server's limit is 1,000; half
-/// of that costs a hundredth more and halves what a relay holds in memory.
+/// How many events a page holds: one atomic batch. The server's limit is 1,000. Half of that costs one
+/// percent more time and halves the relay's memory.
 pub(crate) const PAGE: usize = 512;
 
 /// An event to be published.
@@ -18,20 +17,20 @@ pub(crate) struct Outgoing {
     pub(crate) envelope: String,
 }
 
-/// Some events of the log, in its order.
+/// A page of events, in log order.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Outgoing>,
-    /// The place of the last row that was looked at.
+    /// The place of the last row read.
     pub(crate) end: Option<Place>,
     /// Whether there may be more.
     pub(crate) full: bool,
-    /// The snapshot in which the events are visible.
+    /// The snapshot in which they are visible.
     pub(crate) target: String,
 }
 
-/// Which part of the log a page is of: what is visible in `target`, or now, and not in `done`, after one
-/// place and up to another.
+/// A part of the log: the rows visible in `target` (or now) and not in `done`, after one place and up to
+/// another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part<'a> {
     pub(crate) stream: &'a str,
@@ -41,11 +40,11 @@ pub(crate) struct Part<'a> {
     pub(crate) up_to: Place,
 }
 
-/// Not visible in a snapshot is what was in progress then, each of which is one probe of the index, and
-/// what began later, which is one range of it. So a page costs the same whatever the log holds, and
-/// however long a transaction elsewhere stays open.
+/// Not visible in a snapshot are transactions in progress then, one index probe each, and those that began
+/// later, one index range. So a page costs the same however large the log, and however long a transaction
+/// elsewhere stays open.
 ///
-/// Each bound is a single comparison of rows: of two, the index would begin at the wrong one.
+/// Each bound is a single row comparison: with two, the index scan would start at the wrong one.
 const PAGE_SQL: &str = "
 with step as materialized (
     select target, low.*, high.*
@@ -95,7 +94,7 @@ pub(crate) async fn read(
     let target = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get("target")?;
     let (mut events, mut end) = (Vec::with_capacity(rows.len()), None);
     for row in &rows {
-        // No event at all is one row without an event.
+        // Without any event there is one row without a place.
         let Some(place) = place(row)? else { break };
         events.push(outgoing(row)?);
         end = Some(place);
@@ -103,12 +102,12 @@ pub(crate) async fn read(
     Ok(Page { full: events.len() >= PAGE, events, end, target })
 }
 
-/// How many rows a page of [`read_restored`] looks at. Most are passed over.
+/// How many rows a page of [`read_restored`] reads. Most are skipped.
 const LOOK_AT: usize = 2_000;
 
-/// Reads the next page of what a restored database may not have published: everything that was written
-/// after `since`, and what was not visible in `done`. Whose transactions a row's number counts, the old
-/// cluster's or the new one's, cannot be known; the time decides.
+/// Reads the next page of what a restored database may not have published: every row written after `since`,
+/// and those not visible in `done`. The transaction number of a row may be of the old cluster or of the new
+/// one, which cannot be known, so the time decides.
 pub(crate) async fn read_restored(
     connection: &mut PgConnection,
     part: Part<'_>,
@@ -140,16 +139,23 @@ pub(crate) async fn read_restored(
     Ok(Page { full: rows.len() >= LOOK_AT, events, end, target: part.done.to_owned() })
 }
 
-/// How many waiting events are counted one by one.
-const COUNTED: i64 = 10_000;
+/// How many waiting events are counted exactly. Above, their number is an estimate.
+pub const COUNTED: i64 = 10_000;
 
-/// What is not visible in `done`, or comes after a place of the step that is being worked off.
+/// Events that wait to be published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    pub(crate) events: i64,
+    pub(crate) oldest_seconds: f64,
+}
+
+/// The events not visible in `done`, or after a place of the current step.
 pub(crate) async fn waiting(
     connection: &mut PgConnection,
     stream: &str,
     done: &str,
     after: Place,
-) -> Result<Depth, sqlx::Error> {
+) -> Result<Waiting, sqlx::Error> {
     let (counted, oldest_seconds, beyond): (i64, f64, i64) = sqlx::query_as(
         "with waiting as (
              (select written_at, position from bus.log
@@ -175,11 +181,11 @@ pub(crate) async fn waiting(
     .bind(after.position)
     .fetch_one(connection)
     .await?;
-    let unpublished = if counted > COUNTED { beyond.max(counted) } else { counted };
-    Ok(Depth { unpublished, oldest_seconds: oldest_seconds.max(0.0), lost: 0 })
+    let events = if counted > COUNTED { beyond.max(counted) } else { counted };
+    Ok(Waiting { events, oldest_seconds: oldest_seconds.max(0.0) })
 }
 
-/// Whether a partition holds anything that is not visible in `done`.
+/// Whether a partition holds a row not visible in `done`.
 pub(crate) async fn waits_in(
     connection: &mut PgConnection,
     stream: &str,

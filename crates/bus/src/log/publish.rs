@@ -1,11 +1,13 @@
-//! Publishes a page of events: in one atomic batch where the stream takes them, one by one where it does
-//! not or where nobody knows what came of the batch.
+//! Publishes a page of events: in one atomic batch if the stream accepts that, else one by one. It also falls
+//! back to one by one if the outcome of a batch is unknown.
 //!
-//! A server that syncs each write to its disk syncs a batch once.
+//! A server that syncs every write to disk syncs a batch once.
 //! <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md>
 
-use anyhow::{Context, bail, ensure};
-use async_nats::{HeaderMap, header, jetstream::message::PublishMessage};
+use async_nats::{
+    HeaderMap, header,
+    jetstream::{self, message::PublishMessage},
+};
 use futures::future::join_all;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -17,25 +19,63 @@ use super::{page::Outgoing, ranges::Stored};
 use crate::{
     connection::{Bus, REQUEST_TIMEOUT},
     envelope,
-    topology::{self, PUBLICATION},
+    topology::{self, PUBLICATION, TopologyError},
 };
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
-/// How a stream is published to.
+/// Publishes to one incarnation of a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     pub(crate) bus: Bus,
     pub(crate) stream: &'static str,
     /// Its creation time, as last verified.
     pub(crate) created: OffsetDateTime,
-    /// Whether it takes atomic batches.
+    /// Whether it accepts atomic batches.
     pub(crate) atomic: bool,
 }
 
-/// What the server has said of one message.
+/// Why events were not all confirmed. Some may be stored all the same.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    /// The server did not answer in time.
+    #[error("no answer in time")]
+    NoAnswer,
+    /// The server refused the batch.
+    #[error("the server refuses: {0}")]
+    Refused(String),
+    /// The server stored the messages, but not as a batch.
+    #[error("the server did not take it for one batch")]
+    NotABatch,
+    /// The stream does not hold an event that it confirmed.
+    #[error("the stream does not hold what it has just confirmed")]
+    NotHeld,
+    /// There was nothing to publish.
+    #[error("a page without events")]
+    Empty,
+    /// The client could not send.
+    #[error(transparent)]
+    Send(#[from] async_nats::PublishError),
+    /// The request failed.
+    #[error(transparent)]
+    Request(#[from] async_nats::RequestError),
+    /// The stream did not confirm an event.
+    #[error("an event was not confirmed by its stream: {0}")]
+    Unconfirmed(#[from] jetstream::context::PublishError),
+    /// The server's answer does not parse.
+    #[error("an unreadable answer: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The stream could not be read.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A sequence beyond the range of a Postgres `bigint`.
+    #[error(transparent)]
+    Number(#[from] std::num::TryFromIntError),
+}
+
+/// The server's answer to one message.
 #[derive(Debug)]
 struct Acked {
     message_id: String,
@@ -62,10 +102,10 @@ struct BatchError {
 }
 
 impl Publisher {
-    /// Publishes events, of which there is at least one, and waits for the stream to have stored each.
+    /// Publishes at least one event, and waits until the stream has stored each.
     ///
-    /// `again` is the number of the range that is published again. It makes another `Nats-Msg-Id`, as the
-    /// stream's duplicate window may remember the first one of an event that it has lost.
+    /// `again` is the number of the range that is being republished. It changes the `Nats-Msg-Id`, because
+    /// the stream's duplicate window may still hold the first one of an event that the stream lost.
     ///
     /// # Errors
     /// When not all were confirmed. Some may be stored all the same.
@@ -73,30 +113,30 @@ impl Publisher {
         &self,
         events: &[Outgoing],
         again: Option<i64>,
-    ) -> anyhow::Result<Stored> {
+    ) -> Result<Stored, PublishError> {
         if self.atomic && events.len() > 1 {
             match self.batch(events, again).await {
                 Ok(stored) => return Ok(stored),
-                // Duplicates among them, a server that is older than the one that made the stream, or
-                // no answer: one by one, each by its id, tells what is there.
+                // Duplicates among them, a server older than the one that created the stream, or no answer.
+                // One by one, each event's answer tells whether it is stored.
                 Err(error) => {
-                    debug!(stream = self.stream, error = format!("{error:#}"), "no atomic batch");
+                    debug!(stream = self.stream, %error, "the atomic batch failed, publishing one by one");
                 }
             }
         }
         if let Some(stored) = self.one_by_one(events, again).await? {
             return Ok(stored);
         }
-        // The server takes some for duplicates of what it has lost: again, under ids that are new to it.
+        // The server takes some for duplicates of events that it lost: again, under ids new to it.
         let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos())?;
         let stored = self.one_by_one(events, Some(now)).await?;
-        stored.context("the stream does not hold what it has just confirmed")
+        stored.ok_or(PublishError::NotHeld)
     }
 
-    async fn batch(&self, events: &[Outgoing], again: Option<i64>) -> anyhow::Result<Stored> {
+    async fn batch(&self, events: &[Outgoing], again: Option<i64>) -> Result<Stored, PublishError> {
         let publication = Uuid::new_v4();
         let batch_id = publication.simple().to_string();
-        let (last, others) = events.split_last().context("a batch of no events")?;
+        let (last, others) = events.split_last().ok_or(PublishError::Empty)?;
         let client = &self.bus.client;
         let headers = |event: &Outgoing, sequence: usize| {
             let mut headers = HeaderMap::new();
@@ -120,18 +160,17 @@ impl Publisher {
             let payload = last.envelope.clone().into();
             let answer =
                 client.request_with_headers(last.subject.clone(), headers, payload).await?;
-            anyhow::Ok(answer.payload)
+            Ok::<_, PublishError>(answer.payload)
         };
-        let answer = timeout(REQUEST_TIMEOUT, sent).await.context("no answer in time")??;
+        let answer = timeout(REQUEST_TIMEOUT, sent).await.map_err(|_| PublishError::NoAnswer)??;
         let answer: BatchAnswer = serde_json::from_slice(&answer)?;
         if let Some(error) = answer.error {
-            bail!("the server refuses: {}", error.description);
+            return Err(PublishError::Refused(error.description));
         }
         let count = i64::try_from(events.len())?;
-        ensure!(
-            answer.batch_id == batch_id && answer.count == count,
-            "the server did not take it for one"
-        );
+        if answer.batch_id != batch_id || answer.count != count {
+            return Err(PublishError::NotABatch);
+        }
         Ok(Stored {
             created: self.created,
             first_sequence: answer.seq - count + 1,
@@ -141,12 +180,12 @@ impl Publisher {
         })
     }
 
-    /// `None` when the stream does not hold every event where it says.
+    /// `None` if the stream does not hold every event at the sequence that it confirmed.
     async fn one_by_one(
         &self,
         events: &[Outgoing],
         again: Option<i64>,
-    ) -> anyhow::Result<Option<Stored>> {
+    ) -> Result<Option<Stored>, PublishError> {
         let publication = Uuid::new_v4();
         let mut sent = Vec::with_capacity(events.len());
         for event in events {
@@ -158,29 +197,34 @@ impl Publisher {
                 .expected_stream(self.stream)
                 .payload(event.envelope.clone().into());
             let sending = self.bus.jetstream.send_publish(event.subject.clone(), message);
-            let ack = timeout(REQUEST_TIMEOUT, sending).await.context("NATS takes nothing")??;
+            let ack =
+                timeout(REQUEST_TIMEOUT, sending).await.map_err(|_| PublishError::NoAnswer)??;
             sent.push(async move { (id, ack.await) });
         }
         let mut acked = Vec::with_capacity(events.len());
         for (message_id, answer) in join_all(sent).await {
-            let ack = answer.context("an event was not confirmed by its stream")?;
+            let ack = answer?;
             let (sequence, duplicate) = (i64::try_from(ack.sequence)?, ack.duplicate);
             acked.push(Acked { message_id, sequence, duplicate });
         }
         self.read_back(&acked, publication).await
     }
 
-    /// What was confirmed one by one, as the stream holds it. Between two confirmations it may have lost
-    /// its end, and what it calls a duplicate it may have lost before.
+    /// Reads back what was confirmed one by one. Between two confirmations the stream may have lost its end,
+    /// and it may have lost what it calls a duplicate.
     async fn read_back(
         &self,
         acked: &[Acked],
         publication: Uuid,
-    ) -> anyhow::Result<Option<Stored>> {
+    ) -> Result<Option<Stored>, PublishError> {
         let mut stored = Stored {
             created: self.created,
-            first_sequence: acked.iter().map(|ack| ack.sequence).min().context("no events")?,
-            last_sequence: acked.iter().map(|ack| ack.sequence).max().context("no events")?,
+            first_sequence: acked
+                .iter()
+                .map(|ack| ack.sequence)
+                .min()
+                .ok_or(PublishError::Empty)?,
+            last_sequence: acked.iter().map(|ack| ack.sequence).max().ok_or(PublishError::Empty)?,
             last_id: publication,
             events: i64::try_from(acked.len())?,
         };
@@ -189,7 +233,7 @@ impl Publisher {
         }
         let found = join_all(acked.iter().map(|ack| async move {
             let sequence = u64::try_from(ack.sequence)?;
-            anyhow::Ok(topology::message(&self.bus, self.stream, sequence).await?)
+            Ok::<_, PublishError>(topology::message(&self.bus, self.stream, sequence).await?)
         }));
         for (ack, found) in acked.iter().zip(found.await) {
             let Some(message) = found?.filter(|found| found.message_id == ack.message_id) else {

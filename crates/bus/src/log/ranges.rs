@@ -1,5 +1,5 @@
-//! Where published events went: for each part of the log, which sequences of which incarnation of the
-//! stream. Enough to find what a stream has lost, in a few rows a minute.
+//! Where published events went: for each part of the log, the sequences and the incarnation of the stream. A
+//! few rows a minute are enough to find what a stream has lost.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Place;
+use super::place::Place;
 
-/// How long a range is added to, and how many events it takes. A stream that loses one event of a range
-/// is sent all of them again, so they are not too many; ranges are kept as long as their events, so they
-/// are not too few.
+/// How long a range is extended. Ranges are stored as long as their events, so there must not be too many.
 const LASTS: Duration = Duration::from_secs(60);
+/// How many events a range holds. If the stream loses one of them, all are republished, so there must not be
+/// too many.
 const HOLDS: i64 = 100_000;
 
-/// Where a batch of events is in the stream.
+/// Where the stream has stored a page of events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stored {
-    /// The incarnation, as it was verified before the batch went out. What was lost in between is then
-    /// found as the loss of that incarnation.
+    /// The incarnation that was verified before publishing. If the stream is recreated in between, the events
+    /// count as a loss of that incarnation.
     pub(crate) created: OffsetDateTime,
     pub(crate) first_sequence: i64,
     pub(crate) last_sequence: i64,
@@ -30,7 +30,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Both, as one range of sequences.
+    /// Both as one range of sequences.
     pub(crate) fn and(&self, other: &Self) -> Self {
         let last = if other.last_sequence > self.last_sequence { other } else { self };
         Self {
@@ -43,7 +43,7 @@ impl Stored {
     }
 }
 
-/// A part of the log: visible in `target` and not in `done`, after `from` and up to `to`.
+/// A part of the log: the rows visible in `target` and not in `done`, after `from` and up to `to`.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) done: String,
@@ -52,8 +52,8 @@ pub(crate) struct Span {
     pub(crate) to: Place,
 }
 
-/// The range that the last page went into, which the next page may extend. Lives in the relay alone:
-/// whoever takes over begins a new one.
+/// The range of the last page, which the next page may extend. Only this relay knows it: the next one starts a
+/// new range.
 #[derive(Debug)]
 pub(crate) struct Open {
     number: i64,
@@ -90,7 +90,7 @@ impl Ranges {
         *self = Self::default();
     }
 
-    /// Records where a page went. `ends_step` says that it was the last of its step.
+    /// Stores where a page went. `ends_step`: it was the last page of its step.
     pub(crate) async fn record(
         &mut self,
         connection: &mut PgConnection,
@@ -125,8 +125,8 @@ impl Ranges {
             (_, Some(stored)) => {
                 self.step = Some(insert(connection, stream, page, stored).await?);
             }
-            // The page before was the last after all, and its range is another process's: it keeps
-            // its end, after which the step has nothing.
+            // The previous page was the last one after all, and its range belongs to another process. It
+            // keeps its end: the step has nothing after it.
             (_, None) => self.step = None,
         }
         if ends_step {
@@ -135,8 +135,8 @@ impl Ranges {
         Ok(())
     }
 
-    /// Adds a range that holds one whole step to the one of the steps before, so that a relay which is
-    /// always behind does not leave a range a step.
+    /// Merges the range of one whole step into that of the previous steps, so that a relay that is always
+    /// behind does not store a range per step.
     async fn step_ended(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let step = self.step.take().filter(|step| step.span.from == Place::START);
         let fits = |whole: &Open, step: &Open| {
@@ -160,7 +160,7 @@ impl Ranges {
     }
 }
 
-/// Begins a range.
+/// Starts a range.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     stream: &str,
@@ -192,7 +192,7 @@ pub(crate) async fn insert(
     Ok(Open { number, version, span, stored, begun: Instant::now() })
 }
 
-/// Writes a range's new end, and what went into it. Found by where the row is, as the cursor is.
+/// Extends a range. Finds its row by `ctid`, like the cursor.
 async fn extend(
     connection: &mut PgConnection,
     open: &mut Open,
@@ -218,7 +218,7 @@ async fn extend(
     .bind(stored.map_or(0, |stored| stored.events))
     .fetch_optional(connection)
     .await?;
-    // Moved by a VACUUM FULL, or marked by hand: the relay begins anew, and so do its ranges.
+    // Moved by VACUUM FULL, or marked by hand: the relay starts over, and so do its ranges.
     open.version = version.ok_or(sqlx::Error::RowNotFound)?;
     if let Some(stored) = stored {
         open.stored = open.stored.and(&stored);

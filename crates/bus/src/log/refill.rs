@@ -1,32 +1,33 @@
-//! Publishes again what a stream has lost, page by page, beside the new events. How far it is stands in
-//! the range itself, so that it goes on where it was, in whichever process.
+//! Republishes what a stream has lost, page by page, between new events. The range itself holds the progress,
+//! so that any process can continue.
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::{
-    Place,
+    error::RelayError,
     page::{self, PAGE, Page, Part},
+    place::Place,
     ranges::{Span, Stored},
     session::bounded,
-    stream_relay::StreamRelay,
+    state::StreamRelay,
 };
 use crate::topology;
 
-/// How many events of a refill may wait in a group before the refill waits for the group: new events
-/// queue behind them.
+/// How many events a group may have pending before the refill waits for it: new events queue behind them.
 const AHEAD: u64 = 20_000;
-/// How many pages of a refill go out between two looks at the groups.
+/// How many pages are republished between two looks at the groups.
 const PAGES_BETWEEN_LOOKS: u32 = 10;
-/// How long the refill waits for a group that takes nothing. One that is away does not hold it up.
+/// How long the refill waits for a group that makes no progress, as when all its members are down.
 const GROUP_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks at a group that it waits for.
+const GROUP_POLL: Duration = Duration::from_millis(50);
 
-/// A range that has to be published again.
+/// A range that has to be republished.
 #[derive(Debug, sqlx::FromRow)]
 pub(super) struct Lost {
     number: i64,
@@ -51,9 +52,8 @@ impl Lost {
 }
 
 impl StreamRelay {
-    /// Publishes pages of what was lost, until new events should be looked at. `false` when nothing is
-    /// lost any more.
-    pub(crate) async fn refill(&mut self, until: Instant) -> anyhow::Result<bool> {
+    /// Republishes some pages, until it is time for new events. `false` if nothing is lost any more.
+    pub(super) async fn refill(&mut self, until: Instant) -> Result<bool, RelayError> {
         for _ in 0..PAGES_BETWEEN_LOOKS {
             if !self.refill_page().await? {
                 return Ok(false);
@@ -66,7 +66,7 @@ impl StreamRelay {
         Ok(true)
     }
 
-    /// Waits until no group that takes events has too many before it.
+    /// Waits until no group that makes progress has too many events pending.
     async fn let_groups_catch_up(&mut self) {
         let (mut before, mut since) = (u64::MAX, Instant::now());
         loop {
@@ -79,23 +79,24 @@ impl StreamRelay {
             if pending < AHEAD || !patient || self.wake.is_woken() {
                 return;
             }
-            sleep(Duration::from_millis(50)).await;
+            sleep(GROUP_POLL).await;
         }
     }
 
-    pub(crate) fn say_refilled(&mut self) {
+    /// Logs how many events were republished, if any.
+    pub(super) fn log_refilled(&mut self) {
         if self.refilled > 0 {
             info!(
                 stream = self.stream.name,
                 events = self.refilled,
-                "published again what the stream had lost"
+                "republished what the stream had lost"
             );
             self.refilled = 0;
         }
     }
 
-    /// Publishes one page of what was lost. `false` when nothing is.
-    async fn refill_page(&mut self) -> anyhow::Result<bool> {
+    /// Republishes one page. `false` if nothing is lost.
+    async fn refill_page(&mut self) -> Result<bool, RelayError> {
         let stream = self.stream.name;
         let Some((lost, page)) = self.next_lost().await? else { return Ok(false) };
         let mut stored: Option<Stored> = None;
@@ -104,9 +105,9 @@ impl StreamRelay {
             stored = Some(stored.map_or(now, |before: Stored| before.and(&now)));
         }
         let end = if page.full { page.end } else { None };
-        let session = self.session.as_mut().context("it is not this relay's turn")?;
+        let session = self.session.as_mut().ok_or(RelayError::NoTurn)?;
         let cursor = &mut self.cursor;
-        // One transaction: of a range above the last confirmed sequence, a loss would not be seen.
+        // One transaction: the loss of a range above the cursor's last sequence would go unnoticed.
         let moved = bounded(async {
             let mut tx = session.connection.begin().await?;
             move_over(&mut tx, stream, &lost, end, stored).await?;
@@ -114,15 +115,17 @@ impl StreamRelay {
             tx.commit().await?;
             Ok(written)
         });
-        ensure!(moved.await?, "the stream's progress was written by somebody else");
+        if !moved.await? {
+            return Err(RelayError::Overtaken);
+        }
         metrics::counter!("bus_refilled_total", "stream" => stream)
             .increment(page.events.len() as u64);
         self.refilled += page.events.len() as u64;
         Ok(true)
     }
 
-    /// The next page of what was lost, without publishing it.
-    pub(super) async fn next_lost(&mut self) -> anyhow::Result<Option<(Lost, Page)>> {
+    /// The next page to republish.
+    pub(super) async fn next_lost(&mut self) -> Result<Option<(Lost, Page)>, RelayError> {
         let stream = self.stream.name;
         let connection = &mut self.session()?.connection;
         let Some(lost) = bounded(next(connection, stream)).await? else { return Ok(None) };
@@ -139,24 +142,6 @@ impl StreamRelay {
         };
         Ok(Some((lost, page)))
     }
-
-    /// Publishes events, and takes note of what the answer tells of the stream.
-    pub(crate) async fn publish(
-        &mut self,
-        events: &[page::Outgoing],
-        again: Option<i64>,
-    ) -> anyhow::Result<Stored> {
-        let publisher = self.publisher.as_ref().context("the stream is not verified")?;
-        let stored = publisher.publish(events, again).await?;
-        self.note(&stored).await?;
-        let cursor = &mut self.cursor;
-        cursor.last_sequence = stored.last_sequence;
-        cursor.last_id = Some(stored.last_id);
-        // What was acknowledged or removed at these sequences were other messages.
-        cursor.acknowledged = cursor.acknowledged.min(stored.first_sequence - 1);
-        cursor.first_sequence = cursor.first_sequence.min(stored.first_sequence);
-        Ok(stored)
-    }
 }
 
 async fn next(connection: &mut PgConnection, stream: &str) -> Result<Option<Lost>, sqlx::Error> {
@@ -170,7 +155,7 @@ async fn next(connection: &mut PgConnection, stream: &str) -> Result<Option<Lost
     .await
 }
 
-/// Moves a page from a lost range into the one that follows it. With no `end`, it was the last.
+/// Moves a page from a lost range to its successor. Without an `end`, it was the last page.
 async fn move_over(
     tx: &mut PgConnection,
     stream: &str,
@@ -216,7 +201,7 @@ async fn move_over(
     Ok(())
 }
 
-/// Adds a page to the range that follows. `false` when that was lost itself, or is of another incarnation.
+/// Adds a page to the successor. `false` if that was lost itself, or is of another incarnation.
 async fn extend(
     tx: &mut PgConnection,
     number: i64,

@@ -1,117 +1,82 @@
-//! Makes a stream again whose disk was full, once there is room; the [`refill`](super::refill) fills it.
+//! Recreates a stream whose disk was full, once there is room. The [`refill`](super::refill) fills it again.
 //!
-//! Deleting a stream must lose nothing. So it is done only when the server itself says that it has stopped
-//! writing because the disk was full, there is room now, and every message that some group has yet to
-//! acknowledge is one of this log's. Otherwise it is said what is the matter, and looked at again.
+//! Deleting a stream must lose nothing. So the stream is only recreated if the server itself says that it
+//! stopped writing because the disk was full, there is room now, and every message that a group has yet to
+//! acknowledge is in this log. Otherwise the reason is logged, and the relay checks again.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
-use anyhow::Context;
 use futures::future::try_join_all;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{
-    Place,
+    error::RelayError,
     page::{self, Part},
+    place::Place,
     session::bounded,
-    stream_relay::StreamRelay,
+    state::StreamRelay,
 };
 use crate::{
-    to_microseconds,
+    text::to_microseconds,
     topology::{self, TopologyError},
 };
 
-/// How long a stream that was made again must last before it is made again once more, and how long at
-/// most: each time, all that the log keeps goes out.
-const LASTS: Duration = Duration::from_secs(60);
-const MAX_LASTS: Duration = Duration::from_secs(3_600);
-/// How many messages are looked at that no range accounts for. A relay that died leaves a page of them.
+/// How many messages outside every range are checked. A relay that died leaves a page of them.
 const LOOKED_AT: i64 = 10_000;
-/// How many pages of new events may be among them. One was under way, and what was committed late since
-/// then may come before it.
+/// How many pages of new events may be among them. One was being published; events committed late since then
+/// may come before it.
 const PAGES: usize = 4;
-/// How many messages are asked for at once.
+/// How many messages are requested at once.
 const AT_ONCE: usize = 256;
 
-/// When a stream was made again, by this process.
-#[derive(Debug)]
-pub(crate) struct Remade {
-    at: Option<Instant>,
-    lasts: Duration,
-}
-
-impl Default for Remade {
-    fn default() -> Self {
-        Self { at: None, lasts: LASTS }
-    }
-}
-
-impl Remade {
-    /// How long to wait before it may be made again.
-    fn wait(&self) -> Option<Duration> {
-        self.at.and_then(|at| self.lasts.checked_sub(at.elapsed()))
-    }
-
-    fn now(&mut self) {
-        let soon = self.at.is_some_and(|at| at.elapsed() < 2 * self.lasts);
-        self.lasts = if soon { (2 * self.lasts).min(MAX_LASTS) } else { LASTS };
-        self.at = Some(Instant::now());
-    }
-}
-
 impl StreamRelay {
-    /// What is to be done about a failure: nothing when the disk was full and the stream has been made
-    /// again.
-    pub(crate) async fn explain(&mut self, failure: anyhow::Error) -> anyhow::Result<()> {
-        let known = failure.downcast_ref::<TopologyError>();
-        if matches!(known, Some(TopologyError::Drift { .. })) || !self.bus.link().borrow().up {
+    /// Recreates the stream if a full disk explains the failure. Otherwise returns the failure, or why the
+    /// stream cannot be recreated yet.
+    pub(super) async fn recover(&mut self, failure: RelayError) -> Result<(), RelayError> {
+        let drift = matches!(failure, RelayError::Topology(TopologyError::Drift { .. }));
+        if drift || !self.bus.link().borrow().up {
             return Err(failure);
         }
         match self.remake_if_stopped().await {
             Ok(true) => Ok(()),
-            Err(error) if error.is::<TopologyError>() => Err(error),
+            Err(error @ RelayError::Topology(_)) => Err(error),
             Ok(false) => Err(failure),
             Err(error) => {
-                debug!(
-                    stream = self.stream.name,
-                    error = format!("{error:#}"),
-                    "no look at its disk"
-                );
+                debug!(stream = self.stream.name, %error, "cannot tell whether its disk was full");
                 Err(failure)
             }
         }
     }
 
-    /// Makes the stream again if its server has stopped writing to it and has room now.
+    /// Recreates the stream if its server has stopped writing to it and has room now.
     ///
     /// # Errors
-    /// [`TopologyError::Drift`] when it is to stay as it is for now, with the reason.
-    pub(crate) async fn remake_if_stopped(&mut self) -> anyhow::Result<bool> {
+    /// [`TopologyError::Drift`] with the reason if it must stay for now.
+    pub(super) async fn remake_if_stopped(&mut self) -> Result<bool, RelayError> {
         let Some((_, words)) = topology::stopped_by_full_disk(&self.bus, self.stream).await else {
             return Ok(false);
         };
         if let Some(wait) = self.remade.wait() {
             let seconds = wait.as_secs();
-            let why = format!("it was made again a moment ago; the next try is in {seconds} s");
+            let why = format!("it was recreated a moment ago; the next attempt is in {seconds} s");
             return Err(self.stays(&words, &why).into());
         }
-        // Such as where the rights for it were taken away.
+        // For example, because the user lacks the permission.
         let cannot = |error: TopologyError| {
             self.stays(&words, &format!("once there is room, restart nats-server ({error})"))
         };
         if !topology::has_room(&self.bus, self.stream).await.map_err(cannot)? {
-            let why = "free some room, and it is made and filled again";
+            let why = "free disk space, and it is recreated and refilled";
             return Err(self.stays(&words, why).into());
         }
         self.verify().await?;
         if let Some(why) = self.holds_what_the_log_does_not().await? {
             return Err(self.stays(&words, &why).into());
         }
-        // Once more, as late as can be: somebody may have restarted the server meanwhile.
+        // Once more, as late as possible: an operator may have restarted the server meanwhile.
         let Some((found, words)) = topology::stopped_by_full_disk(&self.bus, self.stream).await
         else {
             return Ok(false);
@@ -122,10 +87,10 @@ impl StreamRelay {
         warn!(
             stream = self.stream.name,
             error = words,
-            "the server had no room and writes to the stream no more; there is room now: making the stream again"
+            "the disk was full and the server stopped writing to the stream; there is room now, recreating the stream"
         );
         topology::remake(&self.bus, &found).await.map_err(|error| {
-            let why = format!("it cannot be made again ({error}); restart nats-server");
+            let why = format!("it cannot be recreated ({error}); restart nats-server");
             self.stays(&words, &why)
         })?;
         self.remade.now();
@@ -136,15 +101,16 @@ impl StreamRelay {
     fn stays(&self, words: &str, why: &str) -> TopologyError {
         TopologyError::Drift {
             what: format!("stream {}", self.stream.name),
-            why: format!("its server had no room, and writes to it no more ({words}): {why}"),
+            why: format!("its disk was full and the server stopped writing to it ({words}): {why}"),
         }
     }
 
-    /// Why the stream cannot be filled again from the log, if it cannot: a message above what every group
-    /// has acknowledged that is not one of the log's.
-    async fn holds_what_the_log_does_not(&mut self) -> anyhow::Result<Option<String>> {
+    /// Why the stream cannot be refilled from the log, if it cannot: a message that some group has not
+    /// acknowledged is not in the log.
+    async fn holds_what_the_log_does_not(&mut self) -> Result<Option<String>, RelayError> {
         let ours = self.under_way().await?;
-        let (stream, created) = (self.stream.name, self.cursor.created.context("not verified")?);
+        let (stream, created) =
+            (self.stream.name, self.cursor.created.ok_or(RelayError::Unverified)?);
         let state = topology::stream(&self.bus, self.stream).await?;
         let from = self.cursor.acknowledged.max(i64::try_from(state.first_sequence)? - 1) + 1;
         let last = i64::try_from(state.last_sequence)?;
@@ -152,9 +118,8 @@ impl StreamRelay {
             bounded(gaps(&mut self.session()?.connection, stream, created, from, last)).await?;
         if gaps.iter().map(|(from, to)| to - from).sum::<i64>() > LOOKED_AT {
             return Ok(Some(format!(
-                "it holds too many messages that are not known to be of this log; restart \
-                 nats-server, or delete the stream and lose those that others published (more than \
-                 {LOOKED_AT})"
+                "more than {LOOKED_AT} of its messages may not be in this log; restart nats-server, or \
+                 delete the stream and lose those that others published"
             )));
         }
         let sequences: Vec<i64> = gaps.into_iter().flat_map(|(from, to)| from..to).collect();
@@ -168,8 +133,8 @@ impl StreamRelay {
                 let id = message.message_id.split(':').next().and_then(|id| id.parse().ok());
                 if !id.is_some_and(|id| ours.contains(&id)) {
                     return Ok(Some(format!(
-                        "message {sequence} is not of this log and would be lost; restart \
-                         nats-server, or delete the stream if you can do without it"
+                        "message {sequence} is not in this log and would be lost; restart nats-server, \
+                         or delete the stream if you can do without the message"
                     )));
                 }
             }
@@ -177,9 +142,9 @@ impl StreamRelay {
         Ok(None)
     }
 
-    /// The events that may be in the stream though no range says so: those that are next, of the new ones
-    /// and of those that are published again. Whoever published a page failed before it took note of that.
-    async fn under_way(&mut self) -> anyhow::Result<HashSet<Uuid>> {
+    /// The events that may be in the stream though no range says so: the next new ones, and the next to
+    /// republish. A relay may have published a page and died before it recorded that.
+    async fn under_way(&mut self) -> Result<HashSet<Uuid>, RelayError> {
         let (cursor, mut ids) = (self.cursor.clone(), HashSet::new());
         let mut part = Part {
             stream: self.stream.name,
@@ -203,8 +168,8 @@ impl StreamRelay {
     }
 }
 
-/// The sequences from one up to another that no range accounts for, each from and up to but without its
-/// end. A range accounts for its sequences when it has as many events.
+/// The sequences outside every range, as half-open intervals. A range counts only if it has as many events as
+/// sequences.
 async fn gaps(
     connection: &mut PgConnection,
     stream: &str,

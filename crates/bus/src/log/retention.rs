@@ -1,4 +1,4 @@
-//! Empties the partitions of the log that are past their time, and forgets the ranges that spoke of them.
+//! Empties expired partitions of the log, and deletes the ranges of their events.
 
 use std::time::Duration;
 
@@ -7,20 +7,21 @@ use time::OffsetDateTime;
 
 use super::page;
 
-/// How many partitions the log has, and the time that each covers, as in its migration.
+/// How many partitions the log has, as in its migration.
 const SLOTS: i64 = 9;
+/// The time that each covers, in seconds, as in its migration.
 const WINDOW: i64 = 2 * 24 * 3600;
-/// How much a row's time may differ from the one that its slot was computed by.
+/// The largest difference between a row's time and the time that selected its slot, in seconds.
 const MARGIN: i64 = 3600;
 /// How many ranges one statement deletes.
 const PIECE: i64 = 1_000;
 
-/// The slots whose newest window ended longer than `retention` ago and which are not about to be used
-/// again. `now` is in seconds since 1970.
+/// The slots whose newest window ended longer than `retention` ago and that are not about to be reused. `now`
+/// is in seconds since 1970.
 fn past(now: i64, retention: Duration) -> Vec<i64> {
     let retention = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
     let current = now.div_euclid(WINDOW);
-    // The newest window of each slot, and the one that comes next.
+    // The newest window of each slot.
     (current - SLOTS + 1..current)
         .filter(|window| (window + 1) * WINDOW + retention.saturating_add(MARGIN) <= now)
         .filter(|window| now < (window + SLOTS) * WINDOW - MARGIN)
@@ -28,10 +29,10 @@ fn past(now: i64, retention: Duration) -> Vec<i64> {
         .collect()
 }
 
-/// Empties what is past its time. An event that was not published stays, with its whole partition.
+/// Empties expired partitions and returns their slots. A partition with an unpublished event stays.
 ///
 /// # Errors
-/// When the database does, or somebody reads the partition (then it is tried again in a minute).
+/// Any database error, including a lock timeout if another session uses the partition.
 pub(crate) async fn empty(
     connection: &mut PgConnection,
     retention: Duration,
@@ -53,7 +54,7 @@ pub(crate) async fn empty(
 
 async fn truncate(connection: &mut PgConnection, slot: i64) -> Result<bool, sqlx::Error> {
     let mut tx = connection.begin().await?;
-    // Whoever waits for this lock holds up everybody who comes after: not for long.
+    // While this waits for the lock, others queue behind it: not for long.
     sqlx::query("set local lock_timeout = '100ms'").execute(&mut *tx).await?;
     sqlx::query(sqlx::AssertSqlSafe(format!("lock table bus.log_{slot} in access exclusive mode")))
         .execute(&mut *tx)
@@ -71,7 +72,7 @@ async fn truncate(connection: &mut PgConnection, slot: i64) -> Result<bool, sqlx
     Ok(true)
 }
 
-/// Forgets ranges that ended longer than `retention` ago.
+/// Deletes ranges that ended longer than `retention` ago.
 pub(crate) async fn forget_ranges(
     connection: &mut PgConnection,
     retention: Duration,

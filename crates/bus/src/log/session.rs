@@ -1,6 +1,5 @@
-//! The right to relay one stream's events: a session of its own with Postgres that holds an advisory
-//! lock. What moves the cursor is written on that session, so a relay that has lost the lock cannot
-//! write, whatever it still believes.
+//! The right to relay one stream: a Postgres session that holds an advisory lock. The cursor is written on that
+//! session, so a relay that has lost the lock cannot write it, whatever it believes.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -9,19 +8,19 @@ use tokio::time::timeout;
 
 use crate::pool::Pool;
 
-/// How long one statement, or connecting, may take. The server's limit is the same; this one is for a
-/// server that has vanished without a word.
+/// How long one statement, or connecting, may take. The server has the same limit; this one is for a server
+/// that has vanished.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a relay's session asks of the server.
+/// The settings of a relay's session.
 ///
-/// A process that is frozen or cut off loses its session, and the lock, within ten seconds. A process
-/// that was killed loses it at once.
+/// A process that is frozen or cut off loses the session, and with it the lock, within ten seconds. A killed
+/// process loses it at once.
 ///
-/// Commits do not wait for the disk: should Postgres crash, the cursor is a little behind, and what it
-/// forgot goes out again under the same `Nats-Msg-Id`.
+/// Commits do not wait for the disk: if Postgres crashes, the cursor is a little behind, and the events in
+/// between are republished under the same `Nats-Msg-Id`.
 ///
-/// The statements have one right plan each, whatever the statistics say: along the index.
+/// Each statement has one good plan, an index scan, whatever the statistics say.
 const SETTINGS: [(&str, &str); 11] = [
     ("idle_session_timeout", "10s"),
     ("idle_in_transaction_session_timeout", "10s"),
@@ -36,22 +35,22 @@ const SETTINGS: [(&str, &str); 11] = [
     ("tcp_user_timeout", "5000"),
 ];
 
-/// A session with Postgres. Whatever is asked of it is [`bounded`].
+/// A Postgres session. Every statement on it is [`bounded`].
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: PgConnection,
 }
 
 impl Session {
-    /// Opens a session to the pool's database, beside the pool: requests that wait for one of its
-    /// connections do not hold the relay up.
+    /// Opens a session to the pool's database, outside the pool: requests that wait for a connection do not
+    /// delay the relay.
     pub(crate) async fn open(pool: &Pool) -> Result<Self, sqlx::Error> {
         let options: Arc<PgConnectOptions> = pool.connect_options();
         let options = PgConnectOptions::clone(&options).options(SETTINGS);
         Ok(Self { connection: bounded(options.connect()).await? })
     }
 
-    /// Takes the right to relay a stream, if nobody has it.
+    /// Takes the right to relay a stream. `false` if another session has it.
     pub(crate) async fn lock(&mut self, stream: &str) -> Result<bool, sqlx::Error> {
         let lock = sqlx::query_scalar("select pg_try_advisory_lock(hashtextextended($1, 0))")
             .bind(format!("bus relay {stream}"))
@@ -60,8 +59,7 @@ impl Session {
     }
 }
 
-/// Waits for the database no longer than [`STATEMENT_TIMEOUT`]. A session on which that has passed is of
-/// no use any more.
+/// Waits for the database for at most [`STATEMENT_TIMEOUT`]. A session that times out must be dropped.
 pub(crate) async fn bounded<T>(
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

@@ -1,26 +1,26 @@
-//! One page of new events: read, published, and taken note of, in this order.
+//! One page of new events: read, published, and recorded, in this order.
 
-use anyhow::{Context, ensure};
 use sqlx::Connection;
 use tracing::debug;
 
 use super::{
-    Place,
+    error::RelayError,
     page::{self, Part},
+    place::Place,
     ranges::Span,
     session::bounded,
-    stream_relay::StreamRelay,
+    state::StreamRelay,
 };
 
 impl StreamRelay {
-    /// Publishes everything that is there.
-    pub(crate) async fn last_round(&mut self) -> anyhow::Result<()> {
+    /// Publishes every event that waits.
+    pub(super) async fn publish_all(&mut self) -> Result<(), RelayError> {
         while self.publish_page().await? {}
         Ok(())
     }
 
-    /// Publishes the next page of new events. `false` when there was no more than that.
-    pub(crate) async fn publish_page(&mut self) -> anyhow::Result<bool> {
+    /// Publishes the next page of new events. `false` if there are no more.
+    pub(super) async fn publish_page(&mut self) -> Result<bool, RelayError> {
         let cursor = self.cursor.clone();
         let part = Part {
             stream: self.stream.name,
@@ -31,7 +31,7 @@ impl StreamRelay {
         };
         let page = bounded(page::read(&mut self.session()?.connection, part)).await?;
         if page.events.is_empty() && cursor.target.is_none() {
-            // Nothing to take note of, but for a step that later pages will not have to look at.
+            // Nothing to record.
             return Ok(false);
         }
         let mut stored = None;
@@ -47,9 +47,9 @@ impl StreamRelay {
         };
         let stream = self.stream.name;
         let (ranges, cursor) = (&mut self.ranges, &mut self.cursor);
-        let session = self.session.as_mut().context("it is not this relay's turn")?;
-        // One transaction: a range whose events the cursor does not know would be taken for the first
-        // part of what the stream has lost, when they go out again.
+        let session = self.session.as_mut().ok_or(RelayError::NoTurn)?;
+        // One transaction: the events of a range beyond the cursor are published again, and that would look
+        // like a loss of the range.
         let recorded = bounded(async {
             let mut tx = session.connection.begin().await?;
             ranges.record(&mut tx, stream, span, stored, end.is_none()).await?;
@@ -58,18 +58,12 @@ impl StreamRelay {
             tx.commit().await?;
             Ok(written)
         });
-        ensure!(recorded.await?, "the stream's progress was written by somebody else");
+        if !recorded.await? {
+            return Err(RelayError::Overtaken);
+        }
         let published = page.events.len() as u64;
         metrics::counter!("bus_published_total").increment(published);
         debug!(stream, events = published, last_sequence = self.cursor.last_sequence, "published");
         Ok(page.full)
-    }
-
-    pub(crate) async fn store_cursor(&mut self) -> anyhow::Result<()> {
-        let connection =
-            &mut self.session.as_mut().context("it is not this relay's turn")?.connection;
-        let stored = bounded(self.cursor.store(connection, self.stream.name)).await?;
-        anyhow::ensure!(stored, "the stream's progress was written by somebody else");
-        Ok(())
     }
 }

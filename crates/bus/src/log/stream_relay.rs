@@ -1,9 +1,8 @@
-//! The relay of one stream: waits for its turn, then publishes pages, compares the stream, and looks after
-//! what is past its time.
+//! The loop of one stream's relay: it waits for its turn, then publishes pages, verifies the stream, and empties
+//! expired partitions.
 
 use std::time::Duration;
 
-use anyhow::Context;
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
@@ -11,137 +10,66 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+pub(crate) use super::state::StreamRelay;
 use super::{
     cursor::{Cursor, Loaded},
-    import,
-    publish::Publisher,
-    ranges::Ranges,
-    remake::Remade,
-    retention,
+    error::RelayError,
+    import, retention,
     session::{Session, bounded},
-    wake::{self, NOTIFY_GAP, Woken},
+    wake::{self, NOTIFY_GAP},
 };
-use crate::{
-    connection::{Bus, ConnectionState},
-    event::Stream,
-    is_locked,
-    pool::Pool,
-    relay::RETENTION,
-    shutdown::Shutdown,
-    topology::Refusal,
-};
+use crate::{backoff::RETRY, connection::ConnectionState, error::is_locked, shutdown::Shutdown};
 
-/// How often the log is looked at when nobody wakes the relay: what another process wrote. It is also how
-/// often a relay that waits asks for its turn, and below the time after which an idle session ends.
+/// How often the relay polls the log if nothing wakes it, and how often a waiting relay tries to get its turn.
+/// Below the time after which Postgres ends an idle session.
 const POLL: Duration = Duration::from_secs(1);
-/// How often the stream is compared with what it had confirmed.
+/// How often the stream is verified.
 const VERIFY: Duration = Duration::from_secs(5);
-/// How often partitions and ranges past their time are looked for.
+/// How often expired partitions and ranges are removed.
 const RETAIN: Duration = Duration::from_secs(60);
-/// The longest pause after failures.
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a stopping relay tries to send off what is there.
+/// How long a stopping relay keeps publishing.
 const LAST_ROUND: Duration = Duration::from_secs(2);
 
-/// The relay of one stream.
-#[derive(Debug)]
-pub(crate) struct StreamRelay {
-    pub(crate) bus: Bus,
-    pool: Pool,
-    pub(crate) stream: &'static Stream,
-    pub(crate) wake: Woken,
-    /// While it is this relay's turn.
-    pub(crate) session: Option<Session>,
-    pub(crate) cursor: Cursor,
-    pub(crate) ranges: Ranges,
-    /// Since the stream was verified.
-    pub(crate) publisher: Option<Publisher>,
-    /// The groups that the stream has had.
-    pub(crate) groups: Vec<String>,
-    refusal: Refusal,
-    pub(crate) remade: Remade,
-    /// Whether the last confirmed message was there when it was last looked for.
-    pub(crate) last_seen: bool,
-    /// Whether ranges may have to be published again.
-    pub(crate) lost: bool,
-    /// How many events were, since it was last said.
-    pub(crate) refilled: u64,
-}
-
 impl StreamRelay {
-    /// A relay that has not had its turn.
-    pub(crate) fn new(
-        bus: Bus,
-        pool: Pool,
-        stream: &'static Stream,
-        wake: watch::Receiver<()>,
-    ) -> Self {
-        Self {
-            bus,
-            pool,
-            stream,
-            wake: Woken::by(wake),
-            session: None,
-            cursor: Cursor::default(),
-            ranges: Ranges::default(),
-            publisher: None,
-            groups: Vec::new(),
-            refusal: Refusal::of(stream.name),
-            remade: Remade::default(),
-            last_seen: false,
-            lost: true,
-            refilled: 0,
-        }
-    }
-
-    pub(crate) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let (mut backoff, mut failures) = (Duration::ZERO, 0_u32);
+    /// Relays until the process stops.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut backoff = RETRY;
         while !shutdown.has_begun() {
             let ended = self.turn(&shutdown).await;
-            if let Err(error) = ended {
-                // Whatever was under way on the session ends with it.
-                self.session = None;
-                if let Some(pause) = self.refusal.note(&error) {
-                    tokio::select! {
-                        () = shutdown.begun() => break,
-                        () = sleep(pause) => continue,
-                    }
-                }
-                backoff = (backoff * 2).clamp(Duration::from_millis(50), MAX_BACKOFF);
-                // Said once for a row of failures: an outage is not news every second.
-                if failures == 0 {
-                    warn!(
-                        stream = self.stream.name,
-                        error = format!("{error:#}"),
-                        "the relay pauses"
-                    );
+            let Err(error) = ended else {
+                backoff.reset();
+                continue;
+            };
+            // Whatever was in progress on the session ends with it.
+            self.session = None;
+            let refused = match &error {
+                RelayError::Topology(error) => self.refusal.report(error),
+                _ => None,
+            };
+            let pause = refused.unwrap_or_else(|| {
+                // One warning per outage.
+                if backoff.failures() == 0 {
+                    warn!(stream = self.stream.name, %error, "publishing failed, retrying");
                 } else {
                     debug!(
                         stream = self.stream.name,
-                        error = format!("{error:#}"),
-                        failures,
-                        "the relay still pauses"
+                        %error,
+                        failures = backoff.failures(),
+                        "publishing still fails, retrying"
                     );
                 }
-                failures += 1;
-                tokio::select! {
-                    () = shutdown.begun() => break,
-                    () = sleep(backoff.mul_f64(rand::random_range(0.5..=1.0))) => {}
-                }
-            } else {
-                (backoff, failures) = (Duration::ZERO, 0);
+                backoff.pause()
+            });
+            tokio::select! {
+                () = shutdown.begun() => break,
+                () = sleep(pause) => {}
             }
         }
-        Ok(())
     }
 
-    pub(crate) fn session(&mut self) -> anyhow::Result<&mut Session> {
-        self.session.as_mut().context("it is not this relay's turn")
-    }
-
-    /// Waits for this relay's turn, and relays for as long as one connection to NATS holds and nothing
-    /// fails. A process that has lost NATS gives the turn to one that may not have.
-    async fn turn(&mut self, shutdown: &Shutdown) -> anyhow::Result<()> {
+    /// Waits for this relay's turn, then relays while the connection to NATS lasts and nothing fails. A process
+    /// that has lost NATS passes the turn to another, which may still have it.
+    async fn turn(&mut self, shutdown: &Shutdown) -> Result<(), RelayError> {
         self.session = None;
         let mut link = self.bus.link();
         let session = tokio::select! {
@@ -155,28 +83,28 @@ impl StreamRelay {
         if loaded == Loaded::Restored {
             warn!(
                 stream = self.stream.name,
-                "the database has been restored into another cluster: what it may not have published before is published again"
+                "the database was restored into another cluster, republishing events that may not have been published"
             );
         }
         (self.cursor, self.session) = (cursor, Some(session));
         (self.publisher, self.lost) = (None, true);
         self.ranges.forget();
-        debug!(stream = self.stream.name, "this process relays");
+        debug!(stream = self.stream.name, "this process publishes to the stream");
         let epoch = link.borrow_and_update().epoch;
         let mut ended = self.relay(&mut link, epoch, shutdown).await;
         if let Err(failure) = ended {
-            ended = self.explain(failure).await;
+            ended = self.recover(failure).await;
         }
         self.session = None;
         ended
     }
 
-    /// `None` when NATS was lost meanwhile. While it waits, it tells the relay at work of what this
-    /// process commits.
+    /// Waits for the lock. `None` if NATS was lost meanwhile. While it waits, it notifies the active relay of this
+    /// process's commits.
     async fn wait_for_turn(
         &mut self,
         link: &mut watch::Receiver<ConnectionState>,
-    ) -> anyhow::Result<Option<Session>> {
+    ) -> Result<Option<Session>, RelayError> {
         self.bus.connected().await;
         let mut session = Session::open(&self.pool).await?;
         while !session.lock(self.stream.name).await? {
@@ -198,7 +126,7 @@ impl StreamRelay {
         link: &mut watch::Receiver<ConnectionState>,
         epoch: u64,
         shutdown: &Shutdown,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), RelayError> {
         self.remake_if_stopped().await?;
         let now = Instant::now();
         let (mut verify_at, mut retain_at, mut import_at) = (now, now, now);
@@ -207,15 +135,15 @@ impl StreamRelay {
                 return Ok(());
             }
             if shutdown.has_begun() {
-                // Whatever is left is published by the next process; this only spares it the wait.
-                let _ = timeout(LAST_ROUND, self.last_round()).await;
+                // The next process would publish the rest; this only spares it the wait.
+                let _ = timeout(LAST_ROUND, self.publish_all()).await;
                 return Ok(());
             }
             if Instant::now() >= verify_at {
                 self.verify().await?;
                 self.refusal.end();
                 verify_at = Instant::now() + VERIFY;
-                self.say_refilled();
+                self.log_refilled();
             }
             self.wake.reset();
             let mut more = self.publish_page().await?;
@@ -243,26 +171,28 @@ impl StreamRelay {
         }
     }
 
-    /// Takes over a piece of what the release before left. `true` when there may be more.
-    async fn import(&mut self) -> anyhow::Result<bool> {
+    /// Imports a piece of the previous release's outbox. `true` if there may be more.
+    async fn import(&mut self) -> Result<bool, RelayError> {
         let connection = &mut self.session()?.connection;
         let waiting = bounded(import::unpublished(connection)).await?;
         let published = bounded(import::published(connection)).await?;
         Ok(waiting + published > 0)
     }
 
-    async fn retain(&mut self) -> anyhow::Result<()> {
+    /// Empties expired partitions, and deletes expired ranges.
+    async fn retain(&mut self) -> Result<(), RelayError> {
+        let retain_for = self.bus.options.retention;
         let connection = &mut self.session()?.connection;
-        match bounded(retention::empty(connection, RETENTION, OffsetDateTime::now_utc())).await {
+        match bounded(retention::empty(connection, retain_for, OffsetDateTime::now_utc())).await {
             Ok(slots) if slots.is_empty() => {}
-            Ok(slots) => info!(?slots, "emptied partitions of the log past their retention"),
-            // Somebody reads it. It has days.
+            Ok(slots) => info!(?slots, "emptied expired partitions of the log"),
+            // Another session uses it. There are days left.
             Err(error) if is_locked(&error) => {
-                debug!(%error, "a partition of the log is in use, emptying it later");
+                debug!(%error, "a partition of the log is in use, retrying later");
             }
             Err(error) => return Err(error.into()),
         }
-        bounded(retention::forget_ranges(connection, RETENTION)).await?;
+        bounded(retention::forget_ranges(connection, retain_for)).await?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
-//! Compares a stream with what it had confirmed. A server may lose its disk or the end of it, be given
-//! back an older store, be purged, or have messages deleted. Whatever a group may not have had is marked
-//! as lost, for the [`refill`](super::refill) to publish again.
+//! Compares a stream with what it has confirmed. A server may lose its disk or the end of it, get an older
+//! store back, or have messages purged or deleted. Whatever a group may not have received is marked as lost,
+//! for the [`refill`](super::refill) to republish.
 
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -8,26 +8,27 @@ use tracing::{debug, error};
 use uuid::Uuid;
 
 use super::{
+    error::RelayError,
     losses::{Loss, PIECE, mark, newest},
     publish::Publisher,
     ranges::Stored,
     session::bounded,
-    stream_relay::StreamRelay,
+    state::StreamRelay,
 };
 use crate::{
     connection::Bus,
-    to_microseconds,
+    text::to_microseconds,
     topology::{self, GroupState, StreamState},
 };
 
-/// How many holes are asked for by their sequences. With more, everything that a group may not have had
-/// counts as lost.
+/// How many deleted messages are identified by their sequences. With more, everything that a group may not have
+/// received counts as lost.
 const HOLES: i64 = 100_000;
 
 impl StreamRelay {
-    /// Makes sure of the stream, compares it, and marks what it has lost.
-    pub(crate) async fn verify(&mut self) -> anyhow::Result<()> {
-        // Before the stream itself: a purge moves what groups have acknowledged as well.
+    /// Ensures the stream, compares it, and marks what it has lost.
+    pub(super) async fn verify(&mut self) -> Result<(), RelayError> {
+        // Before the stream itself: a purge also moves what groups have acknowledged.
         let groups = topology::groups(&self.bus, self.stream).await;
         let state = topology::stream(&self.bus, self.stream).await?;
         let created = to_microseconds(state.created);
@@ -47,7 +48,7 @@ impl StreamRelay {
         cursor.first_sequence = i64::try_from(state.first_sequence)?;
         cursor.deleted = i64::try_from(state.deleted)?;
         cursor.acknowledged = if replaced { 0 } else { cursor.acknowledged.min(last) };
-        // Only while the stream is known to be the one that was acknowledged.
+        // Only if the stream is known to be the one whose events were acknowledged.
         if let Ok(groups) = groups
             && losses.is_empty()
             && self.last_seen
@@ -66,8 +67,8 @@ impl StreamRelay {
         Ok(())
     }
 
-    /// Keeps what every group has acknowledged. While one is missing, its place is not known.
-    fn note_groups(&mut self, groups: Vec<GroupState>) -> anyhow::Result<()> {
+    /// Stores up to where every group has acknowledged, unless a group is missing, whose place is unknown.
+    fn note_groups(&mut self, groups: Vec<GroupState>) -> Result<(), RelayError> {
         let complete = self.groups.iter().all(|name| groups.iter().any(|g| g.name == *name));
         if let (Some(lowest), true) = (groups.iter().map(|g| g.acknowledged).min(), complete) {
             self.cursor.acknowledged = self.cursor.acknowledged.max(i64::try_from(lowest)?);
@@ -84,7 +85,7 @@ impl StreamRelay {
         &mut self,
         state: &StreamState,
         created: OffsetDateTime,
-    ) -> anyhow::Result<Vec<Loss>> {
+    ) -> Result<Vec<Loss>, RelayError> {
         let (first, last) =
             (i64::try_from(state.first_sequence)?, i64::try_from(state.last_sequence)?);
         let deleted = i64::try_from(state.deleted)?;
@@ -99,7 +100,7 @@ impl StreamRelay {
             }
             Some(_) => losses.extend(self.overwritten().await?),
         }
-        // A stream that never held anything has none, or 1.
+        // The first sequence of a stream that never held a message is 0 or 1.
         if first > self.cursor.first_sequence.max(1) {
             losses.push(Loss::Below(first));
         }
@@ -112,8 +113,8 @@ impl StreamRelay {
         Ok(losses)
     }
 
-    /// What the stream was given back without, and others have written over.
-    async fn overwritten(&mut self) -> anyhow::Result<Vec<Loss>> {
+    /// The ranges that others have overwritten since the stream got an older store back.
+    async fn overwritten(&mut self) -> Result<Vec<Loss>, RelayError> {
         let Some(last_id) = self.cursor.last_id else { return Ok(Vec::new()) };
         let held = self.holds(self.cursor.last_sequence, last_id).await?;
         self.last_seen = held == Some(true);
@@ -123,8 +124,9 @@ impl StreamRelay {
         Ok(Vec::new())
     }
 
-    /// The last that the stream has confirmed and not lost. "Not known" would hide the next loss.
-    async fn look_up_last_confirmed(&mut self) -> anyhow::Result<()> {
+    /// Sets the cursor to the last message that the stream has confirmed and not lost. Without it, the next
+    /// loss would go unnoticed.
+    async fn look_up_last_confirmed(&mut self) -> Result<(), RelayError> {
         let Some(created) = self.cursor.created else { return Ok(()) };
         let stream = self.stream.name;
         let newest = newest(&mut self.session()?.connection, stream, created, i64::MAX);
@@ -134,9 +136,9 @@ impl StreamRelay {
         Ok(())
     }
 
-    /// Each range below a sequence whose last message is not there any more, from the newest back to one
-    /// whose is.
-    async fn overwritten_below(&mut self, mut below: i64) -> anyhow::Result<Vec<Loss>> {
+    /// Each range below a sequence whose last message is gone, from the newest back to the first one whose
+    /// last message is still there.
+    async fn overwritten_below(&mut self, mut below: i64) -> Result<Vec<Loss>, RelayError> {
         let Some(created) = self.cursor.created else { return Ok(Vec::new()) };
         let mut losses = Vec::new();
         loop {
@@ -147,7 +149,7 @@ impl StreamRelay {
                 return Ok(losses);
             }
             for (number, last_sequence, last_id) in ranges {
-                // What is below the first sequence was purged or is past its age: another matter.
+                // Below the first sequence it was purged or expired, which is another kind of loss.
                 let gone = last_sequence < self.cursor.first_sequence;
                 if gone || self.holds(last_sequence, last_id).await? == Some(true) {
                     return Ok(losses);
@@ -158,9 +160,9 @@ impl StreamRelay {
         }
     }
 
-    /// Whether the stream holds at a sequence what one publication stored there. `None` when it holds
-    /// nothing there. What the release before published is known by its event.
-    async fn holds(&self, sequence: i64, id: Uuid) -> anyhow::Result<Option<bool>> {
+    /// Whether the stream holds at a sequence what a publication stored there. `None` if it holds nothing
+    /// there. Messages of the previous release have the event's id instead.
+    async fn holds(&self, sequence: i64, id: Uuid) -> Result<Option<bool>, RelayError> {
         let sequence = u64::try_from(sequence)?;
         let found = topology::message(&self.bus, self.stream.name, sequence).await?;
         Ok(found.map(|message| match message.publication {
@@ -169,14 +171,14 @@ impl StreamRelay {
         }))
     }
 
-    /// What a confirmation tells of the stream. Looked at for every page, as a stream may lose its end and
-    /// have others write over it between two comparisons; and before the cursor moves, so that a relay
-    /// which dies in between leaves nothing to be found out.
-    pub(crate) async fn note(&mut self, stored: &Stored) -> anyhow::Result<()> {
+    /// Detects a loss from a confirmation. For every page, because a stream may lose its end and others may
+    /// overwrite it between two verifications. Before the cursor moves, so that a relay that dies in between
+    /// hides no loss.
+    pub(super) async fn check_confirmation(&mut self, stored: &Stored) -> Result<(), RelayError> {
         let Some(created) = self.cursor.created else { return Ok(()) };
         let first = stored.first_sequence;
         let losses = if first <= self.cursor.last_sequence {
-            // It was confirmed before: the stream has lost its end and counts it anew.
+            // The sequence was confirmed before: the stream has lost its end and reuses sequences.
             let mut losses = vec![Loss::From(first)];
             losses.extend(self.overwritten_below(first).await?);
             losses
@@ -187,26 +189,23 @@ impl StreamRelay {
             self.mark(created, loss).await?;
         }
         if !losses.is_empty() {
-            // Holes that were there were in what is lost.
+            // The deleted messages were in the lost part.
             self.cursor.deleted = 0;
             self.look_up_last_confirmed().await?;
         }
         Ok(())
     }
 
-    /// Marks the ranges that a loss touches, piece by piece.
-    pub(crate) async fn mark(
-        &mut self,
-        created: OffsetDateTime,
-        loss: &Loss,
-    ) -> anyhow::Result<()> {
+    /// Marks the ranges that a loss affects, piece by piece.
+    async fn mark(&mut self, created: OffsetDateTime, loss: &Loss) -> Result<(), RelayError> {
+        let retention = self.bus.options.retention;
         self.ranges.forget();
         let acknowledged = self.cursor.acknowledged;
         let mut events = 0;
         loop {
             let (stream, connection) = (self.stream.name, &mut self.session()?.connection);
             let (ranges, lost) =
-                bounded(mark(connection, stream, created, acknowledged, loss)).await?;
+                bounded(mark(connection, stream, created, acknowledged, retention, loss)).await?;
             events += lost;
             if ranges < PIECE {
                 break;
@@ -218,18 +217,18 @@ impl StreamRelay {
                 stream = self.stream.name,
                 events,
                 loss = loss.name(),
-                "the stream has lost events, publishing them again"
+                "the stream has lost events, republishing them"
             );
         } else {
-            // By age, say. What every group had is no loss.
+            // Expired, for example. What every group has acknowledged is no loss.
             debug!(stream = self.stream.name, loss = loss.name(), "the stream holds fewer events");
         }
         Ok(())
     }
 }
 
-/// The sequences that a stream misses. `None` when there are too many to ask for.
-async fn holes(bus: &Bus, stream: &str, deleted: i64) -> anyhow::Result<Option<Vec<i64>>> {
+/// The sequences of deleted messages. `None` if there are too many to list.
+async fn holes(bus: &Bus, stream: &str, deleted: i64) -> Result<Option<Vec<i64>>, RelayError> {
     #[derive(Deserialize)]
     struct Info {
         state: State,

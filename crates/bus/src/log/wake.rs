@@ -1,5 +1,5 @@
-//! How the relay at work hears of commits: those of its own process at once, those of others through
-//! Postgres. Without either it looks by itself once a second.
+//! How the active relay learns of commits: those of its own process at once, those of others through Postgres
+//! notifications. Without either, it polls once a second.
 
 use std::time::Duration;
 
@@ -15,16 +15,14 @@ use tokio::{
 use tracing::debug;
 
 use super::session::{Session, bounded};
-use crate::pool::Pool;
+use crate::{backoff::RETRY, pool::Pool};
 
-/// The least time between two notifications of one process. Each is a transaction for Postgres.
+/// The shortest time between two notifications of one process. Each is a transaction for Postgres.
 pub(crate) const NOTIFY_GAP: Duration = Duration::from_millis(2);
-/// How long nothing may be heard before the connection is asked whether it is alive.
+/// After how long without a notification the connection is checked.
 const QUIET: Duration = Duration::from_secs(10);
-/// The pause before listening again after a failure.
-const PAUSE: Duration = Duration::from_secs(1);
 
-/// What wakes a relay.
+/// Wakes a relay.
 #[derive(Debug)]
 pub(crate) struct Woken {
     own: watch::Receiver<()>,
@@ -33,7 +31,7 @@ pub(crate) struct Woken {
 }
 
 impl Woken {
-    /// Woken by the commits of its own process, for now.
+    /// Woken by the commits of its own process.
     pub(crate) fn by(own: watch::Receiver<()>) -> Self {
         let (others, heard) = watch::channel(());
         Self { own, others, heard }
@@ -44,13 +42,13 @@ impl Woken {
         self.own.has_changed().unwrap_or(false) || self.heard.has_changed().unwrap_or(false)
     }
 
-    /// From here on.
+    /// Forgets the commits so far.
     pub(crate) fn reset(&mut self) {
         self.own.borrow_and_update();
         self.heard.borrow_and_update();
     }
 
-    /// Waits until something is committed, here or elsewhere.
+    /// Waits for a commit, here or elsewhere.
     pub(crate) async fn woken(&mut self) {
         tokio::select! {
             _ = self.own.changed() => {}
@@ -58,30 +56,32 @@ impl Woken {
         }
     }
 
-    /// Waits until something is committed in this process.
+    /// Waits for a commit in this process.
     pub(crate) async fn woken_here(&mut self) {
         if self.own.changed().await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// Listens to other processes for as long as what is returned lives.
+    /// Listens to the commits of other processes until the returned value is dropped.
     pub(crate) fn listen(&self, pool: &Pool, stream: &str) -> Listening {
         let options = (*pool.connect_options()).clone();
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
         let (channel, others) = (channel(stream), self.others.clone());
         Listening(tokio::spawn(async move {
+            let mut backoff = RETRY;
             loop {
-                if let Err(error) = hear(&pool, &channel, &others).await {
-                    debug!(%error, "cannot hear of other processes' events");
+                match listen_once(&pool, &channel, &others).await {
+                    Ok(()) => backoff.reset(),
+                    Err(error) => debug!(%error, "cannot listen to the commits of other processes"),
                 }
-                sleep(PAUSE).await;
+                sleep(backoff.pause()).await;
             }
         }))
     }
 }
 
-/// Ends the listening when dropped.
+/// Stops listening when dropped.
 #[derive(Debug)]
 pub(crate) struct Listening(JoinHandle<()>);
 
@@ -91,7 +91,7 @@ impl Drop for Listening {
     }
 }
 
-/// Tells the process whose relay is at work that something was committed.
+/// Notifies the process with the active relay of a commit.
 pub(crate) async fn notify(session: &mut Session, stream: &str) -> Result<(), sqlx::Error> {
     let notify = sqlx::query("select pg_notify($1, '')").bind(channel(stream));
     bounded(notify.execute(&mut session.connection)).await?;
@@ -102,7 +102,11 @@ fn channel(stream: &str) -> String {
     format!("bus log {stream}")
 }
 
-async fn hear(pool: &PgPool, channel: &str, others: &watch::Sender<()>) -> Result<(), sqlx::Error> {
+async fn listen_once(
+    pool: &PgPool,
+    channel: &str,
+    others: &watch::Sender<()>,
+) -> Result<(), sqlx::Error> {
     let mut listener = bounded(PgListener::connect_with(pool)).await?;
     bounded(listener.listen(channel)).await?;
     loop {
@@ -110,7 +114,7 @@ async fn hear(pool: &PgPool, channel: &str, others: &watch::Sender<()>) -> Resul
             Ok(Ok(Some(_))) => {
                 others.send_replace(());
             }
-            // The connection was lost, and what was said meanwhile.
+            // The connection was lost, and notifications with it.
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error),
             Err(_) => {

@@ -1,4 +1,4 @@
-//! The connections of a pool, and one of them in somebody's hands.
+//! The connections of a pool, and one of them on loan.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,20 +12,20 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long a connection may take to say that it is alive. One that does not is dropped.
+/// How long a connection may take to answer a ping. One that does not is dropped.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection may idle before it is asked whether it is alive. Below that the question
-/// would cost more than it finds.
+/// How long a connection may be idle without a ping before its next use. Below that, pings cost more than they
+/// find.
 const FRESH: Duration = Duration::from_millis(500);
-/// How old a connection may become, so that load finds its way to servers that were added.
+/// The oldest a connection gets, so that load reaches servers that were added.
 const MAX_AGE: Duration = Duration::from_mins(30);
 
-/// The connections that were opened since the pool began, or was last renewed.
+/// The connections opened since the pool was created or last renewed.
 pub(super) struct Generation {
     pub(super) renewed: Option<Instant>,
     pub(super) permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
-    /// When one of them last finished its work, or was found alive.
+    /// When one of them last finished work or answered a ping.
     served: Mutex<Option<Instant>>,
 }
 
@@ -35,8 +35,8 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection of the pool that somebody has. Dropped, it goes back once it is known to be alive and
-/// rolled back, or is closed when that takes too long.
+/// A connection on loan. When dropped, it is returned once it has answered a ping and rolled back, or closed if
+/// that takes too long.
 pub(super) struct Lent {
     connection: Option<PgConnection>,
     opened: Instant,
@@ -50,7 +50,7 @@ impl Generation {
         Self { renewed, permits, idle: Mutex::default(), served: Mutex::default() }
     }
 
-    /// Lends no more. Returns what was idle.
+    /// Closes this generation and returns its idle connections.
     pub(super) fn end(&self) -> Vec<PgConnection> {
         self.permits.close();
         lock(&self.idle).drain(..).map(|idle| idle.connection).collect()
@@ -60,7 +60,7 @@ impl Generation {
         lock(&self.served).is_some_and(|served| served.elapsed() < time)
     }
 
-    /// A connection that was idle and is alive, with when it was opened.
+    /// An idle connection that is alive, and when it was opened.
     pub(super) async fn reuse(&self) -> Option<(PgConnection, Instant)> {
         loop {
             let mut idle = lock(&self.idle).pop()?;
@@ -70,13 +70,13 @@ impl Generation {
             if idle.since.elapsed() < FRESH || is_alive(&mut idle.connection).await {
                 return Some((idle.connection, idle.opened));
             }
-            // The others have been idle for longer, and are not worth a second each to ask.
+            // The others have been idle for longer. Pinging them could cost a second each.
             lock(&self.idle).clear();
         }
     }
 
-    /// Takes back a connection that is alive and has nothing open.
-    fn keep(&self, connection: PgConnection, opened: Instant) {
+    /// Returns a connection that is alive and has no open transaction.
+    fn put_back(&self, connection: PgConnection, opened: Instant) {
         let now = Instant::now();
         *lock(&self.served) = Some(now);
         if !self.permits.is_closed() {
@@ -95,10 +95,10 @@ impl Lent {
         Self { connection: Some(connection), opened, permit: Some(permit), generation }
     }
 
-    /// Gives back a connection that is known to be alive and to have nothing open.
+    /// Returns a connection known to be alive and without an open transaction.
     pub(super) fn give_back(mut self) {
         if let Some(connection) = self.connection.take() {
-            self.generation.keep(connection, self.opened);
+            self.generation.put_back(connection, self.opened);
         }
     }
 }
@@ -109,13 +109,13 @@ impl Drop for Lent {
         else {
             return;
         };
-        // Without a runtime, nobody is left to use it.
+        // Without a runtime, nothing is left to use it.
         let Ok(runtime) = Handle::try_current() else { return };
         let (generation, opened) = (self.generation.clone(), self.opened);
         runtime.spawn(async move {
-            // A transaction that was dropped is rolled back by this, too.
+            // The ping also rolls back a transaction that was dropped.
             if is_alive(&mut connection).await {
-                generation.keep(connection, opened);
+                generation.put_back(connection, opened);
             }
             drop(permit);
         });
@@ -126,17 +126,17 @@ impl std::ops::Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.connection.as_ref().expect("it is taken only by who consumes or drops this")
+        self.connection.as_ref().expect("only `give_back` and `drop` take the connection")
     }
 }
 
 impl std::ops::DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("it is taken only by who consumes or drops this")
+        self.connection.as_mut().expect("only `give_back` and `drop` take the connection")
     }
 }
 
-/// Whether a connection answers in time.
+/// Whether a connection answers a ping in time.
 pub(crate) async fn is_alive(connection: &mut PgConnection) -> bool {
     matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(())))
 }

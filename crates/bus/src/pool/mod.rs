@@ -1,9 +1,8 @@
-//! Connections to Postgres, lent for one piece of work that must end in time. Nothing here waits for
-//! a peer that has vanished: not the work, not the return of its connection, not the next in line.
+//! A pool of Postgres connections in which everything has a timeout: the work on a connection, its return to the
+//! pool, and the wait for the next one. Nothing waits for a peer that has vanished.
 //!
-//! This is not sqlx's pool. That one asks a connection whether it is alive when it comes back, with
-//! no bound on the answer, and counts it against the pool's size until the kernel gives up on it a
-//! quarter of an hour later. After a failover that is every connection there is.
+//! It is not sqlx's pool. That one pings a returned connection without a timeout, and counts it against the pool's
+//! size until the kernel gives up on it a quarter of an hour later. After a failover, that is every connection.
 
 mod lent;
 
@@ -20,22 +19,24 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::database_is_away;
+use crate::{backoff::Backoff, error::database_is_away};
 pub(crate) use lent::is_alive;
 use lent::{Generation, Lent, PING_TIMEOUT, lock};
 
-/// How long to wait for a connection: for one to come back, to be found alive, or to be opened.
+/// How long to wait for a connection to be returned, checked, or opened.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one piece of work may take: the longest statement (5 s), and a little for the others.
-/// With [`ACQUIRE_TIMEOUT`], below the 10 s of a whole HTTP request.
+/// How long the work on a connection may take: the longest statement (5 s) and some slack. With
+/// [`ACQUIRE_TIMEOUT`], it fits into an HTTP request of 10 s.
 const WORK_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long a renewed pool is not renewed again. By then whoever had a connection before has given it
-/// back, so that there are never more than twice as many connections as the pool is large.
+/// How soon a renewed pool can be renewed again. By then every older connection has been returned, so that there
+/// are never more than twice as many connections as the pool's size.
 const RENEWED: Duration = Duration::from_secs(10);
-/// The pause between two tries to open a connection, while someone waits for it.
-const CONNECT_RETRY: Duration = Duration::from_millis(50);
+/// The pause between attempts to open a connection, while a caller waits for it.
+const CONNECT_RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(100));
+/// How often [`Pool::close`] checks whether every connection was returned.
+const CLOSE_POLL: Duration = Duration::from_millis(50);
 
-/// A bounded number of connections to one database. Clones share them.
+/// A limited number of connections to one database. Clones share them.
 #[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -55,17 +56,17 @@ impl Pool {
         Self { shared: Arc::new(Shared { options: Arc::new(options), size, current }) }
     }
 
-    /// How its connections are opened.
+    /// The options that its connections are opened with.
     #[must_use]
     pub fn connect_options(&self) -> Arc<PgConnectOptions> {
         self.shared.options.clone()
     }
 
-    /// Lends a connection for this work, which has 6 s once it has the connection.
+    /// Does this work on a connection. It may take 6 s once it has one.
     ///
     /// # Errors
-    /// The work's own; and [`sqlx::Error::PoolTimedOut`] when no connection could be had within 3 s,
-    /// [`sqlx::Error::Io`] when the work did not end in time.
+    /// The work's own; [`sqlx::Error::PoolTimedOut`] if there was no connection within 3 s;
+    /// [`sqlx::Error::Io`] if the work took too long.
     pub async fn run<T, E: From<sqlx::Error>>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
@@ -75,11 +76,11 @@ impl Pool {
         done.unwrap_or_else(|_| Err(late(WORK_TIMEOUT).into()))
     }
 
-    /// Does this work in a transaction, which has 6 s once it has a connection: committed when the work
-    /// succeeds. When it fails, it is rolled back before this returns, so that no lock outlasts it.
+    /// Does this work in a transaction, which may take 6 s once it has a connection. It commits if the work
+    /// succeeds. If the work fails, it rolls back before this returns, so that no lock outlasts it.
     ///
     /// # Errors
-    /// As of [`Self::run`]. Whether a commit that was late has happened is not known.
+    /// As [`Self::run`]. After a timeout, the transaction may or may not have committed.
     pub async fn transaction<T, E: From<sqlx::Error>>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
@@ -87,10 +88,10 @@ impl Pool {
         self.transaction_within(WORK_TIMEOUT, "begin", work).await
     }
 
-    /// The same with another bound, and with another statement to begin with.
+    /// The same with another timeout and another `begin` statement.
     ///
     /// # Errors
-    /// As of [`Self::transaction`].
+    /// As [`Self::transaction`].
     pub async fn transaction_within<T, E: From<sqlx::Error>>(
         &self,
         limit: Duration,
@@ -103,7 +104,7 @@ impl Pool {
             match work(&mut tx).await {
                 Ok(done) => tx.commit().await.map(|()| done).map_err(E::from),
                 Err(error) => {
-                    // That it fails is no news: the connection is gone, and the transaction with it.
+                    // If it fails, the connection is gone, and the transaction with it.
                     let _ = tx.rollback().await;
                     Err(error)
                 }
@@ -111,7 +112,7 @@ impl Pool {
         });
         match done.await {
             Ok(Ok(done)) => {
-                // A commit was answered: nothing is open on it, and it is alive.
+                // The commit was answered, so the connection is alive and has no open transaction.
                 lent.give_back();
                 Ok(done)
             }
@@ -135,16 +136,16 @@ impl Pool {
         timeout(ACQUIRE_TIMEOUT, lent).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Whether a connection has done its work within this time: a pool that is busy serves, too.
+    /// Whether work on any connection succeeded within this time. A busy pool counts as serving.
     #[must_use]
     pub fn served_within(&self, time: Duration) -> bool {
         self.generation().served_within(time)
     }
 
-    /// Leaves all connections to those who have them, and begins with none: to be called when
-    /// connections have fallen silent while new ones are answered. Whoever waits gets a new one.
+    /// Abandons all connections and opens new ones: for when connections no longer answer but new ones do.
+    /// Waiting callers get a new one.
     ///
-    /// Does nothing, and says so by `false`, within 10 s of the last time.
+    /// Does nothing and returns `false` within 10 s of the last renewal.
     #[must_use]
     pub fn renew(&self) -> bool {
         let old = {
@@ -160,7 +161,7 @@ impl Pool {
         true
     }
 
-    /// Lends no more. Waits for what is lent to come back; the caller bounds that.
+    /// Closes the pool and waits until every connection is returned. The caller sets a timeout.
     pub async fn close(&self) {
         let generation = self.generation();
         let idle = generation.end();
@@ -168,7 +169,7 @@ impl Pool {
             let _ = timeout(PING_TIMEOUT, connection.close()).await;
         }
         while generation.permits.available_permits() < self.shared.size {
-            sleep(CONNECT_RETRY).await;
+            sleep(CLOSE_POLL).await;
         }
     }
 
@@ -189,21 +190,22 @@ impl Pool {
         if let Some((connection, opened)) = generation.reuse().await {
             return Ok(Lent::new(connection, opened, permit, generation));
         }
+        let mut backoff = CONNECT_RETRY;
         loop {
             match self.shared.options.connect().await {
                 Ok(new) => return Ok(Lent::new(new, Instant::now(), permit, generation)),
-                // As while it restarts. Who waits gives up in time.
+                // For example, while Postgres restarts. The caller's timeout ends this.
                 Err(error) if database_is_away(&error) => debug!(%error, "cannot connect"),
                 Err(error) => return Err(error),
             }
-            sleep(CONNECT_RETRY).await;
+            sleep(backoff.pause()).await;
         }
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not its options: they have the password.
+        // Not its options: they hold the password.
         f.debug_struct("Pool").field("size", &self.shared.size).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,12 @@
-//! A queue group's consumer as it must be, and how one differs from that.
+//! The settings of a queue group's consumer, and how a found one differs.
 //!
 //! | Setting | What a member does about an edit |
 //! |---|---|
-//! | filter lacks a subject, deliver policy, ack policy, max_deliver, headers_only | made again: it may have passed over events |
-//! | deliver_subject, replay policy, max_waiting too small | made again: the server does not let them be changed |
-//! | filter has more subjects, ack_wait, max_ack_pending, backoff, inactive_threshold, rate limit, priority groups, limits of one request | set right |
-//! | paused | resumed |
-//! | description, metadata, replicas, memory storage, sampling | the operator's choice |
+//! | filter lacks a subject, deliver policy, ack policy, max_deliver, headers_only | recreates the consumer: it may have skipped events |
+//! | deliver_subject, replay policy, max_waiting too small | recreates the consumer: the server does not let them be changed |
+//! | filter has more subjects, ack_wait, max_ack_pending, backoff, inactive_threshold, rate limit, priority groups, limits of one request | corrects it |
+//! | paused | resumes it |
+//! | description, metadata, replicas, memory storage, sampling | nothing: the operator's choice |
 
 use std::time::Duration;
 
@@ -14,32 +14,32 @@ use async_nats::jetstream::consumer::{
     AckPolicy, Config, DeliverPolicy, PriorityPolicy, ReplayPolicy,
 };
 
-use super::{ACK_WAIT, MAX_ACK_PENDING};
+use crate::options::Options;
 
-/// How many open requests of members a consumer must take: one each. It is the server's default.
+/// How many open requests a consumer must accept: one per member. It is the server's default.
 const MIN_WAITING: i64 = 512;
-/// In the consumer's metadata: every subject that a release has wanted, with spaces between.
+/// In the consumer's metadata: every subject that some release wants, separated by spaces.
 const SUBJECTS: &str = "bus.subjects";
-/// In the consumer's metadata: the sequence at which the bus let it begin.
+/// In the consumer's metadata: the sequence at which the bus made it start.
 pub(super) const FROM: &str = "bus.from";
 
-/// How a consumer differs from what it must be.
+/// How a consumer differs from the settings that it must have.
 #[derive(Debug, Default)]
 pub(super) struct Drift {
     /// What differs, for the log.
     pub(super) changes: Vec<String>,
-    /// It may have passed over events.
+    /// It may have skipped events.
     pub(super) passed_over: bool,
-    /// The server does not let it be changed.
+    /// The server does not let the setting be changed.
     pub(super) fixed: bool,
 }
 
-/// A setting: its name, whether it differs, and what it was.
+/// A setting: its name, whether it differs, and its value.
 type Setting = (&'static str, bool, String);
 
 impl Drift {
-    /// How a consumer differs for a release that takes these subjects.
-    pub(super) fn of(found: &Config, own: &[&str]) -> Self {
+    /// How a consumer differs, for a release that takes these subjects.
+    pub(super) fn of(found: &Config, own: &[&str], options: &Options) -> Self {
         let (passed_over, fixed) = (may_have_passed_over(found, own), fixed(found));
         let differs = |settings: &[Setting]| settings.iter().any(|(_, differs, _)| *differs);
         Self {
@@ -48,7 +48,7 @@ impl Drift {
             changes: passed_over
                 .into_iter()
                 .chain(fixed)
-                .chain(mendable(found, own))
+                .chain(correctable(found, own, options))
                 .filter(|(_, differs, _)| *differs)
                 .map(|(name, _, was)| format!("{name}: was {was}"))
                 .collect(),
@@ -90,8 +90,8 @@ fn fixed(found: &Config) -> Vec<Setting> {
     ]
 }
 
-fn mendable(found: &Config, own: &[&str]) -> Vec<Setting> {
-    let (filter, right) = (filter(found), right(found, own));
+fn correctable(found: &Config, own: &[&str], options: &Options) -> Vec<Setting> {
+    let (filter, right) = (filter(found), corrected(found, own, options));
     let other_filter = !lacks(&filter, own) && filter != right.filter_subjects;
     let pending = found.max_ack_pending;
     let (wait, backoff, groups) = (found.ack_wait, &found.backoff, &found.priority_groups);
@@ -110,8 +110,8 @@ fn mendable(found: &Config, own: &[&str]) -> Vec<Setting> {
     ]
 }
 
-/// The configuration as it must be, with what is the operator's choice as it was found.
-pub(super) fn right(found: &Config, own: &[&str]) -> Config {
+/// The corrected settings. Those that are the operator's choice stay.
+pub(super) fn corrected(found: &Config, own: &[&str], options: &Options) -> Config {
     let mut config = found.clone();
     let wanted = found.metadata.get(SUBJECTS).map(String::as_str).unwrap_or_default();
     let wanted = wanted.split_whitespace().chain(own.iter().copied());
@@ -120,11 +120,11 @@ pub(super) fn right(found: &Config, own: &[&str]) -> Config {
     subjects.dedup();
     config.metadata.insert(SUBJECTS.to_owned(), subjects.join(" "));
     (config.filter_subject, config.filter_subjects) = (String::new(), subjects);
-    (config.ack_policy, config.ack_wait) = (AckPolicy::Explicit, ACK_WAIT);
-    // The bus counts attempts itself, event by event; a limit here would let events fall silently
-    // out of the group after a bad night.
+    (config.ack_policy, config.ack_wait) = (AckPolicy::Explicit, options.ack_wait);
+    // The bus counts attempts per event. A limit here would silently drop events from the group after a
+    // long outage.
     (config.max_deliver, config.backoff) = (-1, Vec::new());
-    (config.max_ack_pending, config.rate_limit) = (MAX_ACK_PENDING, 0);
+    (config.max_ack_pending, config.rate_limit) = (options.max_ack_pending, 0);
     (config.headers_only, config.inactive_threshold) = (false, Duration::ZERO);
     (config.max_batch, config.max_bytes, config.max_expires) = (0, 0, Duration::ZERO);
     (config.priority_policy, config.priority_groups) = (PriorityPolicy::None, Vec::new());
@@ -132,7 +132,7 @@ pub(super) fn right(found: &Config, own: &[&str]) -> Config {
     config
 }
 
-/// The subjects that a consumer takes, sorted. None are all.
+/// The subjects that a consumer takes, sorted. None means all.
 fn filter(found: &Config) -> Vec<String> {
     let mut subjects = found.filter_subjects.clone();
     if !found.filter_subject.is_empty() {

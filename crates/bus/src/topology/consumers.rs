@@ -1,13 +1,11 @@
-//! A queue group's consumer as it must be: made if missing, set right, or deleted and made again where it
-//! has passed over events or the server does not let a setting be changed.
+//! A queue group's consumer: created if missing, corrected if edited, and recreated if it has skipped events or
+//! the server does not let a setting be changed. [`config`](super::config) has the table.
 //!
-//! [`config`](super::config) has the table.
+//! A recreated consumer starts after what the group had acknowledged when this member last saw it correct, or at
+//! the start of the stream if it never did. The inbox recognizes events that took effect.
 //!
-//! Made again, it begins after what the group had acknowledged when this member last saw it right; when the
-//! member has not, at the beginning of the stream. The inbox passes over what took effect.
-//!
-//! The metadata says which subjects some release wanted, and where the bus let the consumer begin. An older
-//! release beside a newer one finds the newer one's subjects there and leaves them in the filter.
+//! The metadata holds the subjects that some release wants, and where the bus made the consumer start. An older
+//! release beside a newer one keeps the newer one's subjects in the filter.
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -21,17 +19,17 @@ use tracing::{info, warn};
 
 use super::{
     StreamState, TopologyError, away, bounded,
-    config::{Drift, FROM, right},
+    config::{Drift, FROM, corrected},
 };
 use crate::{connection::Bus, event::Stream};
 
-/// A queue group, looked after by one of its members.
+/// A queue group, as one of its members ensures it.
 #[derive(Debug)]
 pub(crate) struct Group {
     name: &'static str,
     stream: &'static Stream,
     subjects: &'static [&'static str],
-    /// What the group had acknowledged when its consumer was last seen right, and of which stream.
+    /// What the group had acknowledged when its consumer was last seen correct, and the stream's creation time.
     acknowledged: Option<(OffsetDateTime, u64)>,
 }
 
@@ -45,18 +43,18 @@ impl Group {
         Self { name, stream, subjects, acknowledged: None }
     }
 
-    /// Forgets what the group had acknowledged: behind a new connection may be a server with an older
-    /// store, whose sequences are of other events.
+    /// Forgets what the group had acknowledged: after a reconnect, the server may have an older store, whose
+    /// sequences are of other events.
     pub(crate) fn forget(&mut self) {
         self.acknowledged = None;
     }
 
-    /// Makes sure of the group's consumer. `state` is what the stream has just said of itself; without
-    /// it, a consumer that is made again begins at the beginning.
+    /// Ensures the group's consumer. `state` is the stream's current state. Without it, a recreated consumer
+    /// starts at the start of the stream.
     ///
     /// # Errors
     /// [`TopologyError`].
-    pub(crate) async fn make_sure(
+    pub(crate) async fn ensure(
         &mut self,
         bus: &Bus,
         state: Option<StreamState>,
@@ -65,14 +63,17 @@ impl Group {
             state.is_some_and(|s| s.created == *created && s.last_sequence >= *sequence)
         });
         let Some(found) = self.find(bus).await? else {
-            return self.make(bus, None, self.acknowledged).await;
+            return self.create(bus, None, self.acknowledged).await;
         };
-        let drift = Drift::of(&found.config, self.subjects);
+        let drift = Drift::of(&found.config, self.subjects, &bus.options);
         let own = state.map(|state| (state.created, found.ack_floor.stream_sequence));
         if !drift.passed_over && !drift.fixed {
-            if !drift.changes.is_empty() && !self.set_right(bus, &found, &drift).await? {
-                warn!(group = self.name, "the server lets it be changed only by making it again");
-                return self.make_again(bus, &found, own).await;
+            if !drift.changes.is_empty() && !self.correct(bus, &found, &drift).await? {
+                warn!(
+                    group = self.name,
+                    "the server does not let the consumer be changed, recreating it"
+                );
+                return self.recreate(bus, &found, own).await;
             }
             if found.paused {
                 self.resume(bus).await?;
@@ -80,15 +81,15 @@ impl Group {
             self.acknowledged = own;
             return Ok(());
         }
-        warn!(group = self.name, changes = ?drift.changes, "making the queue group's consumer again");
+        warn!(group = self.name, changes = ?drift.changes, "recreating the queue group's consumer");
         let from = if drift.passed_over { self.acknowledged } else { own };
-        self.make_again(bus, &found, from).await
+        self.recreate(bus, &found, from).await
     }
 
-    /// Looks whether the group's consumer is there, which its provisioner makes.
+    /// Checks that the group's consumer exists, which its provisioner creates.
     ///
     /// # Errors
-    /// [`TopologyError::Missing`] when it is not; [`TopologyError::Away`].
+    /// [`TopologyError::Missing`] if it does not; [`TopologyError::Away`].
     pub(crate) async fn is_provided(&self, bus: &Bus) -> Result<(), TopologyError> {
         let missing = |why: &str| TopologyError::Missing {
             what: format!("queue group {} of stream {}", self.name, self.stream.name),
@@ -96,13 +97,13 @@ impl Group {
         };
         match self.ask_of(bus).await? {
             Ok(Response::Ok(_)) => Ok(()),
-            // Not found: the consumer or its stream.
+            // The consumer or its stream does not exist.
             Ok(Response::Err { error }) if error.code() == 404 => {
-                Err(missing("its provisioner has to make it"))
+                Err(missing("its provisioner has to create it"))
             }
             Ok(Response::Err { error }) => Err(away(error)),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(missing("nobody answers for that stream, is it exported to this account?"))
+                Err(missing("no responders for that stream; is it exported to this account?"))
             }
             Err(error) => Err(away(error)),
         }
@@ -127,15 +128,10 @@ impl Group {
         }
     }
 
-    /// `false` when the server's rules do not let it be changed.
-    async fn set_right(
-        &self,
-        bus: &Bus,
-        found: &Info,
-        drift: &Drift,
-    ) -> Result<bool, TopologyError> {
-        warn!(group = self.name, changes = ?drift.changes, "setting the queue group's consumer right");
-        let mut config = right(&found.config, self.subjects);
+    /// `false` if the server does not let it be changed.
+    async fn correct(&self, bus: &Bus, found: &Info, drift: &Drift) -> Result<bool, TopologyError> {
+        warn!(group = self.name, changes = ?drift.changes, "correcting the queue group's consumer");
+        let mut config = corrected(&found.config, self.subjects, &bus.options);
         config.pause_until = None;
         match self.ask_for(bus, config, "update").await? {
             Response::Ok(_) => Ok(true),
@@ -146,7 +142,7 @@ impl Group {
         }
     }
 
-    async fn make_again(
+    async fn recreate(
         &mut self,
         bus: &Bus,
         found: &Info,
@@ -161,10 +157,10 @@ impl Group {
             }
             _ => {}
         }
-        self.make(bus, Some(&found.config), from).await
+        self.create(bus, Some(&found.config), from).await
     }
 
-    async fn make(
+    async fn create(
         &mut self,
         bus: &Bus,
         found: Option<&Config>,
@@ -178,27 +174,34 @@ impl Group {
             sample_frequency: found.sample_frequency,
             ..Config::default()
         });
-        let mut config =
-            Config { durable_name: Some(self.name.to_owned()), ..right(&kept, self.subjects) };
+        let mut config = Config {
+            durable_name: Some(self.name.to_owned()),
+            ..corrected(&kept, self.subjects, &bus.options)
+        };
         config.metadata.remove(FROM);
         let from = from.filter(|(_, sequence)| *sequence > 0);
         if let Some((_, sequence)) = from {
             config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: sequence + 1 };
             config.metadata.insert(FROM.to_owned(), (sequence + 1).to_string());
         }
-        // Several members may get here at once. What the first one made serves the others, too.
+        // Several members may do so at once. The first one's consumer serves all.
         match self.ask_for(bus, config, "create").await? {
             Response::Ok(_) => {}
-            Response::Err { error } if is_there(&error) => return Err(away(error)),
+            Response::Err { error } if already_exists(&error) => return Err(away(error)),
             Response::Err { error } => return Err(self.refused(&error)),
         }
         let acknowledged = from.map(|(_, sequence)| sequence);
-        info!(group = self.name, stream = self.stream.name, acknowledged, "made the queue group");
-        self.still_of(bus, from).await
+        info!(
+            group = self.name,
+            stream = self.stream.name,
+            acknowledged,
+            "created the queue group"
+        );
+        self.verify_same_stream(bus, from).await
     }
 
-    /// A stream that was made anew in the meantime has other events at its sequences.
-    async fn still_of(
+    /// Deletes the consumer if the stream was recreated meanwhile: its sequences are of other events.
+    async fn verify_same_stream(
         &mut self,
         bus: &Bus,
         from: Option<(OffsetDateTime, u64)>,
@@ -214,7 +217,7 @@ impl Group {
         let subject = format!("CONSUMER.DELETE.{}.{}", self.stream.name, self.name);
         let _: serde_json::Value =
             bounded(bus.jetstream.request(subject, &json!({}))).await?.map_err(away)?;
-        Err(away("the stream was made anew"))
+        Err(away("the stream was recreated"))
     }
 
     async fn ask_for(
@@ -228,7 +231,7 @@ impl Group {
         bounded(bus.jetstream.request(subject, &asked)).await?.map_err(away)
     }
 
-    /// A pause holds up events for ever, for all that the server knows of an end.
+    /// A pause may never end.
     async fn resume(&self, bus: &Bus) -> Result<(), TopologyError> {
         warn!(group = self.name, "the queue group's consumer was paused, resuming it");
         let subject = format!("CONSUMER.PAUSE.{}.{}", self.stream.name, self.name);
@@ -240,19 +243,19 @@ impl Group {
         }
     }
 
-    /// What the server says of a request that it understood and does not follow.
+    /// The error for a request that the server rejected.
     fn refused(&self, error: &jetstream::Error) -> TopologyError {
         if error.code() != 400 {
             return away(error);
         }
         TopologyError::Drift {
             what: format!("consumer {} of stream {}", self.name, self.stream.name),
-            why: format!("the server refuses it as it must be: {error}"),
+            why: format!("the server rejects its settings: {error}"),
         }
     }
 }
 
-fn is_there(error: &jetstream::Error) -> bool {
+fn already_exists(error: &jetstream::Error) -> bool {
     let code = error.error_code();
     [ErrorCode::CONSUMER_ALREADY_EXISTS, ErrorCode::CONSUMER_NAME_EXIST].contains(&code)
 }

@@ -1,8 +1,8 @@
-//! A stream whose disk was full. nats-server stops writing to it, and does not begin again when there is
-//! room: until it is restarted, the stream takes no publish, and loses nothing that it holds.
+//! A stream whose disk was full. nats-server stops writing to it and does not resume when there is room. Until a
+//! restart, the stream rejects publishes and keeps what it holds.
 //!
-//! Nothing is concluded from silence. The server is asked to delete a message that cannot be there: while
-//! it has stopped writing, it answers with the error that stopped it, and otherwise that there is none.
+//! The bus does not guess from silence. It asks the server to delete a message that cannot exist: a server that has
+//! stopped writing answers with the error that stopped it, any other with "no message found".
 
 use std::collections::HashMap;
 
@@ -17,23 +17,23 @@ use tracing::{debug, info, warn};
 use super::{TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
 
-/// A sequence that no stream reaches. The server refuses larger ones as numbers that it cannot read.
+/// A sequence that no stream reaches. The server cannot parse larger numbers.
 const NO_SEQUENCE: u64 = i64::MAX.unsigned_abs();
-/// What the system says of a disk, or a user's part of it, that is full.
+/// The operating system's errors for a full disk or quota.
 const NO_ROOM: [&str; 3] =
     ["no space left on device", "disk quota exceeded", "disc quota exceeded"];
-/// How much room there must be before a stream is made again: below the 128 KiB that the server lets a
-/// stream's metadata have. What the stream itself took comes back when it is deleted.
+/// How many bytes must be free before a stream is recreated: below the server's limit of 128 KiB for a stream's
+/// metadata. Deleting the stream frees its own space.
 const ROOM: usize = 100_000;
 
-/// The stream, and the server's own words, if it has stopped writing there because the disk was full.
-/// `None` as well when the server does not say, such as where the user may not ask.
+/// The stream and the server's error, if the server stopped writing to it because the disk was full. Also `None` if
+/// the server does not tell, for example because the user may not ask.
 ///
-/// In a cluster, such a server turns its JetStream off, and others go on.
+/// In a cluster, such a server disables its JetStream, and others take over.
 pub(crate) async fn stopped_by_full_disk(bus: &Bus, stream: &Stream) -> Option<(Info, String)> {
     let found = bounded(bus.jetstream.get_stream(stream.name)).await.ok()?;
     let info = found.ok()?.cached_info().clone();
-    // A server by itself has a cluster without a name.
+    // A standalone server reports a cluster without a name.
     let cluster = info.cluster.as_ref().and_then(|cluster| cluster.name.as_deref());
     if cluster.is_some_and(|name| !name.is_empty()) || info.config.storage != StorageType::File {
         return None;
@@ -48,13 +48,13 @@ pub(crate) async fn stopped_by_full_disk(bus: &Bus, stream: &Stream) -> Option<(
     full.then_some((info, words))
 }
 
-/// Whether the server's disk takes [`ROOM`] bytes: those of a stream that is made for this, and deleted.
+/// Whether the server's disk has [`ROOM`] bytes free: creates a stream of that size and deletes it.
 ///
 /// # Errors
 /// [`TopologyError::Away`].
 pub(crate) async fn has_room(bus: &Bus, stream: &Stream) -> Result<bool, TopologyError> {
     let name = format!("{}_ROOM", stream.name);
-    // Left by somebody who died: making it again would write nothing.
+    // Left by a process that died: creating it again would write nothing.
     delete(bus, &name).await?;
     let config = Config {
         name: name.clone(),
@@ -66,30 +66,30 @@ pub(crate) async fn has_room(bus: &Bus, stream: &Stream) -> Result<bool, Topolog
     };
     let made = bounded(bus.jetstream.create_stream(config)).await?;
     if let Err(error) = &made {
-        debug!(stream = stream.name, %error, "no room to make a stream");
+        debug!(stream = stream.name, %error, "no room to create a stream");
     }
     delete(bus, &name).await?;
     Ok(made.is_ok())
 }
 
-/// Deletes a stream and makes it again with the settings that it had.
+/// Deletes a stream and creates it again with the same settings.
 ///
 /// # Errors
-/// [`TopologyError::Away`] when it cannot be deleted.
+/// [`TopologyError::Away`] if it cannot be deleted.
 pub(crate) async fn remake(bus: &Bus, found: &Info) -> Result<(), TopologyError> {
     delete(bus, &found.config.name).await?;
-    // A member of a group may have been faster; and whoever finds none makes it with the bus's settings.
+    // Whoever finds it missing in between creates it with the bus's default settings.
     let made = bounded(bus.jetstream.create_stream(found.config.clone())).await;
     match made.and_then(|made| made.map_err(away)) {
-        Ok(_) => info!(stream = found.config.name, "made the stream again"),
+        Ok(_) => info!(stream = found.config.name, "recreated the stream"),
         Err(error) => {
-            warn!(stream = found.config.name, %error, "the stream's own settings may be lost");
+            warn!(stream = found.config.name, %error, "could not recreate the stream, its custom settings may be lost");
         }
     }
     Ok(())
 }
 
-/// Deletes a stream, if it is there.
+/// Deletes a stream if it exists.
 async fn delete(bus: &Bus, name: &str) -> Result<(), TopologyError> {
     let deleted: Response<Value> =
         bounded(bus.jetstream.request(format!("STREAM.DELETE.{name}"), &json!({})))

@@ -1,4 +1,4 @@
-//! What the relay looks at: how far the groups of a stream are, and what it holds at a sequence.
+//! Reads the progress of a stream's groups, and single messages.
 
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures::TryStreamExt;
@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::{TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
 
-/// How many groups of a stream are looked at. A server lists 256 at a time.
+/// The most groups of a stream that are listed.
 const GROUPS: usize = 1_024;
 
-/// How far a queue group is.
+/// The progress of a queue group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupState {
     /// The group's name.
@@ -32,7 +32,7 @@ pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, Topol
         while let Some(consumer) = consumers.try_next().await.map_err(away)?
             && groups.len() < GROUPS
         {
-            // What has no durable name is somebody's look at the stream.
+            // A consumer without a durable name is no group.
             if consumer.config.durable_name.is_some() {
                 groups.push(GroupState {
                     acknowledged: consumer.ack_floor.stream_sequence,
@@ -46,19 +46,19 @@ pub async fn groups(bus: &Bus, stream: &Stream) -> Result<Vec<GroupState>, Topol
     bounded(listed).await?
 }
 
-/// The header that names one publication: every try to publish a page has another.
+/// The header with the id of the publication: each attempt to publish a page has its own.
 pub(crate) const PUBLICATION: &str = "Bus-Publication";
 
-/// What a stream holds at a sequence.
+/// A message of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredMessage {
     /// Its `Nats-Msg-Id`; empty without one.
     pub(crate) message_id: String,
-    /// Its [`PUBLICATION`]; `None` for a message of the release before, or of others.
+    /// Its [`PUBLICATION`]; `None` for a message of the previous release, or of others.
     pub(crate) publication: Option<Uuid>,
 }
 
-/// The message at a sequence. `None` when the stream holds nothing there.
+/// The message at a sequence. `None` if the stream holds none there.
 ///
 /// # Errors
 /// [`TopologyError::Away`].

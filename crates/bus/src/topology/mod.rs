@@ -1,5 +1,4 @@
-//! What must exist on the server: streams, queue groups, buckets. Made if missing, checked if
-//! there, in this one place.
+//! The streams, queue groups and buckets on the server: created if missing, corrected if edited.
 
 mod config;
 mod consumers;
@@ -23,43 +22,36 @@ pub use streams::{StreamState, stream};
 
 use crate::connection::REQUEST_TIMEOUT;
 
-/// How long a stream keeps an event: the time that a group may be away, or a new one look back.
-pub const STREAM_MAX_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How long the server remembers a `Nats-Msg-Id`. Economy only: the inbox is the guarantee.
+/// How long the server remembers a `Nats-Msg-Id`. It only saves work: the inbox guarantees that an event takes
+/// effect once.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// How long a member may keep an event before another gets it. Short, because a dead member's
-/// events wait this long; a live one says every second that it is still at work.
-pub const ACK_WAIT: Duration = Duration::from_secs(8);
-/// How many events of a group may be unacknowledged at once, over all its members: dozens of
-/// members with full hands, and those that wait for another try.
-const MAX_ACK_PENDING: i64 = 20_000;
 
-/// Why the topology is not as it must be.
+/// Why a stream, group or bucket is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
-    /// The server did not answer, or not yet: try again.
-    #[error("NATS is not ready: {0}")]
+    /// The server did not answer: try again.
+    #[error("NATS is unavailable: {0}")]
     Away(String),
-    /// Something of that name exists and is something else: a person must look.
+    /// It exists with settings that the bus cannot correct: an operator must.
     #[error("{what} exists on the server and cannot serve: {why}")]
     Drift {
         /// What it is.
         what: String,
-        /// What differs, and how to mend it.
+        /// What differs, and how to correct it.
         why: String,
     },
-    /// It is in another's account and for a provisioner to make; look again, as it may do so any time.
+    /// It does not exist yet, and another process creates it: try again.
     #[error("{what} is not there yet: {why}")]
     Missing {
         /// What it is.
         what: String,
-        /// Who is to make it, or what keeps this process from it.
+        /// Who creates it, or why this process cannot see it.
         why: String,
     },
 }
 
-/// Makes sure of a bucket that forgets a key `max_age` after it was last written. Kept in memory:
-/// what is in it is renewed by its owners within seconds.
+/// Ensures a bucket whose keys expire `max_age` after their last write. It is stored in memory, because the owners
+/// of its keys renew them within seconds.
 ///
 /// # Errors
 /// [`TopologyError::Away`].

@@ -1,20 +1,20 @@
-//! A stream as it must be: made if missing, set right where it could lose events, refused with the reason
-//! where that cannot be done.
+//! A stream as it must be: created if missing, corrected if it could lose events, refused with the reason if it
+//! cannot be corrected.
 //!
 //! | Setting | An edit is |
 //! |---|---|
-//! | subjects | completed; never taken away from, as another release may need them |
-//! | max_msgs, max_bytes, max_msgs_per_subject, max_msg_size, discard, discard_new_per_subject | set right: a limit drops or refuses events |
-//! | max_age, duplicate_window | set right if shorter; longer ones are the operator's choice |
-//! | no_ack, subject_transform, sources, republish | set right: they leave events unconfirmed, rename them, or bring others' |
-//! | allow_rollup, subject_delete_marker_ttl | set right: a publisher could empty the stream; the server would add messages that are no events |
-//! | consumer_limits | set right: groups get their settings from the bus |
-//! | allow_direct, allow_atomic | set right |
-//! | retention | interest is set right; the server cannot change work queue, which is refused |
+//! | subjects | missing ones are added; none is removed, because another release may need it |
+//! | max_msgs, max_bytes, max_msgs_per_subject, max_msg_size, discard, discard_new_per_subject | corrected: a limit drops or refuses events |
+//! | max_age, duplicate_window | corrected if shorter; longer is the operator's choice |
+//! | no_ack, subject_transform, sources, republish | corrected: they leave events unconfirmed, rename them, or add others |
+//! | allow_rollup, subject_delete_marker_ttl | corrected: a publisher could empty the stream; the server would add messages that are no events |
+//! | consumer_limits | corrected: groups get their settings from the bus |
+//! | allow_direct, allow_atomic | corrected |
+//! | retention | interest is corrected; the server cannot change work queue, which is refused |
 //! | sealed, mirror, allow_msg_counter | refused: the server cannot change them |
 //! | storage, replicas, placement, compression, metadata, description, first_seq, persist_mode, deny_delete, deny_purge, max_consumers, message TTLs and schedules, fast batches | the operator's choice |
 //!
-//! A change that the server does not allow is refused with the server's reason.
+//! A change that the server rejects is refused with the server's reason.
 
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ use async_nats::jetstream::{
 };
 use tracing::{info, warn};
 
-use super::{DUPLICATE_WINDOW, STREAM_MAX_AGE, TopologyError, away, bounded};
+use super::{DUPLICATE_WINDOW, TopologyError, away, bounded};
 use crate::{connection::Bus, event::Stream};
 
-/// What a stream says of itself. Its creation time is its identity: a stream that was wiped and
-/// made again counts from one under the same name.
+/// The state of a stream. Its creation time is its identity: a stream that was deleted and recreated counts
+/// sequences from one under the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamState {
-    /// When this incarnation was made.
+    /// When this incarnation was created.
     pub created: time::OffsetDateTime,
     /// The sequence of its oldest message; one above the newest when it holds none.
     pub first_sequence: u64,
@@ -41,7 +41,7 @@ pub struct StreamState {
     pub last_sequence: u64,
     /// How many messages between the two are missing.
     pub deleted: u64,
-    /// Whether it takes atomic batches.
+    /// Whether it accepts atomic batches.
     pub atomic: bool,
 }
 
@@ -57,7 +57,7 @@ impl From<&Info> for StreamState {
     }
 }
 
-/// Makes sure of a stream.
+/// Ensures a stream: creates or corrects it.
 ///
 /// # Errors
 /// [`TopologyError`].
@@ -68,38 +68,38 @@ pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyE
         Err(error) => return Err(away(error)),
     };
     refuse(&info.config)?;
-    let (config, changes) = set_right(&info.config, wanted, takes_batches(bus, &info.config));
+    let (config, changes) = corrected(bus, &info.config, wanted);
     if changes.is_empty() {
         return Ok((&info).into());
     }
-    warn!(stream = wanted.name, ?changes, "setting the stream right");
+    warn!(stream = wanted.name, ?changes, "correcting the stream");
     let update: Response<Info> =
         bounded(bus.jetstream.request(format!("STREAM.UPDATE.{}", wanted.name), &config))
             .await?
             .map_err(away)?;
     match update {
         Response::Ok(info) => Ok((&info).into()),
-        // The server's rules; anything else may pass.
+        // The server's rules. Other errors may be temporary.
         Response::Err { error } if error.error_code() == ErrorCode::STREAM_INVALID_CONFIG => {
             Err(TopologyError::Drift {
                 what: format!("stream {}", wanted.name),
-                why: format!("the server does not let it be set right: {error}; {changes:?}"),
+                why: format!("the server rejects the correction: {error}; {changes:?}"),
             })
         }
         Response::Err { error } => Err(away(error)),
     }
 }
 
-/// Looks at a stream without making or changing it, for who has no right to.
+/// The state of a stream, without creating or changing it.
 ///
 /// # Errors
-/// [`TopologyError::Missing`] when it is not there; [`TopologyError::Away`].
+/// [`TopologyError::Missing`] if it does not exist; [`TopologyError::Away`].
 pub(crate) async fn look_at(bus: &Bus, stream: &Stream) -> Result<StreamState, TopologyError> {
     match bounded(bus.jetstream.get_stream(stream.name)).await? {
         Ok(stream) => Ok(stream.cached_info().into()),
         Err(error) if is_missing(&error.kind()) => Err(TopologyError::Missing {
             what: format!("stream {}", stream.name),
-            why: "the service that publishes there has to make it".to_owned(),
+            why: "the service that publishes to it creates it".to_owned(),
         }),
         Err(error) => Err(away(error)),
     }
@@ -109,8 +109,7 @@ fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Atomic batches came with nats-server 2.12. They need a stream that is written to the disk before it
-/// confirms.
+/// Whether a stream can accept atomic batches: since nats-server 2.12, if it writes to disk before it confirms.
 fn takes_batches(bus: &Bus, config: &Config) -> bool {
     bus.client.is_server_compatible(2, 12, 0)
         && !matches!(config.persist_mode, Some(PersistenceMode::Async))
@@ -122,19 +121,19 @@ async fn create(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError
         subjects: wanted.subjects.iter().map(ToString::to_string).collect(),
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
-        // A full stream refuses what is new, which the outbox keeps, rather than drop what a
+        // A full stream rejects new events, which stay in the outbox, instead of dropping events that a
         // group has not read yet.
         discard: DiscardPolicy::New,
-        max_age: STREAM_MAX_AGE,
+        max_age: bus.options.retention,
         duplicate_window: DUPLICATE_WINDOW,
-        num_replicas: bus.replicas,
+        num_replicas: bus.options.stream_replicas,
         allow_direct: true,
         allow_atomic_publish: bus.client.is_server_compatible(2, 12, 0),
         ..Config::default()
     };
-    // Several processes may get here at once: the same configuration twice is no error.
+    // Several processes may do so at once: creating it twice with the same settings is no error.
     let created = bounded(bus.jetstream.create_stream(config)).await?.map_err(away)?;
-    info!(stream = wanted.name, "made the stream");
+    info!(stream = wanted.name, "created the stream");
     Ok(created.cached_info().into())
 }
 
@@ -146,23 +145,24 @@ fn refuse(found: &Config) -> Result<(), TopologyError> {
     if found.retention == RetentionPolicy::WorkQueue {
         return drift(
             "its retention must be limits, so that every group gets every event; \
-                      delete it, and it is made and filled again",
+                      delete it, and it is recreated and refilled",
         );
     }
     if found.allow_message_counter {
-        return drift("it counts instead of storing events; delete it, and it is made again");
+        return drift("it counts messages instead of storing them; delete it, and it is recreated");
     }
     if found.sealed {
-        return drift("it is sealed; delete it, and it is made and filled again");
+        return drift("it is sealed; delete it, and it is recreated and refilled");
     }
     if found.mirror.is_some() {
-        return drift("it mirrors another; delete it, and it is made and filled again");
+        return drift("it mirrors another stream; delete it, and it is recreated and refilled");
     }
     Ok(())
 }
 
-/// The configuration as it must be, and what that changes.
-fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<String>) {
+/// The corrected configuration, and the changes.
+fn corrected(bus: &Bus, found: &Config, wanted: &Stream) -> (Config, Vec<String>) {
+    let (batches, retention) = (takes_batches(bus, found), bus.options.retention);
     let (mut config, mut changes) = (found.clone(), Vec::new());
     for subject in wanted.subjects {
         if !config.subjects.iter().any(|found| found == subject) {
@@ -195,17 +195,17 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
     {
         config.discard = DiscardPolicy::New;
     }
-    let retention = config.retention;
-    if set("retention", retention != RetentionPolicy::Limits, format!("{retention:?}"), "limits") {
+    let policy = config.retention;
+    if set("retention", policy != RetentionPolicy::Limits, format!("{policy:?}"), "limits") {
         config.retention = RetentionPolicy::Limits;
     }
     let shorter = |age: Duration, wanted: Duration| !age.is_zero() && age < wanted;
     let age = config.max_age;
-    if set("max_age", shorter(age, STREAM_MAX_AGE), format!("{age:?}"), "14 days") {
-        config.max_age = STREAM_MAX_AGE;
+    if set("max_age", shorter(age, retention), format!("{age:?}"), &format!("{retention:?}")) {
+        config.max_age = retention;
     }
     let window = config.duplicate_window;
-    if set("duplicate_window", window < DUPLICATE_WINDOW, format!("{window:?}"), "2 minutes") {
+    if set("duplicate_window", window < DUPLICATE_WINDOW, format!("{window:?}"), "120s") {
         config.duplicate_window = DUPLICATE_WINDOW;
     }
     let flags = [
@@ -224,7 +224,7 @@ fn set_right(found: &Config, wanted: &Stream, batches: bool) -> (Config, Vec<Str
     (config, changes)
 }
 
-/// Takes away what renames, adds or drops messages, or limits groups.
+/// Removes what renames, adds or drops messages, or limits groups.
 fn clear(config: &mut Config) -> Vec<String> {
     let markers = config.subject_delete_marker_ttl.take().is_some_and(|ttl| !ttl.is_zero());
     let cleared = [

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bus::shutdown::Shutdown;
+use bus::Shutdown;
 use futures::future::join_all;
 use testkit::{Direction, FaultProxy};
 use tokio::time::{Instant, sleep_until};

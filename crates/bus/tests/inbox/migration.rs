@@ -10,7 +10,7 @@ use std::{
 };
 
 use bus::{
-    client_id::ClientId,
+    ClientId,
     inbox::{self, Standing},
 };
 use embedded::Postgres;
@@ -187,7 +187,7 @@ async fn the_table_of_before_goes_once_all_of_it_has_expired() {
         sqlx::query_scalar::<_, bool>(there).fetch_one(&pool).await.unwrap()
     };
     let mut connection = pool.acquire().await.unwrap();
-    inbox::drop_table_before(&mut connection).await.unwrap();
+    inbox::drop_previous_table(&mut connection).await.unwrap();
     assert!(there().await, "its ids may still come");
     sqlx::raw_sql("update bus.inbox_before set seen_at = now() - interval '31 days'")
         .execute(&pool)
@@ -196,10 +196,10 @@ async fn the_table_of_before_goes_once_all_of_it_has_expired() {
     // Whoever is at work is not waited for.
     let mut busy = pool.begin().await.unwrap();
     sqlx::query(CLAIM).bind(GROUP).bind("a").bind(&events).execute(&mut *busy).await.unwrap();
-    inbox::drop_table_before(&mut connection).await.unwrap();
+    inbox::drop_previous_table(&mut connection).await.unwrap();
     assert!(there().await);
     busy.rollback().await.unwrap();
-    inbox::drop_table_before(&mut connection).await.unwrap();
+    inbox::drop_previous_table(&mut connection).await.unwrap();
     assert!(!there().await);
     take_effect(&pool, Release::New, &[Uuid::now_v7()]).await.unwrap();
 

@@ -2,8 +2,7 @@
 //! values at hand and with those for any.
 
 use bus::{
-    client_id::ClientId,
-    dead_letters,
+    ClientId, dead_letters,
     inbox::{self, Standing},
 };
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
@@ -71,7 +70,7 @@ async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
         assert_eq!(inbox::prune(&mut connection, 1_000).await.unwrap(), 1_000);
         cost(&mut connection, "forgetting a thousand", 3_000).await;
         inbox::empty_expired(&mut connection).await.unwrap();
-        inbox::drop_table_before(&mut connection).await.unwrap();
+        inbox::drop_previous_table(&mut connection).await.unwrap();
         cost(&mut connection, "looking what has expired", 1).await;
     }
     let mut connection = world.pool.acquire().await.unwrap();

@@ -9,11 +9,9 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use bus::{
+    Event, Failure, Listener, Received, Shutdown, Stream,
     dead_letters::{self, DeadLetter},
     envelope,
-    event::{Event, Stream},
-    listener::{Failure, Listener, Received},
-    shutdown::Shutdown,
 };
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -26,7 +24,11 @@ use uuid::Uuid;
 use crate::world::{GROUP, PARCELS, ParcelSent, World, join, until};
 
 /// The stream as the newer release has it.
-const NEWER: Stream = Stream { name: PARCELS.name, subjects: &["parcel:sent", "parcel:lost"] };
+const NEWER: Stream = Stream {
+    name: PARCELS.name,
+    subjects: &["parcel:sent", "parcel:lost"],
+    schema_prefix: PARCELS.schema_prefix,
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ParcelLost(String);

@@ -1,8 +1,7 @@
 //! What the inbox remembers, and for how long.
 
 use bus::{
-    client_id::ClientId,
-    dead_letters,
+    ClientId, dead_letters,
     inbox::{self, Standing},
 };
 use uuid::Uuid;

@@ -8,14 +8,8 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use bus::{
-    delivery::Delivery,
-    envelope,
-    event::Event,
-    inbox::Claim,
+    Delivery, Event, Failure, Listener, Pool, Received, Shutdown, envelope, inbox::Claim,
     lease::Lease,
-    listener::{Failure, Listener, Received},
-    pool::Pool,
-    shutdown::Shutdown,
 };
 use embedded::{NatsServer, Postgres};
 use sqlx::{PgConnection, PgPool, postgres::PgConnectOptions};

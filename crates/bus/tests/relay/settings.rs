@@ -8,8 +8,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, Context};
 use bus::{
-    connection::{Bus, Options},
-    shutdown::Shutdown,
+    Bus, Options, Shutdown,
     topology::{self, TopologyError},
 };
 use embedded::NatsServer;

@@ -3,13 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::{self, consumer::pull, stream};
-use bus::{
-    connection::Bus,
-    envelope::Envelope,
-    outbox,
-    relay::{Relay, Wake},
-    shutdown::Shutdown,
-};
+use bus::{Bus, Relay, Shutdown, Wake, envelope::Envelope, outbox};
 use embedded::{NatsServer, Postgres};
 use futures::StreamExt;
 use sqlx::{PgConnection, PgPool};

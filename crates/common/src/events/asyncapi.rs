@@ -138,7 +138,7 @@ pub fn document() -> Value {
 
 /// An event in its envelope: CloudEvents 1.0 in structured JSON.
 fn message(event: &Documented) -> Value {
-    let dataschema = envelope::data_schema(event.subject, event.schema_version);
+    let dataschema = event.stream.data_schema(event.subject, event.schema_version);
     let examples = EXAMPLES.iter().filter(|(subject, ..)| *subject == event.subject).map(
         |(subject, name, data)| {
             let data: Value = serde_json::from_str(data).unwrap_or_default();

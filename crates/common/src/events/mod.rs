@@ -9,7 +9,10 @@ pub mod order;
 pub mod ticket;
 pub mod title;
 
-pub use bus::event::{DecodeError, Event, EventSet, Stream};
+pub use bus::{DecodeError, Event, EventSet, Stream};
+
+/// What the `dataschema` of every event begins with. Never change it: stored events have it.
+pub const SCHEMA_PREFIX: &str = "urn:ticketing:event:";
 
 /// Declares events that each tell the full state of one thing, which has an `id`; and `DOCUMENTED`,
 /// which describes them.

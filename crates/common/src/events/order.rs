@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, Stream, checked, events_of, money::Price};
+use super::{Event, SCHEMA_PREFIX, Stream, checked, events_of, money::Price};
 
 /// The stream of order events.
 pub const ORDERS: Stream = Stream {
@@ -17,6 +17,7 @@ pub const ORDERS: Stream = Stream {
         OrderCancelled::SUBJECT,
         OrderExpired::SUBJECT,
     ],
+    schema_prefix: SCHEMA_PREFIX,
 };
 
 /// An order as its service last committed it.

@@ -6,11 +6,14 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, Stream, checked, events_of, money::Price};
+use super::{Event, SCHEMA_PREFIX, Stream, checked, events_of, money::Price};
 
 /// The stream of ticket events.
-pub const TICKETS: Stream =
-    Stream { name: "TICKETS", subjects: &[TicketCreated::SUBJECT, TicketUpdated::SUBJECT] };
+pub const TICKETS: Stream = Stream {
+    name: "TICKETS",
+    subjects: &[TicketCreated::SUBJECT, TicketUpdated::SUBJECT],
+    schema_prefix: SCHEMA_PREFIX,
+};
 
 /// A ticket as its service last committed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

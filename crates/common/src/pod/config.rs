@@ -4,17 +4,14 @@
 use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
 
 use axum::http::{HeaderValue, Uri};
-use bus::{
-    connection::{self, Options},
-    user::{Proof, Seed, User},
-    without_passwords,
-};
+use bus::{Options, Proof, Seed, User, without_passwords};
 use clap::{
     Args, Parser,
     error::{ContextKind, ContextValue},
 };
 
-use super::{client_id::ClientId, http::MiddlewareSettings, secret::Secret};
+use super::{http::MiddlewareSettings, secret::Secret};
+use bus::ClientId;
 
 /// Who and where the process is, and how it speaks.
 #[derive(Debug, Clone, Args)]
@@ -201,8 +198,8 @@ impl NatsSettings {
             imported: self.nats_imported.clone(),
             certificate_authority: self.nats_ca.clone(),
             stream_replicas: usize::from(self.nats_replicas),
-            client_id: client_id.clone(),
             node: node.to_owned(),
+            ..Options::new(client_id.clone())
         }
     }
 }
@@ -275,7 +272,7 @@ pub const EX_USAGE: i32 = 64;
 /// # Errors
 /// When it is neither.
 pub fn nats_url(text: &str) -> Result<Secret, String> {
-    connection::servers(text).map_err(|error| format!("{error:#}"))?;
+    bus::servers(text).map_err(|error| error.to_string())?;
     Ok(text.into())
 }
 

@@ -12,9 +12,10 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use bus::{database_is_away, pool::Pool};
+use bus::{Pool, database_is_away};
 
-use super::{client_id::ClientId, config::DatabaseSettings, health::Health, shutdown::Shutdown};
+use super::{config::DatabaseSettings, health::Health};
+use bus::{ClientId, Shutdown};
 
 /// How long a start waits for a Postgres that is itself starting.
 const START_WAIT: Duration = Duration::from_secs(30);

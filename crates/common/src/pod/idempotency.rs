@@ -17,9 +17,9 @@ use super::{
     page::bad_request,
     periodic::{self, Batch},
     problem::Problem,
-    shutdown::Shutdown,
 };
-use bus::{BusError, pool::Pool};
+use bus::Shutdown;
+use bus::{BusError, Pool};
 
 /// The header's name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

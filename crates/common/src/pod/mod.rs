@@ -17,5 +17,3 @@ pub mod provision;
 mod repeated_keys;
 pub mod secret;
 pub mod telemetry;
-
-pub use bus::{client_id, lease, shutdown, trace};

@@ -8,8 +8,8 @@ use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
-use super::shutdown::Shutdown;
-use bus::{BusError, database_is_away, pool::Pool};
+use bus::Shutdown;
+use bus::{BusError, Pool, database_is_away};
 
 /// The pause between full batches, so that a backlog does not take the database from everybody
 /// else.

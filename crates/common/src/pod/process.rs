@@ -3,18 +3,17 @@
 use std::{future::Future, process::ExitCode};
 
 use anyhow::Context;
-use bus::{connection::Bus, lease::Lease, watch::Readiness};
+use bus::{Bus, Readiness, lease::Lease};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{
-    client_id::ClientId,
     config::{EX_USAGE, NatsSettings, PodSettings},
     health::Health,
-    shutdown::Shutdown,
     telemetry::{self, Traces},
 };
+use bus::{ClientId, Shutdown};
 
 /// Gives memory back once it is not needed any more, which the C library's keeps.
 #[global_allocator]
@@ -44,7 +43,7 @@ impl Pod {
     /// # Errors
     /// As [`Bus::connect`].
     pub async fn connect(&self, settings: &NatsSettings) -> anyhow::Result<Bus> {
-        Bus::connect(&settings.options(&self.client_id, &self.node), &self.shutdown).await
+        Ok(Bus::connect(&settings.options(&self.client_id, &self.node), &self.shutdown).await?)
     }
 
     /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
@@ -66,7 +65,6 @@ impl Pod {
                 () = follow(joined, &health) => {}
                 () = waits => {}
             }
-            Ok(())
         });
     }
 
@@ -79,7 +77,6 @@ impl Pod {
                 () = shutdown.begun() => {}
                 () = follow(provided, &health) => {}
             }
-            Ok(())
         });
     }
 }
@@ -172,12 +169,12 @@ where
     let close = tokio::select! {
         started = start(pod) => started.context("cannot start")?,
         // A signal while starting: nothing has been taken on yet.
-        stopped = reason.wait() => return stopped.map(|()| true),
+        stopped = reason.wait() => return Ok(stopped.map(|()| true)?),
     };
     let ended = reason.wait().await;
     health.not_ready("process", "stopping");
     shutdown.begin();
     let orderly = shutdown.finish(settings.shutdown_grace).await;
     close().await;
-    ended.map(|()| orderly)
+    Ok(ended.map(|()| orderly)?)
 }

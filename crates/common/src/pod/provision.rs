@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use axum::Router;
-use bus::{listener::Listener, provision};
+use bus::{Listener, provision};
 use clap::Parser;
 
 use super::{

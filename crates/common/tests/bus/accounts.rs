@@ -1,14 +1,7 @@
 //! A stream in one account of NATS and a group's members in another, which imports what members need of
 //! it: they get every event, and a provisioner does for the group what they have no right to.
 
-use common::{
-    bus::{
-        connection::Bus,
-        user::{Proof, User},
-        watch::Readiness,
-    },
-    pod::shutdown::Shutdown,
-};
+use common::bus::{Bus, Proof, Readiness, Shutdown, User};
 use embedded::{NatsServer, nats};
 use sqlx::PgPool;
 

@@ -5,8 +5,8 @@ use std::env;
 
 use crate::member::{World, join, until};
 use common::bus::{
+    Options,
     dead_letters::{self, Which},
-    listener::MAX_ATTEMPTS,
 };
 use embedded::process::{Child, Command};
 use sqlx::PgPool;
@@ -28,7 +28,7 @@ async fn a_poison_event_does_not_hold_back_its_neighbours() {
     assert_eq!(reject.headers["x-origin"][0], "te\u{fffd}st", "Postgres can hold no NUL");
     assert!(String::from_utf8_lossy(&reject.payload).contains(r#""title":"reject""#));
     let panic = dead.iter().find(|dead| dead.reason.contains("panic")).unwrap();
-    assert_eq!(panic.attempts, MAX_ATTEMPTS);
+    assert_eq!(panic.attempts, Options::MAX_ATTEMPTS);
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn an_outage_is_no_fault_of_the_event_that_it_meets() {
     until("they come again", || async { world.deliveries(0).await > 4 }).await;
     let tries = world.tries().await;
     until("it was met more often than an event is tried", || async {
-        world.tries().await > tries + i64::from(MAX_ATTEMPTS) + 1
+        world.tries().await > tries + i64::from(Options::MAX_ATTEMPTS) + 1
     })
     .await;
     assert!(!world.effects(0).await.contains(&"cut".to_owned()));

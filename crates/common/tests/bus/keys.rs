@@ -1,6 +1,6 @@
 //! Idempotency keys are forgotten after a day, at a cost that does not grow with those of the day.
 
-use common::pod::{idempotency, shutdown::Shutdown};
+use common::{bus::Shutdown, pod::idempotency};
 
 use crate::member::{World, until};
 

@@ -1,9 +1,9 @@
 //! The bucket of leases, in which whoever may write there may write anything.
 
 use async_nats::HeaderMap;
-use common::{
-    bus::lease::{self, Lease},
-    pod::client_id::ClientId,
+use common::bus::{
+    ClientId,
+    lease::{self, Lease},
 };
 use embedded::NatsServer;
 use serde_json::{Value, json};

@@ -7,8 +7,8 @@ use axum::{
     http::{Request, StatusCode},
 };
 use common::{
-    bus::pool::Pool,
-    pod::{database, health::Health, shutdown::Shutdown},
+    bus::{Pool, Shutdown},
+    pod::{database, health::Health},
 };
 use embedded::{NatsServer, Postgres};
 use sqlx::{PgConnection, postgres::PgConnectOptions};

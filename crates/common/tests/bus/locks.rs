@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::bus::listener::{Failure, MAX_ATTEMPTS};
+use common::bus::{BoxError, Failure, Options};
 use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ async fn a_table_that_stays_locked_makes_no_dead_letter() {
     let mut lock = world.pool.begin().await.unwrap();
     sqlx::query("lock table effects in access exclusive mode").execute(&mut *lock).await.unwrap();
     world.member::<0>().await;
-    let tries = u64::try_from(MAX_ATTEMPTS).unwrap() + 1;
+    let tries = u64::try_from(Options::MAX_ATTEMPTS).unwrap() + 1;
     until("each was tried more often than what fails is", || async {
         world.deliveries(0).await >= 3 * tries
     })
@@ -61,7 +61,7 @@ async fn a_row_that_stays_locked_makes_no_dead_letter_and_holds_up_no_neighbour(
 
     let tries = world.tries().await;
     until("it was tried more often than what fails is", || async {
-        world.tries().await > tries + i64::from(MAX_ATTEMPTS)
+        world.tries().await > tries + i64::from(Options::MAX_ATTEMPTS)
     })
     .await;
     let begun = Instant::now();
@@ -101,5 +101,5 @@ async fn a_failure_of_the_database_is_judged_by_its_code() {
         .await
         .unwrap_err();
     let wrapped = anyhow::Error::from(error).context("writing the effect");
-    assert!(matches!(Failure::from(wrapped), Failure::Busy(_)));
+    assert!(matches!(Failure::from(BoxError::from(wrapped)), Failure::Busy(_)));
 }

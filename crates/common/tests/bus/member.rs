@@ -4,17 +4,12 @@
 use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
 use common::{
     bus::{
-        self,
-        connection::{Bus, Options},
+        self, Bus, Delivery, Failure, Lease, Listener, Options, Readiness, Received, Shutdown,
+        User,
         dead_letters::{self, DeadLetter},
-        delivery::Delivery,
         envelope,
-        listener::{Failure, Listener, Received},
-        user::User,
-        watch::Readiness,
     },
     events::ticket::{TICKETS, Ticket, TicketCreated},
-    pod::{lease::Lease, shutdown::Shutdown},
 };
 use embedded::{NatsServer, Postgres, nats};
 use sqlx::{PgConnection, PgPool};
@@ -68,7 +63,7 @@ impl<const GROUP: usize> Listener for Obedient<GROUP> {
                 "panic" if !mended => panic!("as the title says"),
                 "reject" if !mended => return Err(Failure::Reject("it was rejected".to_owned())),
                 "retry" if !mended => {
-                    return Err(Failure::Retry(anyhow::anyhow!("not this time")));
+                    return Err(Failure::Retry(anyhow::anyhow!("not this time").into()));
                 }
                 _ => {}
             }

@@ -5,7 +5,10 @@ use async_nats::jetstream::{
     stream::{Config, RetentionPolicy},
 };
 use common::{
-    bus::topology::{self, ACK_WAIT, TopologyError},
+    bus::{
+        Options,
+        topology::{self, TopologyError},
+    },
     events::ticket::TICKETS,
 };
 
@@ -17,14 +20,14 @@ async fn a_consumer_that_has_drifted_is_set_right_and_goes_on_where_it_was() {
     world.publish_first().await;
     let drifted = pull::Config {
         durable_name: Some("first-service".to_owned()),
-        ack_wait: ACK_WAIT * 9,
+        ack_wait: Options::ACK_WAIT * 9,
         max_deliver: 2,
         ..pull::Config::default()
     };
     world.jetstream.create_consumer_on_stream(drifted, TICKETS.name).await.unwrap();
     world.member::<0>().await;
     let config = world.group(0).await.unwrap().config;
-    assert_eq!((config.ack_wait, config.max_deliver), (ACK_WAIT, -1));
+    assert_eq!((config.ack_wait, config.max_deliver), (Options::ACK_WAIT, -1));
     until("what it had not read takes effect", || async { world.effects(0).await == ["first"] })
         .await;
 }

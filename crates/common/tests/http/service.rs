@@ -11,14 +11,16 @@ use axum::{
     extract::State,
     routing::{get, post},
 };
-use common::pod::{
-    body::Fields,
-    http::{
-        Deadlines, MiddlewareSettings, middleware,
-        server::{self, Bounds},
+use common::{
+    bus::Shutdown,
+    pod::{
+        body::Fields,
+        http::{
+            Deadlines, MiddlewareSettings, middleware,
+            server::{self, Bounds},
+        },
+        problem::Problem,
     },
-    problem::Problem,
-    shutdown::Shutdown,
 };
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::sleep};

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::jetstream::{consumer, stream};
-use common::{
-    bus::connection::Bus,
-    pod::lease::{self, Holder},
-};
+use common::bus::{Bus, Holder, lease};
 use futures::{StreamExt, TryStreamExt, stream::iter};
 use time::OffsetDateTime;
 use tokio::time::timeout;
@@ -84,7 +81,8 @@ impl Nats {
     pub async fn report(&self) -> anyhow::Result<NatsReport> {
         let at = OffsetDateTime::now_utc();
         bounded(async {
-            let (streams, holders) = tokio::try_join!(self.streams(), lease::holders(&self.bus))?;
+            let (streams, holders) =
+                tokio::try_join!(self.streams(), async { Ok(lease::holders(&self.bus).await?) })?;
             Ok(NatsReport { streams, holders: holders.into_values().collect(), at })
         })
         .await

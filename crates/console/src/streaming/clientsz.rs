@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::pod::{lease::Holder, problem::Problem};
+use common::{bus::Holder, pod::problem::Problem};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 

@@ -1,7 +1,7 @@
 //! A member of a queue group, as STAN showed a subscription.
 
 use async_nats::jetstream::consumer;
-use common::pod::lease::Holder;
+use common::bus::Holder;
 use serde::Serialize;
 
 use crate::sources::nats::{NatsReport, StreamReport};

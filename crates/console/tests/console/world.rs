@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use common::{
-    bus::connection::{self, Bus},
-    pod::{
-        lease::Lease,
-        shutdown::{Reason, Shutdown},
-    },
-};
+use common::bus::{Bus, Lease, Reason, Shutdown};
 use embedded::{
     NatsServer, ports,
     process::{Child, Command},
@@ -90,14 +84,10 @@ impl World {
     /// A member of a queue group.
     pub(crate) async fn member(&self, id: &str, group: &str) -> Member {
         let (shutdown, reason) = Shutdown::new();
-        let options = connection::Options {
+        let options = common::bus::Options {
             servers: self.nats.url(),
-            user: None,
-            imported: Vec::new(),
-            certificate_authority: None,
-            stream_replicas: 1,
-            client_id: id.parse().unwrap(),
             node: "node-a".to_owned(),
+            ..common::bus::Options::new(id.parse().unwrap())
         };
         let bus = Bus::connect(&options, &shutdown).await.unwrap();
         let lease = Lease::take(&bus, &shutdown, "orders", &[group]).await.unwrap();

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::FromRef, http::StatusCode};
 use common::{
-    bus::{pool::Pool, relay::Wake},
+    bus::{Pool, Wake},
     events::asyncapi,
     pod::{
         auth::{self, Auth},

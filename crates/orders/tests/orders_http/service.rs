@@ -4,7 +4,7 @@
 use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
 
 use common::{
-    bus::relay::Wake,
+    bus::{Shutdown, Wake},
     events::ticket::Ticket,
     pod::{
         auth::{Auth, AuthSettings, Scheme},
@@ -12,7 +12,6 @@ use common::{
             MiddlewareSettings,
             server::{self, Bounds},
         },
-        shutdown::Shutdown,
     },
 };
 use orders::{

@@ -14,10 +14,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use common::pod::{
-    auth::{Auth, AuthSettings, Scheme},
-    health::Health,
-    shutdown::Shutdown,
+use common::{
+    bus::Shutdown,
+    pod::{
+        auth::{Auth, AuthSettings, Scheme},
+        health::Health,
+    },
 };
 pub use key::Key;
 use serde_json::{Value, json};

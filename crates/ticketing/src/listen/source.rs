@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use async_nats::jetstream::stream::Stream;
 use clap::{Args, ValueEnum};
 use common::{
-    bus::{connection::Bus, topology},
+    bus::{Bus, topology},
     events::{self, order::ORDERS, ticket::TICKETS},
 };
 use futures::TryStreamExt;

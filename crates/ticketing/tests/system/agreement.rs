@@ -5,12 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{
-    bus::{
-        self,
-        envelope::Envelope,
-        listener::{Listener, Received},
-        relay::Wake,
-    },
+    bus::{self, Listener, Received, Wake, envelope::Envelope},
     events::{
         EventSet,
         order::{Order, OrderCreated, OrderStatus, Payment},
@@ -211,12 +206,8 @@ impl World {
 }
 
 async fn handle<L: Listener>(pool: &PgPool, listener: &L, event: L::Events) {
-    let received = Received {
-        id: Uuid::now_v7(),
-        time: OffsetDateTime::now_utc(),
-        client_id: "member".to_owned(),
-        event,
-    };
+    let received =
+        Received::new(Uuid::now_v7(), OffsetDateTime::now_utc(), "member".to_owned(), event);
     let mut tx = pool.begin().await.unwrap();
     listener.handle(&mut tx, &[&received]).await.unwrap();
     tx.commit().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::bus::topology::ACK_WAIT;
+use common::bus::Options;
 use embedded::process::Signal;
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
@@ -99,5 +99,5 @@ async fn a_replica_told_to_stop_under_load_exits_0_and_no_event_waits_for_the_ac
     .fetch_one(&system.orders_db)
     .await
     .unwrap();
-    assert!(slowest < ACK_WAIT.as_secs_f64(), "an event waited for {slowest} s");
+    assert!(slowest < Options::ACK_WAIT.as_secs_f64(), "an event waited for {slowest} s");
 }

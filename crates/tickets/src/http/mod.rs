@@ -14,14 +14,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use common::{
-    bus::{pool::Pool, relay::Wake},
+    bus::{Pool, Shutdown, Wake},
     events::{asyncapi, ticket::Ticket},
     pod::{
         auth::{self, Auth},
         http::{MiddlewareSettings, middleware},
         openapi,
         problem::Problem,
-        shutdown::Shutdown,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -1,8 +1,8 @@
 //! A POST that is repeated with the same Idempotency-Key creates one ticket and gets one answer.
 
 use axum::http::StatusCode;
+use common::bus::Shutdown;
 use common::pod::idempotency;
-use common::pod::shutdown::Shutdown;
 use futures::future::join_all;
 use sqlx::Connection;
 

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, ops::Deref};
 
 use common::{
-    bus::relay::Wake,
+    bus::{Shutdown, Wake},
     pod::{
         auth::{AuthSettings, Scheme},
         database::migration_pool,
@@ -11,7 +11,6 @@ use common::{
             MiddlewareSettings,
             server::{self, Bounds},
         },
-        shutdown::Shutdown,
     },
 };
 use reqwest::{Client, Method, RequestBuilder, header};

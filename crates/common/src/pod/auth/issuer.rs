@@ -22,7 +22,8 @@ use super::{
     refusal::Refusal,
     token::{Rules, Signed, Verifier},
 };
-use crate::pod::{health::Health, shutdown::Shutdown};
+use crate::pod::health::Health;
+use bus::Shutdown;
 
 /// The least time between two fetches that tokens ask for. A key that is used before this service can
 /// know it is refused no longer than that.

@@ -31,7 +31,8 @@ pub use refusal::Refusal;
 pub use settings::{AuthSettings, Key, Scheme};
 use token::{Rules, Signed, Verifier};
 
-use super::{health::Health, shutdown::Shutdown};
+use super::health::Health;
+use bus::Shutdown;
 
 /// What tells a request's caller. Clones are the same.
 #[derive(Debug, Clone)]

@@ -40,8 +40,8 @@ use super::{
     health,
     problem::Problem,
     process::Pod,
-    trace::{self, TraceContext},
 };
+use bus::{TraceContext, trace};
 
 pub use connection::MAX_HEAD;
 pub use exchange::Static;

@@ -16,7 +16,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{connection, connections::Connections, phase::Deadlines};
-use crate::pod::shutdown::Shutdown;
+use bus::Shutdown;
 
 /// How often deadlines are looked at: by so much a client may be late.
 const LOOK: Duration = Duration::from_millis(250);

@@ -9,7 +9,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::interval;
 
-use super::shutdown::Shutdown;
+use bus::Shutdown;
 
 pub use logs::logs;
 pub use traces::Traces;

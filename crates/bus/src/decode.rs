@@ -1,0 +1,89 @@
+//! Decodes messages to events.
+
+use tracing::info_span;
+
+use crate::{
+    client_id::ClientId,
+    envelope::Envelope,
+    event::EventSet,
+    inbox::Claim,
+    listener::{Listener, Received},
+    outbox::MAX_BYTES,
+    text::shortened,
+    trace::TraceContext,
+};
+
+/// A decoded message.
+pub(crate) struct Decoded<E> {
+    pub(crate) received: Received<E>,
+    pub(crate) claim: Claim,
+    /// The id of its entity.
+    pub(crate) entity_id: String,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+/// A message that cannot be decoded, now or later.
+pub(crate) struct Undecodable {
+    /// Why: a short text, whatever the message holds.
+    pub(crate) reason: String,
+    /// Whether a member of a newer release may be able to.
+    pub(crate) newer: bool,
+}
+
+/// Decodes a message for a listener.
+///
+/// # Errors
+/// Why the listener can never take it.
+pub(crate) fn decode<L: Listener>(
+    subject: &str,
+    payload: &[u8],
+    client_id: &ClientId,
+) -> Result<Decoded<L::Events>, Undecodable> {
+    let mut decoded = read::<L::Events>(subject, payload, client_id)
+        .map_err(|bad| Undecodable { reason: shortened(&bad.reason), ..bad })?;
+    let span = info_span!(
+        parent: None,
+        "event",
+        event.id = %decoded.claim.id,
+        event.r#type = subject,
+        trace.id = decoded.trace.map(|trace| trace.trace_id()),
+        queue.group = L::QUEUE_GROUP,
+        client.id = %client_id,
+    );
+    decoded.received = decoded.received.in_span(span);
+    Ok(decoded)
+}
+
+impl From<String> for Undecodable {
+    fn from(reason: String) -> Self {
+        Self { reason, newer: false }
+    }
+}
+
+fn read<E: EventSet>(
+    subject: &str,
+    payload: &[u8],
+    client_id: &ClientId,
+) -> Result<Decoded<E>, Undecodable> {
+    if payload.len() > MAX_BYTES {
+        return Err(format!("it has {} bytes, the limit is {MAX_BYTES}", payload.len()).into());
+    }
+    let envelope = Envelope::parse(payload).map_err(|error| error.to_string())?;
+    if envelope.kind != subject {
+        return Err(format!("its type {:?} is not its subject {subject:?}", envelope.kind).into());
+    }
+    let version = envelope.schema_version(E::STREAM).map_err(|error| error.to_string())?;
+    let event = E::decode(&envelope.kind, version, envelope.data.get()).map_err(|error| {
+        Undecodable { reason: error.to_string(), newer: error.is_of_a_newer_release() }
+    })?;
+    let at = E::SUBJECTS.iter().position(|known| *known == subject);
+    if let Some(expected) = at.and_then(|at| E::SOURCES.get(at))
+        && envelope.source != *expected
+    {
+        return Err(format!("its source is {:?}, expected {expected:?}", envelope.source).into());
+    }
+    let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
+    let (id, time, entity_id) = (envelope.id, envelope.time, envelope.subject.into_owned());
+    let received = Received::new(id, time, client_id.to_string(), event);
+    Ok(Decoded { received, claim: Claim::new(id, payload), entity_id, trace })
+}

@@ -1,0 +1,23 @@
+//! Publishes a page and updates the cursor with what the stream confirmed.
+
+use super::{error::RelayError, page::Outgoing, ranges::Stored, state::StreamRelay};
+
+impl StreamRelay {
+    /// Publishes events, and checks what the confirmation tells about the stream.
+    pub(super) async fn publish(
+        &mut self,
+        events: &[Outgoing],
+        again: Option<i64>,
+    ) -> Result<Stored, RelayError> {
+        let publisher = self.publisher.as_ref().ok_or(RelayError::Unverified)?;
+        let stored = publisher.publish(events, again).await?;
+        self.check_confirmation(&stored).await?;
+        let cursor = &mut self.cursor;
+        cursor.last_sequence = stored.last_sequence;
+        cursor.last_id = Some(stored.last_id);
+        // What was acknowledged or deleted at these sequences were other messages.
+        cursor.acknowledged = cursor.acknowledged.min(stored.first_sequence - 1);
+        cursor.first_sequence = cursor.first_sequence.min(stored.first_sequence);
+        Ok(stored)
+    }
+}
