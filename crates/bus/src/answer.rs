@@ -44,6 +44,7 @@ impl<L: Listener> Batch<L> {
             let Ok(event) = &slot.event else { continue };
             let _in_event = event.received.span().enter();
             info!(
+                notice = "event_handled",
                 event.subject = event.entity_id,
                 event.sequence = slot.message.sequence,
                 event.delivery = slot.message.delivery,

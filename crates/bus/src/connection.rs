@@ -210,7 +210,7 @@ fn record(event: &Event, link: &watch::Sender<ConnectionState>, closed: &watch::
         Event::Connected => {
             link.send_modify(|link| *link = ConnectionState { up: true, epoch: link.epoch + 1 });
             metrics::gauge!("bus_connected").set(1);
-            info!("connected to NATS");
+            info!(notice = "routine", "connected to NATS");
         }
         Event::Disconnected => {
             link.send_modify(|link| link.up = false);

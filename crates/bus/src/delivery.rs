@@ -127,7 +127,7 @@ impl<L: Listener> Delivery<L> {
     async fn session(&self, epoch: u64, watch: &mut Watch) -> Result<(), SessionError> {
         let mut session = Session::open(self.context.clone(), epoch).await?;
         self.joined.send_replace(Readiness::Ready);
-        info!(queue.group = L::QUEUE_GROUP, client.id = %self.context.client_id, "joined the queue group");
+        info!(notice = "joined", queue.group = L::QUEUE_GROUP, client.id = %self.context.client_id, "joined the queue group");
         let ended = tokio::select! {
             ended = session.run(&self.shutdown) => ended,
             never = watch.keep_checking() => match never {},

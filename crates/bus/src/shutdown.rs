@@ -73,6 +73,13 @@ impl Shutdown {
         (shutdown, Reason { failures: receiver })
     }
 
+    /// A handle for tasks that stop after those of this one. A failure of one ends the process as well.
+    #[must_use]
+    pub fn next_stage(&self) -> Self {
+        let failures = self.failures.clone();
+        Self { soft: CancellationToken::new(), tasks: TaskTracker::new(), failures }
+    }
+
     /// Runs a task until it returns. It must return soon after [`Self::begun`] is ready. If it returns
     /// an error or panics, the process ends.
     pub fn spawn<F>(&self, task: &'static str, future: F)
@@ -142,7 +149,7 @@ impl Reason {
     pub async fn wait(&mut self) -> Result<(), TaskFailure> {
         tokio::select! {
             name = next_signal() => {
-                info!(signal = name, "stopping");
+                info!(notice = "routine", signal = name, "stopping");
                 Ok(())
             }
             Some(failure) = self.failures.recv() => {

@@ -1,7 +1,7 @@
-//! A third service, complete: it hears of new tickets, notes whom it would tell, and publishes an
-//! event of its own. Nothing in `common` knows of it. Copy it to begin a service of yours.
+//! A complete third service: it stores a notification for each new ticket and publishes an event of its
+//! own. Nothing in `common` knows about it. Copy it to start a service of your own.
 //!
-//! With the whole system up by `cargo run`, in another terminal, with a database of your own:
+//! While `cargo run` runs the system, in another terminal, with a database of your own:
 //! `DATABASE_URL=postgres://… cargo run -p common --example notifications`
 
 use std::process::ExitCode;
@@ -9,28 +9,22 @@ use std::process::ExitCode;
 use axum::Router;
 use clap::Parser;
 use common::{
-    bus::{self, Delivery, Failure, Lease, Listener, Received, Relay, Wake, outbox},
+    bus::{Failure, Listener, Received, Wake, outbox},
     events::{Event, Stream, ticket::TicketCreated},
-    pod::{
-        config::{self, DatabaseSettings, NatsSettings, PodSettings},
-        database,
-        http::Http,
-        process::{self, Pod},
-        provision,
-    },
+    pod::service::{self, Service, ServiceSettings},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// The stream that its own events travel.
+/// The stream of its own events.
 const NOTIFICATIONS: Stream = Stream {
     name: "NOTIFICATIONS",
     subjects: &[NotificationSent::SUBJECT],
     schema_prefix: "urn:notifications:event:",
 };
 
-/// Somebody was told of a ticket.
+/// Somebody was told about a ticket.
 #[derive(Debug, Serialize, Deserialize)]
 struct NotificationSent {
     ticket_id: Uuid,
@@ -48,11 +42,9 @@ impl Event for NotificationSent {
     }
 }
 
-/// The member of the queue group. What it writes commits with the event's place in the inbox, and
-/// so does the event that it publishes: all of it happens once, or none.
-struct Tell {
-    wake: Wake,
-}
+/// A member of the queue group. What it writes and the event that it publishes are committed together with
+/// the inbox entry: either all of it happens, exactly once, or none.
+struct Tell(Wake);
 
 impl Listener for Tell {
     type Events = TicketCreated;
@@ -77,61 +69,33 @@ impl Listener for Tell {
     }
 
     fn after_commit(&self) {
-        self.wake.wake();
+        self.0.wake();
     }
 }
 
-/// Tells of new tickets.
+/// Tells people about new tickets.
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Settings {
     #[command(flatten)]
-    pod: PodSettings,
-    #[command(flatten)]
-    database: DatabaseSettings,
-    #[command(flatten)]
-    nats: NatsSettings,
+    service: ServiceSettings,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match provision::asked() {
-        // `notifications provision`, where it has a NATS account of its own.
-        Some(settings) => provision::run::<Tell>(settings).await,
-        None => run(config::parse()).await,
-    }
+    service::main::<Settings, Tell>(std::env::args_os(), run).await
 }
 
 pub(crate) async fn run(settings: Settings) -> ExitCode {
-    process::run(settings.pod.clone(), async |pod: Pod| {
-        let http = Http::bind(&settings.pod)?;
-        let bus = pod.connect(&settings.nats).await?;
-        let lease = Lease::take(&bus, &pod.shutdown, "notifications", &[Tell::QUEUE_GROUP]).await?;
-        let pool = database::connect(&settings.database, &pod.client_id).await?;
-        let migration_pool = database::migration_pool(&pool);
-        bus::migrate(&migration_pool).await?;
-        // A service of more than one table keeps migrations, as `orders` does.
-        // The lock: two replicas that start together would otherwise both create it, and one would fail.
-        sqlx::raw_sql(
-            "select pg_advisory_xact_lock(hashtext('notifications'));
-             create table if not exists notifications (ticket_id uuid, text text)",
-        )
-        .execute(&migration_pool)
-        .await?;
-        migration_pool.close().await;
-
-        let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
-        pod.shutdown.spawn("database watch", watch);
-        let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&NOTIFICATIONS]);
-        pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
-        let tell = Tell { wake };
-        Delivery::new(tell, bus.clone(), pool.clone(), pod.shutdown.clone()).spawn(lease.clone());
-        // It has no API, only probes and metrics.
-        http.spawn(Router::new(), &pod)?;
-        Ok(async move || {
-            lease.release().await;
-            bus.close().await;
-            database::close(pool).await;
+    Service::new("notifications", settings.service)
+        .migrates(async |pool| {
+            // With more than one table, use `sqlx::migrate!`, as `orders` does.
+            let table = "create table if not exists notifications (ticket_id uuid, text text)";
+            sqlx::raw_sql(table).execute(&pool).await?;
+            Ok(())
         })
-    })
-    .await
+        .publishes(&[&NOTIFICATIONS])
+        .listens(|parts| Tell(parts.wake.clone()))
+        // No API of its own: only probes and metrics.
+        .serve(|_| Router::new())
+        .await
 }

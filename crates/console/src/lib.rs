@@ -15,16 +15,18 @@ pub mod page;
 pub mod sources;
 pub mod streaming;
 
-use std::{future::Future, path::PathBuf, pin::Pin, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use axum::{Router, middleware::from_fn_with_state};
 use clap::Parser;
-use common::pod::{
-    config::{self, NatsSettings, PodSettings},
-    http::{Http, middleware},
-    process::{self, Pod},
-    secret::Secret,
-    shutdown::Shutdown,
+use common::{
+    bus::Shutdown,
+    pod::{
+        config::{self, NatsSettings, PodSettings},
+        http::{Http, middleware},
+        process::{self, Pod},
+        secret::Secret,
+    },
 };
 use reqwest::Url;
 
@@ -110,7 +112,7 @@ pub async fn main() -> ExitCode {
 
 /// The console from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    process::run(settings.pod.clone(), |pod| start(settings, pod)).await
+    process::run(settings.pod.clone(), async |pod| start(settings, pod).await).await
 }
 
 /// What the handlers share.
@@ -132,9 +134,7 @@ pub struct Console {
     pub newest: Newest,
 }
 
-type Close = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl FnOnce() -> Close> {
+async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce()> {
     let http = Http::bind(&settings.pod)?;
     let bus = pod.connect(&settings.nats).await?;
     let nats = Nats::new(bus.clone());
@@ -162,8 +162,8 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl FnOnce() -> 
     };
     let hosts = Hosts::new(&settings.console_hosts);
     let api = router(console, &rights).layer(from_fn_with_state(hosts, guard::known_host));
-    http.spawn(middleware(api, &settings.pod.http.middleware()), &pod)?;
-    Ok(move || Box::pin(async move { bus.close().await }) as _)
+    http.spawn(middleware(api, &(&settings.pod.http).into()), &pod)?;
+    Ok(async move || bus.close().await)
 }
 
 /// Everything that the console answers, without the guard.

@@ -53,7 +53,13 @@ where
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
     }
-    fill(unfinished.clone()).await?;
+    fill(unfinished.clone()).await.with_context(|| {
+        format!(
+            "cannot fetch {name} into {}; without a network, copy {name} there from the cache of another \
+             machine (TICKETING_CACHE names the cache)",
+            cache.display()
+        )
+    })?;
     fs::rename(&unfinished, &wanted)
         .with_context(|| format!("cannot rename {}", unfinished.display()))?;
     Ok(wanted)

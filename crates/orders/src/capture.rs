@@ -73,14 +73,14 @@ async fn capture_one(provider: &dyn Provider, order_id: Uuid, payment: &Payment)
     let captured = timeout(CAPTURE_TIMEOUT, provider.capture(payment)).await;
     match captured.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer"))) {
         Ok(()) => {
-            info!(order.id = %order_id, payment.reference, "payment captured");
+            info!(notice = "routine", order.id = %order_id, payment.reference, "payment captured");
             true
         }
         Err(error) => {
             metrics::counter!("orders_capture_failures_total").increment(1);
             error!(
                 order.id = %order_id, payment.reference, error = format!("{error:#}"),
-                retry.s = RETRY.as_secs(), "a payment could not be captured",
+                retry.s = RETRY.as_secs(), "cannot capture the payment, retrying later",
             );
             false
         }

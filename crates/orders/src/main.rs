@@ -2,5 +2,5 @@
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    orders::main().await
+    orders::main(std::env::args_os()).await
 }

@@ -1,14 +1,14 @@
 //! How `publish` and `listen` take part: under a client id of their own, until their work is done,
 //! a signal comes, or `rs` is typed, which begins anew.
 
-use std::{io::BufRead, path::PathBuf, thread, time::Duration};
+use std::{io::BufRead, thread, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::{Bus, ClientId, Lease, Reason, Seed, Shutdown, without_passwords},
+    bus::{Bus, ClientId, Lease, Reason, Shutdown, without_passwords},
     pod::{
-        config::{nats_url, seed_in, user_of},
+        config::{NatsLogin, nats_url},
         secret::Secret,
     },
 };
@@ -27,46 +27,18 @@ const GRACE: Duration = Duration::from_secs(3);
 #[command(next_help_heading = "NATS")]
 #[group(skip)]
 pub(crate) struct Options {
-    /// The client id, which no other process may hold. Default: the host's name and the process
-    /// id.
+    /// The client id, which no other process may use. Default: host name and process id.
     #[arg(long, value_name = "ID")]
     client_id: Option<ClientId>,
 
-    /// Where NATS is: one URL, or several of one cluster with commas between. Default: what is up
-    /// in the data folder, else nats://127.0.0.1:4222.
+    /// The URL of a NATS server, or of several in one cluster, separated by commas. Default: the running
+    /// system in the data folder, else nats://127.0.0.1:4222.
     #[arg(long, env = "NATS_URL", value_name = "URL", hide_env_values = true,
           value_parser = nats_url)]
     nats_url: Option<Secret>,
 
-    /// The user, when the server asks for one.
-    #[arg(long, env = "NATS_USER", value_name = "USER", requires = "proof")]
-    nats_user: Option<String>,
-
-    /// The user's password.
-    #[arg(
-        long,
-        env = "NATS_PASSWORD",
-        value_name = "PASSWORD",
-        requires = "nats_user",
-        hide_env_values = true,
-        group = "proof"
-    )]
-    nats_password: Option<Secret>,
-
-    /// A file with the seed of the user's NKey, in place of a password.
-    #[arg(
-        long,
-        env = "NATS_SEED_FILE",
-        value_name = "FILE",
-        requires = "nats_user",
-        value_parser = seed_in,
-        group = "proof"
-    )]
-    nats_seed_file: Option<Seed>,
-
-    /// A PEM file with the authority that signed the server's certificate; turns TLS on.
-    #[arg(long, env = "NATS_CA", value_name = "FILE")]
-    nats_ca: Option<PathBuf>,
+    #[command(flatten)]
+    login: NatsLogin,
 
     #[command(flatten)]
     data: DataDir,
@@ -101,11 +73,8 @@ impl Options {
         let (shutdown, reason) = Shutdown::new();
         let client_id = self.client_id.clone().unwrap_or_else(ClientId::of_this_process);
         let options = common::bus::Options {
-            servers: url.clone(),
-            user: user_of(&self.nats_user, &self.nats_password, &self.nats_seed_file),
-            certificate_authority: self.nats_ca.clone(),
             node: "localhost".to_owned(),
-            ..common::bus::Options::new(client_id)
+            ..self.login.options(&url, &client_id)
         };
         let bus = Bus::connect(&options, &shutdown).await?;
         if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {

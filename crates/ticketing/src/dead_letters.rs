@@ -30,11 +30,11 @@ pub(crate) struct Options {
     #[command(subcommand)]
     what: What,
 
-    /// Whose dead letters: the service's name in a system that is up.
+    /// The service whose dead letters to use, in the running system.
     #[arg(long, value_name = "SERVICE", default_value = "orders", global = true)]
     service: String,
 
-    /// The service's database, if it is not of a system that is up.
+    /// The service's database, if `up` did not start it.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
     database_url: Option<Secret>,
 
@@ -44,27 +44,27 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
-    /// One line for each, the oldest first.
+    /// Lists them, one per line, oldest first.
     List {
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Everything about one, payload and headers included.
+    /// Shows everything about one, including payload and headers.
     Show {
         /// Its number.
         number: i64,
     },
-    /// Gives them back to the queue group in which they failed, and to no other.
+    /// Redelivers them to the queue group in which they failed, and to no other.
     Redrive {
         /// A number, or `all`.
         which: Which,
     },
-    /// Deletes them for good.
+    /// Deletes them permanently.
     Discard {
         /// A number, or `all`.
         which: Which,
-        /// Says that `all` is meant.
+        /// Confirms `discard all`.
         #[arg(long)]
         yes: bool,
     },
@@ -84,7 +84,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         }
         What::Redrive { which } => redrive(&mut database, which).await,
         What::Discard { which: Which::All, yes: false } => {
-            bail!("that deletes every dead letter for good: add --yes")
+            bail!("this deletes every dead letter permanently; add --yes to confirm")
         }
         What::Discard { which, .. } => {
             let discarded = dead_letters::discard(&mut database, which).await?;
@@ -119,7 +119,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
         );
     }
     if i64::try_from(letters.len())? == LISTED {
-        say!("… there may be more than these {LISTED}.");
+        say!("Only the oldest {LISTED} are shown.");
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
 async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()> {
     let redriven = dead_letters::redrive(database, which).await?;
     found(which, redriven)?;
-    say!("Gave {redriven} back.");
+    say!("Redriven: {redriven}.");
     let deadline = Instant::now() + REDRIVE_WAIT;
     loop {
         let mut left = dead_letters::list(database, None, LISTED).await?;
@@ -143,7 +143,9 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
             continue;
         }
         if waiting > 0 {
-            say!("No member of the group has tried {waiting} of them yet.");
+            say!(
+                "{waiting} have not been retried yet: no member of the group is running, or it is busy."
+            );
         }
         left.retain(|letter| letter.redrive_at.is_none());
         for letter in &left {

@@ -4,6 +4,7 @@
 //! - `publish`, `listen`: a publisher and a listener to play with.
 //! - `status`, `dead_letters`: what is going on, and what needs a person.
 //! - `running`: how the tools find what `up` has started.
+//! - [`services`]: the table of services.
 
 mod client;
 mod dead_letters;
@@ -12,16 +13,19 @@ mod nkey;
 mod out;
 mod publish;
 mod running;
+pub mod services;
 mod status;
 mod up;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use common::{
     bus::{shown_json, without_passwords},
-    pod::{config, provision},
+    pod::config,
 };
+
+use services::Service;
 
 /// The whole system on one machine, and the tools to try it with.
 ///
@@ -32,7 +36,7 @@ use common::{
     name = "ticketing",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit status: 0 when all went well, 1 after a failure, 64 when an argument is bad."
+    after_help = "Exit status: 0 on success, 1 after a failure, 64 if an argument is invalid."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -44,50 +48,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Brings everything up (the default).
-    Up(up::Options),
-    /// Publishes events of your own, past the tickets service.
+    /// Starts the whole system (the default).
+    Up(Box<up::Options>),
+    /// Publishes events directly, bypassing the tickets service.
     Publish(publish::Options),
     /// Listens to events and prints them.
     Listen(listen::Options),
-    /// Shows streams, queue groups and their members, and what waits.
+    /// Shows streams, queue groups, their members, and backlogs.
     Status(status::Options),
-    /// Looks after events that could not take effect.
+    /// Lists, redrives or discards dead letters: events that could not be processed.
     DeadLetters(dead_letters::Options),
-    /// Makes a key pair for a user of NATS: the seed in a file, the public key as output.
+    /// Creates a key pair (NKey) for a NATS user: writes the seed to a file, prints the public key.
     Nkey(nkey::Options),
-    /// The tickets service, as `up` starts it.
-    #[command(hide = true)]
-    Tickets(tickets::Settings),
-    /// A replica of the orders service, as `up` starts it.
-    #[command(hide = true)]
-    Orders(orders::Settings),
     /// The console, as `up` starts it.
     #[command(hide = true)]
     Console(ticketing_console::Settings),
-    /// What makes the queue group of the tickets service in another's account of NATS.
-    #[command(hide = true)]
-    TicketsProvision(provision::Settings),
-    /// What makes the queue group of the orders service in another's account of NATS.
-    #[command(hide = true)]
-    OrdersProvision(provision::Settings),
 }
 
-/// The command from its arguments to its exit status.
+/// The command, from its arguments to its exit status. The name of a service as the first argument runs that
+/// service with the rest, as `up` does.
 pub async fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args_os().collect();
+    let name = arguments.get(1).and_then(|name| name.to_str());
+    if let Some(service) = name.and_then(Service::named) {
+        return (service.main)(arguments.into_iter().skip(1).collect()).await;
+    }
     let cli: Cli = config::parse();
-    let done = match cli.command.unwrap_or(Command::Up(cli.up)) {
-        Command::Tickets(settings) => return tickets::run(settings).await,
-        Command::Orders(settings) => return orders::run(settings).await,
+    let done = match cli.command.unwrap_or(Command::Up(Box::new(cli.up))) {
         Command::Console(settings) => return ticketing_console::run(settings).await,
-        Command::TicketsProvision(settings) => {
-            return provision::run::<tickets::listener::OrderListener>(settings).await;
-        }
-        Command::OrdersProvision(settings) => {
-            return provision::run::<orders::listener::TicketListener>(settings).await;
-        }
         Command::Nkey(options) => nkey::run(&options),
-        Command::Up(options) => up::run(options).await,
+        Command::Up(options) => up::run(*options).await,
         Command::Publish(options) => publish::run(options).await,
         Command::Listen(options) => listen::run(options).await,
         Command::Status(options) => status::run(options).await,

@@ -13,7 +13,7 @@ const FILE: &str = "stack.json";
 /// Which folder holds the system's data.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DataDir {
-    /// The folder of the data of a system that `up` brings up.
+    /// The data folder of the system that `up` starts.
     #[arg(long, env = "TICKETING_DATA", value_name = "FOLDER", default_value = ".ticketing")]
     pub(crate) data_dir: PathBuf,
 }

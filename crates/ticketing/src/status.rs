@@ -4,16 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::Args;
-use common::{
-    bus::{Bus, dead_letters, lease, outbox, shown, without_passwords},
-    events::{order::ORDERS, ticket::TICKETS},
-};
+use common::bus::{Bus, dead_letters, lease, outbox, shown, without_passwords};
 use futures::TryStreamExt;
 use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{client, out::say, running::RunningSystem};
+use crate::{client, out::say, running::RunningSystem, services::Service};
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
@@ -68,14 +65,16 @@ struct Member {
 
 #[derive(Debug, Serialize)]
 struct DatabaseStatus {
-    tickets: i64,
-    orders: i64,
+    /// How many rows each of the service's tables has.
+    #[serde(flatten)]
+    rows: BTreeMap<&'static str, i64>,
     /// Events that are not yet published.
     outbox: i64,
-    dead_letters: usize,
+    dead_letters: i64,
 }
 
-/// The most dead letters that are counted.
+/// Rows are counted up to this many, so that a count does not take longer the more history there is. Of a
+/// larger table, Postgres's own estimate is shown.
 const COUNTED: i64 = 10_000;
 
 /// Shows it once.
@@ -135,28 +134,45 @@ async fn gather(
     let mut databases = BTreeMap::new();
     let system = system.map_or_else(Default::default, |system| (system.databases, system.services));
     for (name, url) in system.0 {
-        let stream = if name == "tickets" { TICKETS.name } else { ORDERS.name };
+        // None when another release has brought the system up, with a service that this one does not know.
+        let Some(service) = Service::named(&name) else { continue };
         let status =
-            database(&url, stream).await.with_context(|| format!("the database {name}"))?;
+            database(&url, service).await.with_context(|| format!("the database {name}"))?;
         databases.insert(name, status);
     }
     Ok(Status { nats_url, services: system.1, streams, members: members.collect(), databases })
 }
 
-async fn database(url: &str, stream: &str) -> anyhow::Result<DatabaseStatus> {
+async fn database(url: &str, service: &Service) -> anyhow::Result<DatabaseStatus> {
     let mut connection = PgConnection::connect(url).await?;
-    let (tickets, orders) =
-        sqlx::query_as("select (select count(*) from tickets), (select count(*) from orders)")
-            .fetch_one(&mut connection)
-            .await?;
-    let status = DatabaseStatus {
-        tickets,
-        orders,
-        outbox: outbox::depth(&mut connection, stream).await?.unpublished,
-        dead_letters: dead_letters::list(&mut connection, None, COUNTED).await?.len(),
-    };
+    let (mut rows, mut outbox) = (BTreeMap::new(), 0);
+    for table in service.tables {
+        rows.insert(*table, count(&mut connection, table).await?);
+    }
+    for stream in service.streams {
+        outbox += outbox::depth(&mut connection, stream.name).await?.unpublished;
+    }
+    let dead_letters = dead_letters::count(&mut connection, service.queue_group).await?;
     connection.close().await?;
-    Ok(status)
+    Ok(DatabaseStatus { rows, outbox, dead_letters })
+}
+
+/// How many rows a table has: exactly, up to [`COUNTED`].
+async fn count(connection: &mut PgConnection, table: &'static str) -> anyhow::Result<i64> {
+    // A name of ours, which cannot be a parameter.
+    let counted = sqlx::AssertSqlSafe(format!(
+        "select count(*) from (select from {table} limit {COUNTED}) as counted"
+    ));
+    let counted: i64 = sqlx::query_scalar(counted).fetch_one(&mut *connection).await?;
+    if counted < COUNTED {
+        return Ok(counted);
+    }
+    let estimate: i64 =
+        sqlx::query_scalar("select reltuples::bigint from pg_class where oid = $1::regclass")
+            .bind(table)
+            .fetch_one(connection)
+            .await?;
+    Ok(estimate.max(counted))
 }
 
 fn print(status: &Status) -> anyhow::Result<()> {
@@ -191,13 +207,14 @@ fn print(status: &Status) -> anyhow::Result<()> {
         );
     }
     if status.databases.is_empty() {
-        say!("\nNothing is up in the data folder, so no database is looked at.");
+        say!("\nNo system is running from the data folder, so no databases are shown.");
     }
     for (name, database) in &status.databases {
+        let rows: Vec<_> =
+            database.rows.iter().map(|(table, rows)| format!("{rows} {table}")).collect();
         say!(
-            "\nDatabase {name}: {} tickets, {} orders, {} events to publish, {} dead letters",
-            database.tickets,
-            database.orders,
+            "\nDatabase {name}: {}, {} events to publish, {} dead letters",
+            rows.join(", "),
             database.outbox,
             database.dead_letters
         );

@@ -1,12 +1,12 @@
-//! The service `tickets`: takes `POST /api/tickets`, stores the ticket and its event in one
-//! transaction of its own Postgres, and answers 201. The event is published later, from the
-//! outbox, so that a POST works while NATS is away.
+//! The service `tickets`: handles `POST /api/tickets`, stores the ticket and its event in one
+//! transaction in its own Postgres, and answers 201. The event is published later, from the
+//! outbox, so a POST works while NATS is unavailable.
 //!
-//! - [`http`]: the API. What came in is parsed there into types that cannot be wrong.
+//! - [`http`]: the API. It parses requests into types that are valid by construction.
 //! - [`ticket`]: those types.
 //! - [`group_commit`]: tickets that arrive together are committed together.
-//! - [`listener`]: what it does with an event about an order.
-//! - [`sellers`]: who may store a ticket, and change it.
+//! - [`listener`]: handles events about orders.
+//! - [`sellers`]: who may create and change tickets.
 //! - [`store`]: all SQL.
 
 pub mod group_commit;
@@ -16,58 +16,43 @@ pub mod sellers;
 pub mod store;
 pub mod ticket;
 
-use std::{future::Future, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    bus::{self, Delivery, Lease, Listener, Relay},
     events::ticket::TICKETS,
     pod::{
         auth::{AuthSettings, Caller},
-        config::{self, DatabaseSettings, EX_USAGE, NatsSettings, PodSettings},
-        database,
-        http::Http,
-        idempotency,
-        process::{self, Pod},
-        provision,
+        service::{self, Service, ServiceSettings},
     },
 };
 use listener::OrderListener;
 use sellers::Sellers;
-use tracing::warn;
 
-/// Keeps tickets: takes them over HTTP, stores them in Postgres, tells of them on NATS, and hears there
-/// which of them are ordered.
+/// Stores tickets: an HTTP API on Postgres. Publishes every change on NATS, and learns from there which
+/// tickets are ordered.
 ///
-/// Every setting is an option or an environment variable. A bad one ends the process with status
-/// 64 and its name, before anything is opened.
+/// Every setting is an option or an environment variable. An invalid setting stops the process at startup
+/// with status 64 and a message that names it.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "tickets",
     version,
-    after_help = "Exit status: 0 after SIGINT or SIGTERM and an orderly stop, 1 after a failure, \
-                  64 when a setting is bad.\n\n`tickets provision` makes its queue group, where each \
-                  service has a NATS account of its own; see its --help.\n\nThe API describes itself at /openapi.json, for \
-                  people at /docs."
+    after_help = "Exit status: 0 after SIGINT or SIGTERM and a clean shutdown, 1 after a failure, \
+                  64 if a setting is invalid.\n\n`tickets provision` creates the service's queue group, for \
+                  deployments where each service has its own NATS account; see its --help.\n\nThe API is \
+                  documented at /docs, and as OpenAPI at /openapi.json."
 )]
 pub struct Settings {
-    /// Who and where the process is.
+    /// The settings that every service has.
     #[command(flatten)]
-    pub pod: PodSettings,
+    pub service: ServiceSettings,
 
-    /// Its Postgres.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    /// The NATS that it publishes to and listens to.
-    #[command(flatten)]
-    pub nats: NatsSettings,
-
-    /// How its sellers say who they are.
+    /// How sellers authenticate.
     #[command(flatten)]
     pub auth: AuthSettings,
 
-    /// Whose every new ticket is while AUTH is off.
+    /// The seller of every new ticket while AUTH is off.
     #[arg(
         long,
         env,
@@ -77,75 +62,33 @@ pub struct Settings {
     )]
     pub default_seller: Caller,
 
-    /// Who may change tickets without a seller, which a release before sellers has stored. Whoever
-    /// changes one is its seller from then on. Default: nobody; while AUTH is off, the default seller.
+    /// Who may change tickets that have no seller: those stored by a release that had no sellers. Whoever
+    /// changes one becomes its seller. Default: nobody; while AUTH is off, the default seller.
     #[arg(long, env, value_name = "SELLER_OF_OLD_TICKETS", help_heading = "Callers")]
     pub seller_of_old_tickets: Option<Caller>,
 }
 
-/// The service from its environment to its exit status.
-pub async fn main() -> ExitCode {
-    match provision::asked() {
-        Some(settings) => provision::run::<OrderListener>(settings).await,
-        None => run(config::parse()).await,
-    }
+/// The program, from its arguments (its own name first) and environment to its exit status.
+pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    service::main::<Settings, OrderListener>(arguments, run).await
 }
 
-/// The service from its settings to its exit status.
+/// The service, from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    let Settings { auth, default_seller, seller_of_old_tickets, .. } = &settings;
-    let sellers = match Sellers::new(auth, default_seller, seller_of_old_tickets.as_ref()) {
+    let Settings { service, auth, default_seller, seller_of_old_tickets } = settings;
+    let sellers = match Sellers::new(&auth, &default_seller, seller_of_old_tickets.as_ref()) {
         Ok(sellers) => sellers,
-        Err(reason) => {
-            eprintln!("error: {reason}");
-            return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
-        }
+        Err(reason) => return service::bad_setting(reason),
     };
-    process::run(settings.pod.clone(), |pod| start(settings, sellers, pod)).await
-}
-
-/// Opens what the service needs and spawns its tasks. Returns what closes the rest after them.
-async fn start(
-    settings: Settings,
-    sellers: Sellers,
-    pod: Pod,
-) -> anyhow::Result<impl FnOnce() -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> {
-    let http = Http::bind(&settings.pod)?;
-    let bus = pod.connect(&settings.nats).await?;
-    let lease = Lease::take(&bus, &pod.shutdown, "tickets", &[OrderListener::QUEUE_GROUP]).await?;
-    let pool = database::connect(&settings.database, &pod.client_id).await?;
-    let migration_pool = database::migration_pool(&pool);
-    bus::migrate(&migration_pool).await?;
-    store::migrate(&migration_pool).await?;
-    migration_pool.close().await;
-
-    let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&TICKETS]);
-    pod.shutdown.spawn("relay", relay.run(pod.shutdown.clone()));
-
-    let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
-    pod.shutdown.spawn("database watch", watch);
-    let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
-    pod.shutdown.spawn("idempotency keys", keys);
-    // No gate: POSTs work without NATS.
-    Delivery::new(
-        OrderListener::new(wake.clone()),
-        bus.clone(),
-        pool.clone(),
-        pod.shutdown.clone(),
-    )
-    .spawn(lease.clone());
-
-    sellers.auth.spawn(&pod.health, &pod.shutdown);
-    if let Some(seller) = sellers.auth.always() {
-        warn!(%seller, "AUTH is off: every ticket is this seller's");
-    }
-    let api = http::Api::start(pool.clone(), wake, sellers, &pod.shutdown);
-    http.spawn(http::router(api, &settings.pod.http.middleware()), &pod)?;
-    Ok(move || {
-        Box::pin(async move {
-            lease.release().await;
-            bus.close().await;
-            database::close(pool).await;
-        }) as _
-    })
+    Service::new("tickets", service)
+        .migrates(async |pool| store::migrate(&pool).await)
+        .publishes(&[&TICKETS])
+        .listens(|parts| OrderListener::new(parts.wake.clone()))
+        .authenticates(&sellers.auth)
+        .serve(|parts| {
+            let (pool, wake) = (parts.pool.clone(), parts.wake.clone());
+            let api = http::Api::start(pool, wake, sellers, &parts.shutdown);
+            http::router(api, &parts.middleware)
+        })
+        .await
 }

@@ -2,5 +2,5 @@
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
-    tickets::main().await
+    tickets::main(std::env::args_os()).await
 }

@@ -84,7 +84,7 @@ struct Columns<'a> {
 /// How a change went.
 #[derive(Debug)]
 pub enum Change {
-    /// The ticket as it is now.
+    /// The ticket after the change.
     Made(Ticket),
     /// It is at this version, which is none of those expected.
     Stale(i32),

@@ -199,7 +199,7 @@ impl Lease {
             if let Some(written) = written {
                 self.waits_for.send_replace(None);
                 if self.revision.send_replace(written) == 0 {
-                    info!(client.id = %id, "holding the client id");
+                    info!(notice = "routine", client.id = %id, "holding the client id");
                 }
                 return Ok(());
             }

@@ -111,15 +111,7 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let nats = NatsServer::builder().start().await.unwrap();
-        let options = Options {
-            servers: nats.url(),
-            user: None,
-            imported: Vec::new(),
-            certificate_authority: None,
-            stream_replicas: 1,
-            client_id: "settings".parse().unwrap(),
-            node: String::new(),
-        };
+        let options = Options { servers: nats.url(), ..Options::new("settings".parse().unwrap()) };
         let (shutdown, reason) = Shutdown::new();
         std::mem::forget(reason);
         let bus = Bus::connect(&options, &shutdown).await.unwrap();

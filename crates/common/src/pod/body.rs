@@ -115,7 +115,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
         if !json {
             return Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body must be sent with Content-Type: application/json.",
+                "The Content-Type must be application/json.",
             ));
         }
         let body =

@@ -83,8 +83,8 @@ pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Re
         }
         if served.replace(asked.is_ok()) != Some(asked.is_ok()) {
             match asked {
-                Ok(()) => info!("the database answers"),
-                Err(reason) => warn!(reason, "the database is away"),
+                Ok(()) => info!(notice = "routine", "database available"),
+                Err(reason) => warn!(reason, "database unavailable"),
             }
         }
         tokio::select! {
@@ -100,7 +100,7 @@ pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Re
 async fn serves(pool: &Pool, witness: &mut Witness) -> Result<(), String> {
     witness.ask().await?;
     if witness.silent && pool.renew() {
-        warn!("connections to the database fell silent, opening new ones");
+        warn!("database connections stopped responding, opening new ones");
         witness.silent = false;
     }
     let asked = pool.run(async |connection| sqlx::query("select 1").execute(connection).await);
@@ -153,7 +153,7 @@ pub fn now() -> OffsetDateTime {
 /// Closes the pool, after the tasks that used it have ended.
 pub async fn close(pool: Pool) {
     if timeout(CLOSE_TIMEOUT, pool.close()).await.is_err() {
-        warn!("connections to the database were still in use, dropped");
+        warn!("dropped database connections that were still in use");
     }
 }
 

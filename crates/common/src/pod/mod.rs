@@ -1,5 +1,5 @@
 //! How a process behaves in a pod: who it is, how it is told what to do, how it says how it is,
-//! and how it ends. [`run`](process::run) is the frame that every service's `main` is.
+//! and how it ends. A [`Service`](service::Service) puts all of it together.
 
 pub mod auth;
 pub mod body;
@@ -16,4 +16,5 @@ pub mod process;
 pub mod provision;
 mod repeated_keys;
 pub mod secret;
+pub mod service;
 pub mod telemetry;

@@ -96,8 +96,8 @@ fn complete_operation(operation: &mut Operation) {
     operation.parameters.iter_mut().flatten().for_each(without_null);
     let responses = &mut operation.responses.responses;
     for (status, text) in [
-        ("408", "The body did not come in time."),
-        ("414", "Path and query have more than 2,048 bytes."),
+        ("408", "The request body did not arrive in time."),
+        ("414", "Path and query exceed 2,048 bytes."),
         ("500", "The service failed."),
     ] {
         responses.insert(status.to_owned(), RefOr::T(problem(text).build()));

@@ -71,11 +71,11 @@ pub async fn repeat(
                     // Said once, and not at every round of an outage.
                     BusError::Database(error) if database_is_away(&error) => {
                         if !std::mem::replace(&mut away, true) {
-                            warn!(periodic.task = what, %error, "the database is away");
+                            warn!(periodic.task = what, %error, "database unavailable");
                         }
                     }
                     error => {
-                        error!(periodic.task = what, %error, "a periodic task failed, it will run again")
+                        error!(periodic.task = what, %error, "periodic task failed, retrying later")
                     }
                 }
                 every

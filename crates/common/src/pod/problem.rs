@@ -105,14 +105,17 @@ impl Problem {
     #[must_use]
     pub fn internal(error: &anyhow::Error) -> Self {
         if is_unavailable(error) {
-            tracing::warn!(error = format!("{error:#}"), "the database is away");
+            tracing::warn!(error = format!("{error:#}"), "database unavailable");
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The service cannot reach its database. Whether the request took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
+                "The database is unavailable. The request may or may not have taken effect: retry it, with the same Idempotency-Key if it has one.",
             );
         }
-        tracing::error!(error = format!("{error:#}"), "a request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "The service failed; its log says why.")
+        tracing::error!(error = format!("{error:#}"), "request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Internal error. The service log has the details.",
+        )
     }
 }
 

@@ -1,11 +1,11 @@
 //! The frame that every service's `main` is: logs, metrics, signals, and an orderly end.
 
-use std::{future::Future, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use bus::{Bus, Readiness, lease::Lease};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error, info};
 
 use super::{
@@ -31,8 +31,11 @@ pub struct Pod {
     pub node: String,
     /// Its readiness.
     pub health: Health,
-    /// Its end.
+    /// Its end: tasks spawned on this are asked to stop first.
     pub shutdown: Shutdown,
+    /// The last stage of its end, for what the other tasks need until they have ended: the relay, which
+    /// publishes what they stored.
+    pub last: Shutdown,
     /// Its metrics, for `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -43,7 +46,7 @@ impl Pod {
     /// # Errors
     /// As [`Bus::connect`].
     pub async fn connect(&self, settings: &NatsSettings) -> anyhow::Result<Bus> {
-        Ok(Bus::connect(&settings.options(&self.client_id, &self.node), &self.shutdown).await?)
+        Ok(Bus::connect(&settings.options(&self.client_id, &self.node), &self.last).await?)
     }
 
     /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
@@ -97,17 +100,14 @@ async fn follow(mut readiness: watch::Receiver<Readiness>, health: &Health) {
 
 /// Runs a service: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and
 /// returns; then the frame waits for a signal or a failed task, stops everything within the grace
-/// time, and at last calls what `start` returned, to close what the tasks had shared.
+/// time, in two stages, and at last calls what `start` returned, to close what the tasks had shared.
 ///
 /// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped,
 /// 64 when a setting was bad.
-pub async fn run<Start, Started, Close, Closed>(settings: PodSettings, start: Start) -> ExitCode
-where
-    Start: FnOnce(Pod) -> Started,
-    Started: Future<Output = anyhow::Result<Close>>,
-    Close: FnOnce() -> Closed,
-    Closed: Future<Output = ()>,
-{
+pub async fn run<Close: AsyncFnOnce()>(
+    settings: PodSettings,
+    start: impl AsyncFnOnce(Pod) -> anyhow::Result<Close>,
+) -> ExitCode {
     let traces = match observe(&settings) {
         Ok(traces) => traces,
         Err(error) => {
@@ -121,7 +121,7 @@ where
     }
     match ended {
         Ok(true) => {
-            info!("stopped");
+            info!(notice = "routine", "stopped");
             ExitCode::SUCCESS
         }
         Ok(false) => ExitCode::FAILURE,
@@ -141,22 +141,18 @@ fn observe(settings: &PodSettings) -> anyhow::Result<Option<Traces>> {
     Ok(traces)
 }
 
-async fn run_logged<Start, Started, Close, Closed>(
+async fn run_logged<Close: AsyncFnOnce()>(
     settings: PodSettings,
-    start: Start,
-) -> anyhow::Result<bool>
-where
-    Start: FnOnce(Pod) -> Started,
-    Started: Future<Output = anyhow::Result<Close>>,
-    Close: FnOnce() -> Closed,
-    Closed: Future<Output = ()>,
-{
+    start: impl AsyncFnOnce(Pod) -> anyhow::Result<Close>,
+) -> anyhow::Result<bool> {
     let (shutdown, mut reason) = Shutdown::new();
+    let last = shutdown.next_stage();
     let pod = Pod {
         client_id: settings.client_id(),
         node: settings.node_name,
         health: Health::default(),
         shutdown: shutdown.clone(),
+        last: last.clone(),
         metrics: telemetry::metrics()?,
     };
     // Who measures this, for whoever reads it by an address.
@@ -165,7 +161,7 @@ where
     let health = pod.health.clone();
     let (metrics, stop) = (pod.metrics.clone(), shutdown.clone());
     shutdown.spawn("metrics upkeep", telemetry::upkeep(metrics, stop));
-    info!(client.id = %pod.client_id, "starting");
+    info!(notice = "routine", client.id = %pod.client_id, "starting");
     let close = tokio::select! {
         started = start(pod) => started.context("cannot start")?,
         // A signal while starting: nothing has been taken on yet.
@@ -173,8 +169,14 @@ where
     };
     let ended = reason.wait().await;
     health.not_ready("process", "stopping");
+    let end = Instant::now() + settings.shutdown_grace;
     shutdown.begin();
-    let orderly = shutdown.finish(settings.shutdown_grace).await;
+    let mut orderly = shutdown.finish(settings.shutdown_grace).await;
+    last.begin();
+    // What was dropped once is not waited for again.
+    if orderly {
+        orderly = last.finish(end.saturating_duration_since(Instant::now())).await;
+    }
     close().await;
     Ok(ended.map(|()| orderly)?)
 }

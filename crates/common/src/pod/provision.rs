@@ -9,23 +9,23 @@ use bus::{Listener, provision};
 use clap::Parser;
 
 use super::{
-    config::{self, NatsSettings, PodSettings},
+    config::{NatsSettings, PodSettings},
     http::Http,
     process::{self, Pod},
 };
 
-/// The word after the program's name.
-const WORD: &str = "provision";
+/// The word after the program's name that asks for it.
+pub(super) const WORD: &str = "provision";
 
-/// Makes the service's queue group in another service's account of NATS, and keeps it right.
+/// Creates the service's queue group in another service's NATS account, and keeps its configuration correct.
 ///
-/// For services that have an account each. Every setting is an option or an environment variable. A bad
-/// one ends the process with status 64 and its name, before anything is opened.
+/// Needed where each service has its own account. Every setting is an option or an environment variable. An
+/// invalid setting stops the process at startup with status 64 and a message that names it.
 #[derive(Debug, Clone, Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 after SIGINT or SIGTERM and an orderly stop, 1 after a failure, \
-                  64 when a setting is bad."
+    after_help = "Exit status: 0 after SIGINT or SIGTERM and a clean shutdown, 1 after a failure, \
+                  64 if a setting is invalid."
 )]
 pub struct Settings {
     /// Who and where the process is.
@@ -35,14 +35,6 @@ pub struct Settings {
     /// The NATS that holds the stream, with a user of the account that it is in.
     #[command(flatten)]
     pub nats: NatsSettings,
-}
-
-/// What the process's arguments ask for, if that is to provision.
-#[must_use]
-pub fn asked() -> Option<Settings> {
-    let mut arguments = std::env::args_os();
-    let program = arguments.next()?;
-    (arguments.next()? == WORD).then(|| config::parse_from([program].into_iter().chain(arguments)))
 }
 
 /// The provisioner of this listener's queue group, from its settings to its exit status.

@@ -101,7 +101,7 @@ async fn a_member_says_that_it_waits_for_its_provisioner_and_joins_once_that_has
     };
     let connection = connect(&world.nats.url(), "member-0", false).await;
     let mut joined = join_on::<0>(connection, world.pool.clone()).await;
-    waits_for("its provisioner has to make it", &mut joined).await;
+    waits_for("its provisioner has to create it", &mut joined).await;
     world.publish_first().await;
     world.provisioner::<0>().await;
     joined.wait_for(|ready| *ready == Readiness::Ready).await.unwrap();

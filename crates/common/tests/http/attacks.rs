@@ -95,7 +95,7 @@ async fn a_body_that_does_not_come_holds_no_place_and_is_answered_408() {
     let answer = slow.answer().await;
     answer.is_problem(408);
     assert_eq!(answer.header("connection"), "close");
-    let limit = format!("The body must come within {} s.", BODY_TIMEOUT.as_secs());
+    let limit = format!("The request body must arrive within {} s.", BODY_TIMEOUT.as_secs());
     assert_eq!(answer.json()["detail"], limit.as_str());
     assert!(slow.until_closed().await.is_empty());
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::warn;
 
-use super::{failed, send};
+use super::{REQUEST_TIMEOUT, failed, send};
 use crate::Console;
 
 /// What to do to it.
@@ -98,7 +98,7 @@ async fn poison(console: &Console, stream: &str) -> anyhow::Result<String> {
 async fn wipe(console: &Console, stream: &str) -> anyhow::Result<String> {
     subjects(console, stream).await?;
     let deleted = console.nats.bus().jetstream.delete_stream(stream);
-    let deleted = tokio::time::timeout(common::bus::connection::REQUEST_TIMEOUT, deleted);
+    let deleted = tokio::time::timeout(REQUEST_TIMEOUT, deleted);
     deleted.await.context("NATS does not answer in time")??;
     Ok(format!("deleted {stream}: its service makes it again, and fills it from Postgres"))
 }

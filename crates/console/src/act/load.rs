@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::pod::{problem::Problem, shutdown::Shutdown};
+use common::{bus::Shutdown, pod::problem::Problem};
 use futures::{StreamExt, stream::iter};
 use serde::Deserialize;
 use serde_json::json;
@@ -64,7 +64,6 @@ pub(super) async fn load(State(console): State<Console>, Json(wanted): Json<Want
             () = post_all(&services, &ledger, rate, seconds) => {}
         }
         ledger.end();
-        Ok(())
     });
     Json(json!({ "status": 202, "body": { "rate": rate, "seconds": seconds } })).into_response()
 }

@@ -25,6 +25,9 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{Console, sources::replicas::Directory};
+
+/// How long NATS may take to answer a request, as in the bus.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 pub use ledger::{Ledger, Sums};
 pub(crate) use load::look;
 pub use rights::Rights;
@@ -171,7 +174,7 @@ async fn send(console: &Console, subject: String, payload: String) -> anyhow::Re
             jetstream.publish_with_headers(subject.clone(), HeaderMap::new(), payload.into());
         anyhow::Ok(sent.await?.await?.sequence)
     };
-    let stored = tokio::time::timeout(common::bus::connection::REQUEST_TIMEOUT * 2, stored);
+    let stored = tokio::time::timeout(REQUEST_TIMEOUT * 2, stored);
     let sequence = stored.await.context("NATS has not confirmed it in time")??;
     info!(subject, sequence, "published by hand");
     Ok(sequence)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::consumer;
-use common::pod::lease::Holder;
+use common::bus::Holder;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 

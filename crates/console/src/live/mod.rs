@@ -7,7 +7,7 @@ mod tracker;
 
 use std::sync::Arc;
 
-use common::pod::shutdown::Shutdown;
+use common::bus::Shutdown;
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},

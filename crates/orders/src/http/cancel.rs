@@ -23,10 +23,10 @@ use crate::order::Transition;
             example = "01936b2e-7c00-7000-8000-000000000002")
     ),
     responses(
-        (status = 200, description = "The order is cancelled, now or before.", body = Order),
-        (status = 400, description = "The id cannot be read.",
+        (status = 200, description = "The order is cancelled, by this request or an earlier one.", body = Order),
+        (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "You have no order with this id.",
             body = Problem, content_type = "application/problem+json"),

@@ -49,6 +49,7 @@ pub(super) async fn change(
     };
     api.wake.wake();
     info!(
+        notice = "order_changed",
         order.id = %id,
         ticket.id = %next.ticket_id,
         order.status = next.status.as_str(),

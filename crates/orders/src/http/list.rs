@@ -32,18 +32,18 @@ pub(super) struct OrderPage {
     tag = "orders",
     security(("buyer" = [])),
     params(
-        ("limit" = Option<i64>, Query, description = "The most orders of the page.",
+        ("limit" = Option<i64>, Query, description = "The maximum number of orders per page.",
             minimum = 1, maximum = 100),
-        ("after" = Option<String>, Query, description = "The cursor: `next` of the page before.",
+        ("after" = Option<String>, Query, description = "The cursor: `next` from the previous page.",
             pattern = "^[0-9a-f]{32}$"),
     ),
     responses(
         (status = 200, description = "A page of orders.", body = OrderPage),
         (status = 400, description = "Authorization was given more than once.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is wrong or unknown.",
+        (status = 422, description = "A parameter is invalid or unknown.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -70,10 +70,10 @@ impl NewPayment {
     ),
     request_body = NewPayment,
     responses(
-        (status = 200, description = "The order is completed, now or before.", body = Order),
-        (status = 400, description = "The id cannot be read, or the body is not a JSON object.",
+        (status = 200, description = "The order is completed, by this request or an earlier one.", body = Order),
+        (status = 400, description = "The id is not a UUID, or the body is not a JSON object.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
         (status = 402, description = "The payment was declined.",
             body = Problem, content_type = "application/problem+json"),
@@ -81,13 +81,13 @@ impl NewPayment {
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The order was cancelled, or has expired. Nothing is charged.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 16 KiB.",
+        (status = 413, description = "The body exceeds 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not sent as application/json.",
+        (status = 415, description = "The Content-Type is not application/json.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, missing or unknown.",
+        (status = 422, description = "Fields are invalid, missing or unknown.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The payment provider or the database cannot be reached, or the service is too busy. Try again, with the same token.",
+        (status = 503, description = "The payment provider or the database is unavailable, or the service is overloaded. Retry with the same token.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = String, description = "Seconds to wait."))),
     )
@@ -162,5 +162,5 @@ async fn void(api: &Api, id: Uuid, payment: &Payment) {
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "no answer".to_owned(),
     };
-    warn!(order.id = %id, payment.reference, error, "a payment was not voided, and lapses by itself");
+    warn!(order.id = %id, payment.reference, error, "cannot void the authorization, which lapses by itself");
 }

@@ -22,9 +22,9 @@ use crate::store::orders;
     ),
     responses(
         (status = 200, description = "The order.", body = Order),
-        (status = 400, description = "The id cannot be read.",
+        (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "You have no order with this id.",
             body = Problem, content_type = "application/problem+json"),

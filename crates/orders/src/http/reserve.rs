@@ -62,12 +62,12 @@ impl NewOrder {
     security(("buyer" = [])),
     params((
         "Idempotency-Key" = Option<String>, Header,
-        description = "The buyer's name for this request: 1-255 visible ASCII characters.",
+        description = "Identifies the request when the buyer retries it: 1-255 visible ASCII characters.",
         min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
     )),
     request_body = NewOrder,
     responses(
-        (status = 201, description = "The ticket is reserved, now or by the first request with this Idempotency-Key.",
+        (status = 201, description = "The ticket is reserved, by this request or the first one with this Idempotency-Key.",
             body = Order,
             headers(
                 ("Location" = String, description = "The order's path."),
@@ -75,19 +75,19 @@ impl NewOrder {
             )),
         (status = 400, description = "The body is not a JSON object, or a header is malformed.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "This service knows no such ticket. With Retry-After, the ticket is new: its event may be on its way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "Seconds to wait."))),
         (status = 409, description = "The ticket is reserved or sold; or you have as many reservations as one buyer may have at a time; or the first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json",
-            headers(("Retry-After" = u64, description = "With too many reservations: seconds until the first of them ends."))),
-        (status = 413, description = "The body is larger than 16 KiB.",
+            headers(("Retry-After" = u64, description = "If you have too many reservations: seconds until the first one ends."))),
+        (status = 413, description = "The body exceeds 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not sent as application/json.",
+        (status = 415, description = "The Content-Type is not application/json.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, missing or unknown; or this Idempotency-Key came with another request.",
+        (status = 422, description = "Fields are invalid, missing or unknown; or this Idempotency-Key was used with a different request.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -110,6 +110,7 @@ pub(super) async fn reserve(
     };
     api.wake.wake();
     info!(
+        notice = "order_created",
         order.id = %answer.resource_id,
         ticket.id = %ticket_id,
         event.id = %event_id,

@@ -33,14 +33,14 @@ pub(super) struct TicketPage {
     path = "/api/tickets",
     tag = "tickets",
     params(
-        ("limit" = Option<i64>, Query, description = "The most tickets of the page.",
+        ("limit" = Option<i64>, Query, description = "The maximum number of tickets per page.",
             minimum = 1, maximum = 100),
-        ("after" = Option<String>, Query, description = "The cursor: `next` of the page before.",
+        ("after" = Option<String>, Query, description = "The cursor: `next` from the previous page.",
             pattern = "^[0-9a-f]{32}$"),
     ),
     responses(
         (status = 200, description = "A page of tickets.", body = TicketPage),
-        (status = 422, description = "A parameter is wrong or unknown.",
+        (status = 422, description = "A parameter is invalid or unknown.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -67,7 +67,7 @@ pub(super) async fn list(
     ),
     responses(
         (status = 200, description = "The ticket.", body = KnownTicket),
-        (status = 400, description = "The id cannot be read.",
+        (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "This service knows no such ticket.",
             body = Problem, content_type = "application/problem+json"),

@@ -21,7 +21,8 @@ use tokio::{net::TcpListener, time::Instant};
 use crate::service::{self, Answer, Service};
 
 const UNKNOWN_KEY: &str = "The token is signed with a key that its issuer does not have.";
-const CANNOT_CHECK: &str = "The issuer of tokens cannot be asked for its keys, so that this token cannot be checked. Try again.";
+const CANNOT_CHECK: &str =
+    "The token issuer's keys cannot be fetched, so this token cannot be verified. Try again later.";
 const INCOMPLETE: &str =
     "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
 const OTHER_ISSUER: &str = "The token is of another issuer.";

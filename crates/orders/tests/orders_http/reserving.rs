@@ -202,7 +202,7 @@ async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key()
     orders.execute("alter table bus.log rename to away").await;
     for answer in [anna.reserve(ticket).await, anna.reserve_with_key("k", ticket).await] {
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(answer.detail(), "The service failed; its log says why.");
+        assert_eq!(answer.detail(), "Internal error. The service log has the details.");
     }
     orders.execute("alter table bus.away rename to log").await;
     orders.holds(0, 0).await;

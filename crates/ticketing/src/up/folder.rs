@@ -71,6 +71,15 @@ impl Folder {
         let _ = fs::remove_file(self.pid_file(name));
     }
 
+    /// Removes every process id: of processes that were ended at once, or of a run that was killed.
+    pub(super) fn remove_pids(&self) {
+        let files =
+            fs::read_dir(&self.root).into_iter().flatten().flatten().map(|file| file.path());
+        for file in files.filter(|file| file.extension().is_some_and(|kind| kind == "pid")) {
+            let _ = fs::remove_file(file);
+        }
+    }
+
     fn pid_file(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}.pid"))
     }

@@ -19,7 +19,7 @@ pub(super) enum Said {
 }
 
 /// Fields that say nothing beside the process's name and the message.
-const HIDDEN: [&str; 5] = ["timestamp", "level", "target", "message", "client.id"];
+const HIDDEN: [&str; 6] = ["timestamp", "level", "target", "message", "client.id", "notice"];
 
 /// Reads a line of a service.
 pub(super) fn read(line: &str) -> Said {
@@ -28,23 +28,23 @@ pub(super) fn read(line: &str) -> Said {
         return Said::Line(shown(line).into_owned());
     };
     let field = |name: &str| fields.get(name).map(plain).unwrap_or_default();
-    match field("message").as_str() {
-        "ticket created" => Said::Event(format!("created ticket {}", field("ticket.id"))),
-        "ticket updated" => Said::Event(format!(
+    match field("notice").as_str() {
+        "ticket_created" => Said::Event(format!("created ticket {}", field("ticket.id"))),
+        "ticket_updated" => Said::Event(format!(
             "updated ticket {} to version {}",
             field("ticket.id"),
             field("ticket.version")
         )),
-        "order created" => Said::Event(format!(
+        "order_created" => Said::Event(format!(
             "created order {}, which reserves ticket {}",
             field("order.id"),
             field("ticket.id")
         )),
-        "order changed" => {
+        "order_changed" => {
             Said::Event(format!("{} order {}", field("order.status"), field("order.id")))
         }
-        "order expired" => Said::Event(format!("expired order {}", field("order.id"))),
-        "event handled" => Said::Event(format!(
+        "order_expired" => Said::Event(format!("expired order {}", field("order.id"))),
+        "event_handled" => Said::Event(format!(
             "took {} #{} of {} {}{}",
             field("event.type"),
             field("event.sequence"),
@@ -55,18 +55,10 @@ pub(super) fn read(line: &str) -> Said {
                 delivery => format!(" (delivery {delivery})"),
             }
         )),
-        "AUTH is off: every ticket is this seller's"
-        | "AUTH is off: every order is this buyer's"
-        | "payment captured" => Said::Nothing,
-        "joined the queue group" => Said::Joined(field("queue.group")),
+        "joined" => Said::Joined(field("queue.group")),
         "listening" => Said::Listening(field("http.address")),
-        "starting"
-        | "connected to NATS"
-        | "holding the client id"
-        | "the database answers"
-        | "stopping"
-        | "stopped" => Said::Nothing,
-        message => Said::Line(format!("{}{message}{}", level(&fields), rest(&fields))),
+        "routine" | "request" => Said::Nothing,
+        _ => Said::Line(format!("{}{}{}", level(&fields), field("message"), rest(&fields))),
     }
 }
 
@@ -102,7 +94,7 @@ mod tests {
     fn a_handled_event_names_itself_and_a_redelivery() {
         let line = |delivery: u8| {
             format!(
-                r#"{{"level":"INFO","message":"event handled","event.type":"ticket:created",
+                r#"{{"level":"INFO","notice":"event_handled","event.type":"ticket:created",
                 "event.sequence":7,"event.subject":"a-ticket","event.delivery":{delivery}}}"#
             )
         };

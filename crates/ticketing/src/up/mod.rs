@@ -3,17 +3,14 @@
 
 mod folder;
 mod log;
+mod options;
 mod servers;
 mod service;
 mod view;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clap::Args;
-use common::{
-    bus::without_passwords,
-    pod::{config::nats_url, secret::Secret},
-};
+use common::bus::without_passwords;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -28,13 +25,10 @@ use self::{
     service::{Service, Up},
     view::View,
 };
-use crate::running::{DataDir, RunningSystem};
+use crate::{running::RunningSystem, services::SERVICES};
 
-/// The ports that people know: the first of the services' HTTP, NATS, and its monitoring.
-const HTTP_PORT: u16 = 3000;
-const NATS_PORT: u16 = 4222;
-const MONITOR_PORT: u16 = 8222;
-const CONSOLE_PORT: u16 = 3900;
+pub(crate) use options::Options;
+
 /// The client id of the tickets service.
 const TICKETS: &str = "tickets-1";
 /// That of the first replica of the orders service.
@@ -42,69 +36,10 @@ const ORDERS: &str = "orders-1";
 /// That of the console.
 const CONSOLE: &str = "console";
 
-/// What to bring up.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
-    /// How many replicas of the orders service.
-    #[arg(long, value_name = "N", default_value_t = 3,
-          value_parser = clap::value_parser!(u16).range(1..=50))]
-    replicas: u16,
-
-    /// Deletes the data of earlier runs first.
-    #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
-    fresh: bool,
-
-    /// A NATS that already runs, with JetStream, instead of one of its own: one URL, or several of
-    /// one cluster with commas between.
-    #[arg(long, value_name = "URL", value_parser = nats_url)]
-    nats_url: Option<Secret>,
-
-    /// A Postgres that already runs, instead of one of its own; the databases `tickets` and
-    /// `orders` are made there if missing.
-    #[arg(long, value_name = "URL")]
-    database_url: Option<Secret>,
-
-    /// Listens on this port and those after it (the services, NATS, its monitoring, Postgres,
-    /// the console) instead of on 3000 and those after it, 4222, 8222, any port for Postgres, and 3900.
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
-    first_port: Option<u16>,
-
-    #[command(flatten)]
-    data: DataDir,
-}
-
-/// The ports that are wanted. One that is taken is replaced, and said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ports {
-    /// The first of the services' HTTP.
-    http: u16,
-    nats: u16,
-    monitor: u16,
-    console: u16,
-    /// `None` when any will do.
-    postgres: Option<u16>,
-}
-
-impl Options {
-    fn ports(&self) -> Ports {
-        let Some(http) = self.first_port else {
-            return Ports {
-                http: HTTP_PORT,
-                nats: NATS_PORT,
-                monitor: MONITOR_PORT,
-                console: CONSOLE_PORT,
-                postgres: None,
-            };
-        };
-        // After tickets and its replicas of orders.
-        let nats = http + self.replicas + 1;
-        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2), console: nats + 3 }
-    }
-}
-
 /// Brings everything up, and down again after SIGINT or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let folder = Arc::new(Folder::open(&options.data.data_dir)?);
+    folder.remove_pids();
     if options.fresh {
         folder.clear()?;
     }
@@ -131,28 +66,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     show_addresses(&view, &options, &folder, &system);
     let ended = run_services(services, servers, system, &folder, &view, &mut stop_wanted).await;
     RunningSystem::remove(&folder.root);
+    folder.remove_pids();
     view.close();
     view.print(&format!("Stopped. The tickets stay in {}.", options.data.data_dir.display()));
     ended
 }
 
 fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<Vec<Service>> {
-    let mut services = Vec::new();
-    for number in 0..=options.replicas {
-        let (kind, name) = match number {
-            0 => ("tickets", TICKETS.to_owned()),
-            replica => ("orders", format!("orders-{replica}")),
-        };
-        services.push(Service {
-            kind,
-            joins: number > 0,
-            port: wanted_or_other(view, &name, options.ports().http + number)?,
+    let replicas = SERVICES.iter().flat_map(|service| {
+        let replicas = 1..=service.replicas(options.replicas);
+        replicas.map(move |replica| (service, format!("{}-{replica}", service.name)))
+    });
+    let ports = options.ports().http..;
+    let services = ports.zip(replicas).map(|(port, (service, name))| {
+        Ok(Service {
+            kind: service.name,
+            joins: service.ready_once_joined,
+            port: wanted_or_other(view, &name, port)?,
             name,
             nats_url: servers.nats_url.clone(),
-            settings: vec![("DATABASE_URL", servers.databases[kind].clone())],
-        });
-    }
-    Ok(services)
+            settings: vec![("DATABASE_URL", servers.databases[service.name].clone())],
+        })
+    });
+    services.collect()
 }
 
 fn console(

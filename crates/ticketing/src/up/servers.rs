@@ -2,19 +2,14 @@
 
 use std::{collections::BTreeMap, process::ExitStatus, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
-use embedded::{NatsServer, Postgres, Progress, ports};
-use sqlx::{Connection, PgConnection};
-use tokio::time::{sleep, timeout};
+use anyhow::Context;
+use embedded::{NatsServer, Postgres, Progress, ports, postgres};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use super::{Options, folder::Folder, view::View};
+use super::{folder::Folder, options::Options, view::View};
+use crate::services::{SERVICES, Service};
 
-/// The services that have a database.
-const DATABASES: [&str; 2] = ["tickets", "orders"];
-/// How long a server that was given may take to answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What nats-server says of a port that another process has, and how often to try others: it may be
 /// taken in between by a program that reserves none.
 const TAKEN: &str = "address already in use";
@@ -60,13 +55,15 @@ impl Servers {
         };
         let (nats, postgres) = tokio::try_join!(nats, postgres)?;
         let mut databases = BTreeMap::new();
-        for name in DATABASES {
+        for Service { name, .. } in SERVICES {
             let url = match (&options.database_url, &postgres) {
-                (Some(url), _) => database(url, name).await?,
+                (Some(url), _) => postgres::create_database(url, name)
+                    .await
+                    .context("cannot use the server of --database-url")?,
                 (None, Some(server)) => server.create_database(name).await?,
                 (None, None) => unreachable!("without a URL, a server was started"),
             };
-            databases.insert(name.to_owned(), url);
+            databases.insert((*name).to_owned(), url);
         }
         let nats_url = match (&options.nats_url, &nats) {
             (Some(url), _) => url.to_string(),
@@ -201,28 +198,4 @@ pub(super) fn wanted_or_other(view: &View, name: &str, wanted: u16) -> anyhow::R
         view.say(name, &format!("port {wanted} is taken, using {port}"));
     }
     Ok(port)
-}
-
-/// Makes a database on a server that was given, if there is none of that name. Returns its URL.
-async fn database(server: &str, name: &str) -> anyhow::Result<String> {
-    let mut url = Url::parse(server).context("--database-url is not a URL")?;
-    let connect = timeout(CONNECT_TIMEOUT, PgConnection::connect(server));
-    let mut connection = match connect.await {
-        Ok(connected) => connected.context("cannot use the server of --database-url")?,
-        Err(_) => bail!("the server of --database-url does not answer"),
-    };
-    let exists: bool =
-        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-            .bind(name)
-            .fetch_one(&mut connection)
-            .await?;
-    if !exists {
-        // A name of ours; a statement like this takes no parameters.
-        let statement = sqlx::AssertSqlSafe(format!("create database {name}"));
-        let made = sqlx::query(statement).execute(&mut connection).await;
-        made.with_context(|| format!("cannot make the database {name}"))?;
-    }
-    connection.close().await?;
-    url.set_path(name);
-    Ok(url.into())
 }

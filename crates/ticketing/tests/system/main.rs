@@ -29,5 +29,7 @@ mod race;
 mod releases;
 mod rights;
 mod secrets;
+mod services;
+mod stopping;
 mod tools;
 mod up;

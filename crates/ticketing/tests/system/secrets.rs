@@ -56,7 +56,7 @@ impl Settings {
             .piped()
             .spawn()
             .unwrap();
-        let waits = ["the database is away", "authorization violation", "AuthorizationViolation"];
+        let waits = ["database unavailable", "authorization violation", "AuthorizationViolation"];
         let said = lines_until(&mut child, &waits).await;
         child.kill().await;
         said

@@ -6,7 +6,10 @@ use std::{
     path::PathBuf,
 };
 
-use embedded::{NatsServer, Postgres, ports};
+use embedded::{
+    NatsServer, Postgres, ports,
+    process::{Command, Signal},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::client;
@@ -129,6 +132,14 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("already up"), "{said}");
 
+    // Of each database, the tables of its service alone.
+    let (_, said) = place.run_tool(&["status", "--json"]).end().await;
+    let databases = serde_json::from_str::<Value>(&said).unwrap()["databases"].clone();
+    let nothing_waits = json!({ "tickets": 1, "outbox": 0, "dead_letters": 0 });
+    assert_eq!(databases["tickets"], nothing_waits, "{said}");
+    let copy = json!({ "orders": 0, "tickets": 1, "outbox": 0, "dead_letters": 0 });
+    assert_eq!(databases["orders"], copy, "{said}");
+
     let (status, said) = running.interrupt().await;
     assert!(status.success(), "{said}");
     assert!(said.contains("Stopped."), "{said}");
@@ -162,6 +173,48 @@ async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
         known(&stack, "orders-2", &ticket).await;
     }
     assert!(running.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn a_failed_download_names_its_source_and_the_ways_around_it() {
+    let place = Place::new();
+    let cache = place.path("cache");
+    let nowhere = "http://127.0.0.1:1";
+    let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+        .current_dir(place.folder.path())
+        .env("TICKETING_CACHE", &cache)
+        .env("HTTPS_PROXY", nowhere)
+        .env("https_proxy", nowhere)
+        .env("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+        .env("PIP_RETRIES", "0")
+        .env("PATH", "/usr/bin:/bin")
+        .with_input()
+        .piped()
+        .spawn()
+        .unwrap();
+    let (status, said) = Running { child, read: Vec::new() }.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    let source = said.contains("from https://") || said.contains("from PyPI");
+    assert!(source && said.contains("TICKETING_CACHE"), "{said}");
+    assert!(said.contains("NATS_SERVER") || said.contains("Postgres"), "{said}");
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_everything_at_once_and_leaves_no_process_id() {
+    let place = Place::new();
+    let (mut running, _stack) = place.up(&["--replicas", "1"]).await;
+    assert!(place.path("orders-1.pid").exists());
+    let pid = fs::read_to_string(place.path("orders-1.pid")).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    // It stops no sooner than it is continued, which nobody does.
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    running.child.signal(Signal::INT);
+    running.line_with("Stopping.").await;
+    let (status, said) = running.interrupt().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    let folder = fs::read_dir(place.path("")).unwrap().map(|file| file.unwrap().file_name());
+    let left: Vec<_> = folder.filter(|name| name.to_string_lossy().ends_with(".pid")).collect();
+    assert!(left.is_empty(), "{left:?} are left");
 }
 
 #[tokio::test]

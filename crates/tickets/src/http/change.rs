@@ -39,30 +39,30 @@ use crate::{
     params(
         ("id" = Uuid, Path, description = "The ticket's id."),
         ("If-Match" = Option<String>, Header,
-            description = "The version in quotes, as the ETag of an earlier answer; or `*`.",
+            description = "The version in quotes, as in the ETag of an earlier response; or `*`.",
             example = "\"1\"", pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#),
     ),
     request_body = ChangedTicket,
     responses(
-        (status = 200, description = "The ticket as it is now.", body = Ticket,
+        (status = 200, description = "The ticket after the change.", body = Ticket,
             headers(("ETag" = String, description = "The ticket's new version in quotes."))),
         (status = 400, description = "The id, If-Match or the body cannot be read, or If-Match and `version` disagree.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The ticket is another seller's.",
+        (status = 403, description = "The ticket belongs to another seller.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no ticket with this id.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "An order has reserved or bought the ticket, so it must stay as it is.",
+        (status = 409, description = "The ticket is reserved or sold and cannot be changed.",
             body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The ticket has another version.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 16 KiB.",
+        (status = 413, description = "The body exceeds 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not sent as application/json.",
+        (status = 415, description = "The Content-Type is not application/json.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, missing or unknown.",
+        (status = 422, description = "Fields are invalid, missing or unknown.",
             body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "Neither If-Match nor `version` was sent.",
             body = Problem, content_type = "application/problem+json"),
@@ -96,6 +96,7 @@ pub(super) async fn change(
     api.wake.wake();
 
     info!(
+        notice = "ticket_updated",
         ticket.id = %id,
         ticket.version = event.0.version,
         event.id = %event_id,
@@ -109,7 +110,7 @@ fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i
     match (if_match, version) {
         (None, None) => Err(Problem::new(
             StatusCode::PRECONDITION_REQUIRED,
-            "Say which version the change was made from: as If-Match, or as version in the body.",
+            "Specify the version that the change is based on, in If-Match or as version in the body.",
         )),
         (Some(tags), Some(version)) if !tags.contain(version) => Err(Problem::new(
             StatusCode::BAD_REQUEST,
@@ -133,7 +134,7 @@ fn not_yours(seller: Option<&str>) -> Problem {
 fn stale(version: i32) -> Problem {
     Problem::new(
         StatusCode::PRECONDITION_FAILED,
-        format!("The ticket has version {version} by now; nothing was changed."),
+        format!("The ticket is now at version {version}; nothing was changed."),
     )
 }
 

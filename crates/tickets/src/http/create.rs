@@ -39,12 +39,12 @@ const FIRST_VERSION: i32 = 1;
     security(("seller" = [])),
     params((
         "Idempotency-Key" = Option<String>, Header,
-        description = "The seller's name for this request: 1-255 visible ASCII characters.",
+        description = "Identifies the request when the seller retries it: 1-255 visible ASCII characters.",
         min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
     )),
     request_body = NewTicket,
     responses(
-        (status = 201, description = "The ticket was created, now or by the first request with this Idempotency-Key.",
+        (status = 201, description = "The ticket was created, by this request or the first one with this Idempotency-Key.",
             body = Ticket,
             headers(
                 ("Location" = String, description = "The ticket's path."),
@@ -53,15 +53,15 @@ const FIRST_VERSION: i32 = 1;
             )),
         (status = 400, description = "The body is not a JSON object, or a header is malformed.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that is not accepted.",
+        (status = 401, description = "The token is missing or invalid.",
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 16 KiB.",
+        (status = 413, description = "The body exceeds 16 KiB.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not sent as application/json.",
+        (status = 415, description = "The Content-Type is not application/json.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, missing or unknown; or this Idempotency-Key came with another request.",
+        (status = 422, description = "Fields are invalid, missing or unknown; or this Idempotency-Key was used with a different request.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -87,6 +87,7 @@ pub(super) async fn create(
         }
     };
     info!(
+        notice = "ticket_created",
         ticket.id = %created.resource_id,
         event.id = %event_id,
         "ticket created",

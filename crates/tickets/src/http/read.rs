@@ -25,7 +25,7 @@ const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
     params(
         ("id" = Uuid, Path, description = "The ticket's id."),
         ("If-None-Match" = Option<String>, Header,
-            description = "A version in quotes, as the ETag of an earlier answer; or `*`.",
+            description = "A version in quotes, as in the ETag of an earlier response; or `*`.",
             pattern = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#),
     ),
     responses(

@@ -41,17 +41,17 @@ async fn a_put_that_cannot_be_made_is_refused_and_changes_nothing() {
     let at_two = r#"{"title":"Opera","price":30,"version":2}"#;
     let unknown = "01936b2e-7c00-7000-8000-000000000001";
     for (id, if_match, body, status, detail) in [
-        (&*id, "\"2\"", good, 412, "The ticket has version 1 by now; nothing was changed."),
-        (&id, "W/\"1\"", good, 412, "The ticket has version 1 by now; nothing was changed."),
-        (&id, "\"other\"", good, 412, "The ticket has version 1 by now; nothing was changed."),
-        (&id, "", at_two, 412, "The ticket has version 1 by now; nothing was changed."),
-        (&id, "*", at_two, 412, "The ticket has version 1 by now; nothing was changed."),
+        (&*id, "\"2\"", good, 412, "The ticket is now at version 1; nothing was changed."),
+        (&id, "W/\"1\"", good, 412, "The ticket is now at version 1; nothing was changed."),
+        (&id, "\"other\"", good, 412, "The ticket is now at version 1; nothing was changed."),
+        (&id, "", at_two, 412, "The ticket is now at version 1; nothing was changed."),
+        (&id, "*", at_two, 412, "The ticket is now at version 1; nothing was changed."),
         (
             &id,
             "",
             good,
             428,
-            "Say which version the change was made from: as If-Match, or as version in the body.",
+            "Specify the version that the change is based on, in If-Match or as version in the body.",
         ),
         (&id, "\"1\"", at_two, 400, "If-Match and version name different versions."),
         (&id, "1", good, 400, "If-Match must be * or versions in quotes, such as \"1\""),

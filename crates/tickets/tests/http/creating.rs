@@ -122,7 +122,7 @@ async fn what_no_handler_takes_is_refused_by_its_status() {
         }
         let answer = Answer::of(request).await;
         answer.is_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        assert_eq!(answer.detail(), "The body must be sent with Content-Type: application/json.");
+        assert_eq!(answer.detail(), "The Content-Type must be application/json.");
     }
 
     let answer = Answer::of(tickets.request(Method::DELETE, "/api/tickets")).await;
@@ -163,7 +163,7 @@ async fn a_ticket_whose_event_cannot_be_stored_is_not_stored_and_the_answer_hide
             .await;
     for answer in [tickets.post(r#"{"title":"a","price":1}"#).await, keyed] {
         answer.is_problem(StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(answer.detail(), "The service failed; its log says why.");
+        assert_eq!(answer.detail(), "Internal error. The service log has the details.");
     }
     tickets.execute("alter table bus.away rename to log").await;
     tickets.holds(0, 0).await;

@@ -34,7 +34,7 @@ async fn a_request_above_the_bound_waits_its_turn_for_a_second_and_those_within_
         let third = tickets.post(body).await;
         third.is_problem(StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(third.header("retry-after"), "1");
-        assert_eq!(third.detail(), "Too many requests are under way. Try again.");
+        assert_eq!(third.detail(), "Too many requests in progress. Retry later.");
         lock.close().await.unwrap();
     });
     assert_eq!([first.status, second.status], [StatusCode::CREATED; 2]);
@@ -60,7 +60,7 @@ async fn a_request_that_takes_too_long_is_given_up_and_leaves_nothing() {
     let answer = tickets.post_with_key("k", r#"{"title":"a","price":1}"#).await;
     answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.header("retry-after"), "1");
-    assert!(answer.detail().contains("Whether the request took effect is not known"));
+    assert!(answer.detail().contains("may or may not have taken effect"));
     lock.close().await.unwrap();
     tickets.until("select count(*) = 0 from pg_locks where relation = 'tickets'::regclass").await;
     tickets.holds(0, 0).await;

@@ -163,9 +163,9 @@ impl Issuer {
         self.known.send_modify(|known| {
             let before = known.keys.as_ref().map(|(keys, _)| keys.names());
             if keys.is_empty() {
-                warn!("the issuer of tokens has no key that can be used: no token is accepted");
+                warn!("the token issuer has no usable key: every token is rejected");
             } else if again || before.is_none_or(|before| before != names) {
-                info!(jwk.kid = names, "the keys of the issuer of tokens were fetched");
+                info!(jwk.kid = names, "fetched the keys of the token issuer");
             }
             known.ends(Some(keys));
         });
@@ -175,9 +175,9 @@ impl Issuer {
         let error = format!("{error:#}");
         // Said once, and not at every try of an outage.
         if first {
-            warn!(error, "the keys of the issuer of tokens cannot be fetched");
+            warn!(error, "cannot fetch the keys of the token issuer");
         } else {
-            debug!(error, "the keys of the issuer of tokens cannot be fetched");
+            debug!(error, "cannot fetch the keys of the token issuer");
         }
         self.known.send_modify(|known| known.ends(None));
     }

@@ -63,7 +63,7 @@ impl KeySet {
                     let verifier = Arc::new(Verifier::new(algorithm, key, rules));
                     set.0.push(IssuerKey { id, algorithm, verifier });
                 }
-                Err(why) => debug!(jwk.kid = %name, why, "a key of the issuer is not used"),
+                Err(why) => debug!(jwk.kid = %name, why, "ignoring a key of the token issuer"),
             }
         }
         Ok(set)

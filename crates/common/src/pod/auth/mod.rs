@@ -92,8 +92,7 @@ impl Auth {
     /// Spawns what keeps the issuer's keys new, where there is one. The service is ready once it has them.
     pub fn spawn(&self, health: &Health, shutdown: &Shutdown) {
         let By::Issuer(issuer) = &*self.0 else { return };
-        health
-            .not_ready(issuer::GATE, "the keys of the issuer of tokens have not been fetched yet");
+        health.not_ready(issuer::GATE, "the keys of the token issuer have not been fetched yet");
         let keys = issuer.clone().run(health.clone(), shutdown.clone());
         shutdown.spawn("keys of the issuer", keys);
     }

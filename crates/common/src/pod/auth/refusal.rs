@@ -36,7 +36,7 @@ impl Refusal {
 
     /// 503: the token may be right, but what it is signed with is not known.
     pub(super) fn no_keys() -> Self {
-        let detail = "The issuer of tokens cannot be asked for its keys, so that this token cannot be checked. Try again.";
+        let detail = "The token issuer's keys cannot be fetched, so this token cannot be verified. Try again later.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY).into()
     }
 

@@ -69,11 +69,10 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     match timeout(BODY_TIMEOUT, copy(Limited::new(body, MAX_BODY))).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if is_too_large(&*error) => Err(too_large()),
-        Ok(Err(_)) => {
-            Err(Problem::new(StatusCode::BAD_REQUEST, "The body did not come to its end."))
-        }
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "The request body is incomplete.")),
         Err(_) => {
-            let detail = format!("The body must come within {} s.", BODY_TIMEOUT.as_secs());
+            let detail =
+                format!("The request body must arrive within {} s.", BODY_TIMEOUT.as_secs());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
         }
     }

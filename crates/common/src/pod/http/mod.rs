@@ -82,12 +82,12 @@ pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
     let places = Arc::new(Semaphore::new(settings.concurrent));
     let api = api
         .fallback(|| async {
-            Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path.")
+            Problem::new(StatusCode::NOT_FOUND, "No resource has this path.")
         })
         .method_not_allowed_fallback(|| async {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "The Allow header lists this path's methods.",
+                "This resource does not support the method. The Allow header lists those it supports.",
             )
         })
         .layer(
@@ -228,7 +228,7 @@ fn known(method: &Method) -> &'static str {
 async fn given_up(_: BoxError) -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        "The request took too long and was given up. Whether it took effect is not known: repeat it, with the same Idempotency-Key if it has one.",
+        "The request timed out. It may or may not have taken effect: retry it, with the same Idempotency-Key if it has one.",
     )
 }
 
@@ -278,7 +278,7 @@ impl Http {
             stop_within: self.stop_within,
             ..Bounds::default()
         };
-        info!(http.address = %self.api.local_addr()?, "listening");
+        info!(notice = "listening", http.address = %self.api.local_addr()?, "listening");
         // Outside the bound on requests: a process that is busy is alive, and says so.
         let api = if let Some(listener) = self.operations {
             info!(operations.address = %listener.local_addr()?, "probes and metrics");

@@ -87,7 +87,7 @@ fn allow_many_files() {
     if allowed.current.is_some_and(|current| current < wanted) {
         let more = Rlimit { current: Some(wanted), maximum: allowed.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, more) {
-            warn!(%error, files = wanted, "cannot allow the process more open files");
+            warn!(%error, files = wanted, "cannot raise the limit on open files");
         }
     }
 }
@@ -148,7 +148,7 @@ impl Server {
                     Ok((stream, _)) => self.take(stream),
                     Err(error) if of_one_connection(&error) => {}
                     Err(error) => {
-                        warn!(%error, "cannot take a connection");
+                        warn!(%error, "cannot accept a connection");
                         self.connections.make_room();
                         sleep(PAUSE).await;
                     }
@@ -177,7 +177,10 @@ impl Server {
                 () = sleep_until(end) => break,
             }
         }
-        warn!(connections = self.tasks.len(), "given up: their clients neither read nor write");
+        warn!(
+            connections = self.tasks.len(),
+            "closed connections whose clients neither read nor write"
+        );
         self.tasks.shutdown().await;
     }
 }

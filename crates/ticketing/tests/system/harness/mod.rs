@@ -143,7 +143,7 @@ impl System {
         let (user, port) = (format!("{service}-provisioner"), ports::free().unwrap());
         let identities = self.identities.as_ref().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
-            .args([format!("{service}-provision")])
+            .args([service, "provision"])
             .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
             .env("NATS_URL", self.nats.url())
             .env("NATS_SEED_FILE", identities.seed_file(&user))

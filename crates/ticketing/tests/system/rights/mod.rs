@@ -139,9 +139,10 @@ async fn a_private_key_is_written_once_for_its_owner_and_shown_nowhere() {
     let (status, said) = ticketing(folder.path(), &["nkey", "--seed-file", &junk]).end().await;
     assert!(!status.success() && !said.contains("secret in"), "{said}");
     for (file, code) in [(junk.as_str(), 64), ("not-there", 64), (path.as_str(), 0)] {
-        for process in ["tickets", "orders", "tickets-provision", "orders-provision", "status"] {
+        for process in ["tickets", "orders", "tickets provision", "orders provision", "status"] {
             let mut running = Command::new(env!("CARGO_BIN_EXE_ticketing"))
-                .args([process, "--nats-user", "somebody", "--nats-seed-file", file])
+                .args(process.split(' '))
+                .args(["--nats-user", "somebody", "--nats-seed-file", file])
                 // The right one is only to be shown.
                 .args((code == 0).then_some("--help"))
                 .env("NATS_SEED_FILE", file)

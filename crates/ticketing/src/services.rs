@@ -1,0 +1,80 @@
+//! The services of the system, one entry each. The command starts them from this table, and `up`, `status`
+//! and the tests follow it; a test checks the Dockerfile, `skaffold.yaml` and the manifests against it.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use common::bus::{Listener, Stream};
+use futures::{FutureExt, future::LocalBoxFuture};
+
+/// A service.
+#[derive(Debug)]
+pub struct Service {
+    /// The name of its subcommand, database, image, Deployment and Kubernetes Service.
+    pub name: &'static str,
+    /// The streams that it publishes to.
+    pub streams: &'static [&'static Stream],
+    /// The queue group that it is a member of.
+    pub queue_group: &'static str,
+    /// The tables whose rows `status` counts.
+    pub tables: &'static [&'static str],
+    /// How many replicas `up` starts.
+    pub replicas: Replicas,
+    /// Whether a process is of use only once it has joined its queue group.
+    pub ready_once_joined: bool,
+    /// The service's program, from its arguments to its exit status.
+    pub main: fn(Vec<OsString>) -> LocalBoxFuture<'static, ExitCode>,
+}
+
+/// How many replicas of a service `up` starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// One.
+    One,
+    /// As many as `--replicas` says.
+    AsAsked,
+}
+
+/// Every service, in the order of their HTTP ports.
+pub const SERVICES: &[Service] = &[
+    Service {
+        name: "tickets",
+        streams: &[&common::events::ticket::TICKETS],
+        queue_group: tickets::listener::OrderListener::QUEUE_GROUP,
+        tables: &["tickets"],
+        replicas: Replicas::One,
+        ready_once_joined: false,
+        main: |arguments| tickets::main(arguments).boxed_local(),
+    },
+    Service {
+        name: "orders",
+        streams: &[&common::events::order::ORDERS],
+        queue_group: orders::listener::TicketListener::QUEUE_GROUP,
+        tables: &["orders", "tickets"],
+        replicas: Replicas::AsAsked,
+        ready_once_joined: true,
+        main: |arguments| orders::main(arguments).boxed_local(),
+    },
+];
+
+impl Service {
+    /// The service of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SERVICES.iter().find(|service| service.name == name)
+    }
+
+    /// How many replicas there are when so many were asked for.
+    #[must_use]
+    pub fn replicas(&self, asked: u16) -> u16 {
+        match self.replicas {
+            Replicas::One => 1,
+            Replicas::AsAsked => asked,
+        }
+    }
+}
+
+/// How many processes all services are when so many replicas were asked for.
+#[must_use]
+pub fn processes(asked: u16) -> u16 {
+    SERVICES.iter().map(|service| service.replicas(asked)).sum()
+}

@@ -1,0 +1,71 @@
+//! What to start, and on which ports.
+
+use clap::Args;
+use common::pod::{config::nats_url, secret::Secret};
+
+use crate::{running::DataDir, services};
+
+/// The ports that people know: the first of the services' HTTP, NATS, and its monitoring.
+const HTTP_PORT: u16 = 3000;
+const NATS_PORT: u16 = 4222;
+const MONITOR_PORT: u16 = 8222;
+const CONSOLE_PORT: u16 = 3900;
+
+/// What to bring up.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// How many replicas of the orders service to start.
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub(super) replicas: u16,
+
+    /// Deletes the data of previous runs first.
+    #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
+    pub(super) fresh: bool,
+
+    /// Uses a running NATS server with JetStream instead of starting one: its URL, or several of one cluster,
+    /// separated by commas.
+    #[arg(long, value_name = "URL", value_parser = nats_url)]
+    pub(super) nats_url: Option<Secret>,
+
+    /// Uses a running Postgres server instead of starting one. Creates a database for each service there
+    /// unless it exists.
+    #[arg(long, value_name = "URL")]
+    pub(super) database_url: Option<Secret>,
+
+    /// Uses this port and the following ones (for the services, NATS, its monitoring, Postgres, the
+    /// console) instead of 3000 and following, 4222, 8222, any free port, and 3900.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
+    first_port: Option<u16>,
+
+    #[command(flatten)]
+    pub(super) data: DataDir,
+}
+
+/// The ports that are wanted. One that is taken is replaced, and said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ports {
+    /// The first of the services' HTTP.
+    pub(super) http: u16,
+    pub(super) nats: u16,
+    pub(super) monitor: u16,
+    pub(super) console: u16,
+    /// `None` when any will do.
+    pub(super) postgres: Option<u16>,
+}
+
+impl Options {
+    pub(super) fn ports(&self) -> Ports {
+        let Some(http) = self.first_port else {
+            return Ports {
+                http: HTTP_PORT,
+                nats: NATS_PORT,
+                monitor: MONITOR_PORT,
+                console: CONSOLE_PORT,
+                postgres: None,
+            };
+        };
+        let nats = http + services::processes(self.replicas);
+        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2), console: nats + 3 }
+    }
+}

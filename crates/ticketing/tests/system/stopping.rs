@@ -1,0 +1,28 @@
+//! A service that stops still publishes what its last requests have stored.
+
+use embedded::process::Signal;
+
+use crate::harness::{System, until};
+
+#[tokio::test]
+async fn a_service_that_stops_publishes_the_events_of_the_requests_that_it_still_takes() {
+    let mut system = System::start().await;
+    system.settings.push(("HTTP_DRAIN", "40s".to_owned()));
+    system.settings.push(("SHUTDOWN_GRACE", "60s".to_owned()));
+    let tickets = system.tickets().await;
+    system.post(&tickets, "before the stop").await;
+    until("it is published", async || system.stream_messages().await == 1).await;
+
+    tickets.child.signal(Signal::TERM);
+    until("it stops", async || {
+        let answer = system.http.get(format!("{}/readyz", tickets.url)).send().await;
+        answer.unwrap().status() == 503
+    })
+    .await;
+    system.post(&tickets, "during the stop").await;
+    until("it is published, by the only process there is", async || {
+        assert!(tickets.child.exited().is_none(), "it ended and has not published the event");
+        system.stream_messages().await == 2
+    })
+    .await;
+}
