@@ -15,10 +15,6 @@ use super::{
 };
 use bus::{ClientId, Shutdown};
 
-/// Gives memory back once it is not needed any more, which the C library's keeps.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What `/readyz` calls a process's part in its queue group.
 const GATE: &str = "queue group";
 

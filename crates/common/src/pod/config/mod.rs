@@ -69,12 +69,12 @@ pub struct HttpSettings {
     /// The most requests in progress at once; any further one waits up to a second for its turn and then gets
     /// a 503 with Retry-After. Requests beyond the number of database connections only wait for one, so this
     /// bounds memory and latency.
-    #[arg(long, env, value_name = "HTTP_MAX_CONCURRENT", default_value = "256")]
+    #[arg(long, env, value_name = "HTTP_MAX_CONCURRENT", default_value = "128")]
     pub http_max_concurrent: NonZeroUsize,
 
     /// The most open connections at once. To accept a further one, the server closes the oldest connection
     /// whose client is not finishing its request or not reading its response, otherwise the longest idle one.
-    #[arg(long, env, value_name = "HTTP_MAX_CONNECTIONS", default_value = "512")]
+    #[arg(long, env, value_name = "HTTP_MAX_CONNECTIONS", default_value = "256")]
     pub http_max_connections: NonZeroUsize,
 
     /// How long to keep accepting requests during shutdown, such as 5s; each response closes its connection.

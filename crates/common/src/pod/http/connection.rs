@@ -1,6 +1,6 @@
 //! One connection: HTTP/1.1 and nothing else, by hyper, with its [`Place`] told of every step.
 //!
-//! hyper has it from the end of a request's head until the answer is written, and sets aside some 32 KiB for
+//! hyper has it from the end of a request's head until the answer is written, and sets aside some 64 KiB for
 //! it. Before and between, a connection costs next to nothing.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};

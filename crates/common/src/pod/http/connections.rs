@@ -27,7 +27,7 @@ use super::{
 /// request already, and this process may be too busy to have seen it.
 pub(super) const FAIR: Duration = Duration::from_millis(250);
 /// How many bytes of requests that have not come whole, and of answers that were not taken, all clients
-/// together may have the process hold. About two hundred and fifty connections in the midst of a small
+/// together may have the process hold. About a hundred and thirty connections in the midst of a small
 /// request or answer.
 pub(super) const MAX_HELD: usize = 8 * 1024 * 1024;
 

@@ -91,3 +91,39 @@ async fn copy(mut body: Limited<Body>) -> Result<Bytes, BoxError> {
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {
     error.is::<LengthLimitError>() || error.source().is_some_and(is_too_large)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use futures::stream;
+
+    use super::*;
+
+    /// What a piece was read into.
+    struct Buffer {
+        _counted: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            b"a"
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_keeps_none_of_the_buffers_that_its_pieces_came_in() {
+        let buffers = Arc::new(());
+        let pieces = (0..1000).map({
+            let buffers = buffers.clone();
+            move |_| {
+                // This one, what makes them, and the piece before.
+                assert!(Arc::strong_count(&buffers) <= 3);
+                Ok::<_, Infallible>(Bytes::from_owner(Buffer { _counted: buffers.clone() }))
+            }
+        });
+        let whole = read(Body::from_stream(stream::iter(pieces))).await;
+        assert_eq!(whole.ok(), Some(Bytes::from("a".repeat(1000))));
+        assert_eq!(Arc::strong_count(&buffers), 1);
+    }
+}

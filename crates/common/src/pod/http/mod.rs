@@ -70,7 +70,7 @@ pub struct MiddlewareSettings {
 
 impl Default for MiddlewareSettings {
     fn default() -> Self {
-        Self { concurrent: 256, origins: Vec::new() }
+        Self { concurrent: 128, origins: Vec::new() }
     }
 }
 

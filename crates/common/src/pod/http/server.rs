@@ -53,7 +53,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            connections: 512,
+            connections: 256,
             deadlines: Deadlines::default(),
             drain: Duration::from_secs(1),
             stop_within: Duration::from_secs(18),
