@@ -50,3 +50,12 @@ pub fn describe_metrics() {
         "From the time of an event to the commit of its effect here."
     );
 }
+
+/// Shows what a member of a group has in hand, and the newest sequence that it received; 0 if none.
+#[expect(clippy::cast_precision_loss, reason = "gauges")]
+pub(crate) fn member(group: &'static str, in_hand: usize, last_sequence: u64) {
+    metrics::gauge!("bus_in_hand", "group" => group).set(in_hand as f64);
+    if last_sequence > 0 {
+        metrics::gauge!("bus_last_sequence", "group" => group).set(last_sequence as f64);
+    }
+}

@@ -10,7 +10,7 @@ use async_nats::{Client, Message, PublishError, StatusCode, SubscribeError, Subs
 use futures::StreamExt;
 use tokio::time::{Instant, sleep_until};
 
-use crate::{backoff::Backoff, connection::Bus};
+use crate::{backoff::Backoff, connection::Bus, topology::TopologyError};
 
 /// How long the server holds a request that it cannot fill, at most: the longest an idle member takes to stop.
 /// Each request has a random time of at least half of that.
@@ -36,6 +36,20 @@ pub(crate) enum Pulled {
     Gone(String),
     /// Too many requests in a row were not answered: subscribe anew.
     Lost,
+}
+
+/// Why a member's session ended. It begins a new one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The stream or the consumer is not as it must be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The client could not subscribe.
+    #[error("cannot subscribe: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+    /// The client could not send a request.
+    #[error("cannot pull: {0}")]
+    Publish(#[from] async_nats::PublishError),
 }
 
 /// A member's subscription to the answers of its pulls.

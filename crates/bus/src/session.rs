@@ -19,10 +19,10 @@ use crate::{
     event::EventSet,
     in_flight::{self, InFlight},
     listener::Listener,
-    pull::{Pull, Pulled},
+    measured,
+    pull::{Pull, Pulled, SessionError},
     settle,
     shutdown::Shutdown,
-    topology::TopologyError,
 };
 
 /// A member reports progress this many times per ack wait. So often because on a busy machine the report,
@@ -32,20 +32,6 @@ const PROGRESS_PER_ACK_WAIT: u32 = 8;
 const BARE_DELIVERIES: i64 = 3;
 /// How many outages in a row lengthen the first pause of the next one.
 const MAX_COUNTED_OUTAGES: u32 = 5;
-
-/// Why a member's session ended. It begins a new one.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
-    /// The stream or the consumer is not as it must be.
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    /// The client could not subscribe.
-    #[error("cannot subscribe: {0}")]
-    Subscribe(#[from] async_nats::SubscribeError),
-    /// The client could not send a request.
-    #[error("cannot pull: {0}")]
-    Publish(#[from] async_nats::PublishError),
-}
 
 /// What the member is doing about new events.
 enum Mode {
@@ -188,15 +174,9 @@ impl<L: Listener> Session<L> {
         }
     }
 
-    /// Shows what this member has, and how far it is.
-    #[expect(clippy::cast_precision_loss, reason = "gauges")]
     fn measure(&self) {
         let in_hand = self.in_work.len() + self.waiting.len();
-        metrics::gauge!("bus_in_hand", "group" => L::QUEUE_GROUP).set(in_hand as f64);
-        if self.last_sequence > 0 {
-            let last = self.last_sequence as f64;
-            metrics::gauge!("bus_last_sequence", "group" => L::QUEUE_GROUP).set(last);
-        }
+        measured::member(L::QUEUE_GROUP, in_hand, self.last_sequence);
     }
 
     fn pulled(&mut self, pulled: Pulled) {

@@ -13,12 +13,17 @@ use common::{
     },
 };
 use futures::future::BoxFuture;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use crate::running::{DataDir, RunningSystem};
 
 /// How long NATS may take to answer at first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the lease on the client id, or for its holder's answer.
+const LEASE_WAIT: Duration = Duration::from_secs(5);
 /// How long the connection's tasks may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -119,6 +124,7 @@ pub(crate) async fn run(
         eprintln!("{what} {} connected to {}", bus.client_id, without_passwords(url));
         let (work, tidy_up) = work(bus.clone());
         let worked = async {
+            wait_for_silent_holder(&lease).await;
             work.await?;
             if stay {
                 eprintln!("Done. `rs` and Enter does it again, Ctrl-C ends.");
@@ -140,6 +146,22 @@ pub(crate) async fn run(
             Ended::Done | Ended::Stopped => return Ok(()),
             Ended::Restart => eprintln!("Restarting."),
         }
+    }
+}
+
+/// A holder of the client id that is frozen or cut off keeps it until its lease ends.
+async fn wait_for_silent_holder(lease: &Lease) {
+    tokio::select! {
+        () = lease.held() => {}
+        holder = lease.waiting() => {
+            eprintln!(
+                "The holder of {} does not answer: waiting until its lease ends, 10 s at most",
+                holder.client_id
+            );
+            lease.held().await;
+        }
+        // Without a lease then: nothing rests on it, and this user may have no right to one.
+        () = sleep(LEASE_WAIT) => {}
     }
 }
 

@@ -62,7 +62,7 @@ enum Command {
     Nkey(nkey::Options),
     /// The console, as `up` starts it.
     #[command(hide = true)]
-    Console(ticketing_console::Settings),
+    Console(Box<ticketing_console::Settings>),
 }
 
 /// The command, from its arguments to its exit status. The name of a service as the first argument runs that
@@ -75,7 +75,7 @@ pub async fn main() -> ExitCode {
     }
     let cli: Cli = config::parse();
     let done = match cli.command.unwrap_or(Command::Up(Box::new(cli.up))) {
-        Command::Console(settings) => return ticketing_console::run(settings).await,
+        Command::Console(settings) => return ticketing_console::run(*settings).await,
         Command::Nkey(options) => nkey::run(&options),
         Command::Up(options) => up::run(*options).await,
         Command::Publish(options) => publish::run(options).await,

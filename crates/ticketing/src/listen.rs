@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,25 +13,28 @@ use anyhow::{Context, bail};
 use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    stream::Stream,
 };
 use clap::Args;
 use common::{bus::Bus, pod::config};
 use futures::{FutureExt, StreamExt};
+use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{client, out::say};
 
+mod ignored;
+mod marks;
 mod shown;
 mod source;
 mod start_at;
 
+pub(crate) use marks::on_its_own;
 use shown::Format;
 use source::Source;
 use start_at::StartAt;
 
-/// Marks the consumers that are made here, and so belong to no service.
-const MADE_HERE: (&str, &str) = ("made-by", "ticketing listen");
 /// How long the server keeps a consumer without a group whose listener was killed.
 const ALONE: Duration = Duration::from_secs(30);
 /// How long the server keeps a queue group that has no members.
@@ -112,6 +115,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             from,
             name: format!("listen-{}", Uuid::now_v7().simple()),
             last: AtomicU64::new(0),
+            made: Mutex::new(None),
         };
         let listening = Arc::new(listening);
         (listening.clone().run().boxed(), listening.leave().boxed())
@@ -127,6 +131,8 @@ struct Listening {
     name: String,
     /// The newest sequence that was seen, to continue from if the consumer is lost.
     last: AtomicU64,
+    /// When the stream was made in which that was.
+    made: Mutex<Option<OffsetDateTime>>,
 }
 
 impl Listening {
@@ -222,72 +228,66 @@ impl Listening {
     /// Its own consumer, or the one that the group shares.
     async fn consumer(&self) -> anyhow::Result<PullConsumer> {
         let stream = self.options.source.stream(&self.bus).await?;
+        let consumer = self.consumer_of(&stream).await?;
+        *self.made() = Some(stream.cached_info().created);
+        Ok(consumer)
+    }
+
+    async fn consumer_of(&self, stream: &Stream) -> anyhow::Result<PullConsumer> {
         let Some(group) = &self.options.queue_group else {
             // There still, when the connection was lost and the server was not.
             if let Ok(found) = stream.get_consumer::<pull::Config>(&self.name).await {
                 return Ok(found);
             }
-            return stream.create_consumer(self.config()).await.context("cannot listen");
+            return stream.create_consumer(self.config(stream)).await.context("cannot listen");
         };
         if let Ok(found) = stream.get_consumer::<pull::Config>(group).await {
-            let metadata = &found.cached_info().config.metadata;
-            if metadata.get(MADE_HERE.0).map(String::as_str) != Some(MADE_HERE.1) {
+            if !marks::made_here(&found.cached_info().config) {
                 bail!(
                     "{group} is a service's queue group: events that you take from it never reach \
                      that service. Choose another name"
                 );
             }
-            self.warn_of_ignored_options(group, &found);
+            if self.made().is_none() {
+                self.options.warn_of_ignored(group, found.cached_info());
+            }
             return Ok(found);
         }
-        stream.create_consumer(self.config()).await.with_context(|| {
+        stream.create_consumer(self.config(stream)).await.with_context(|| {
             format!("cannot join the queue group {group:?} (a name has no dots, spaces or stars)")
         })
     }
 
-    /// Says which options an existing group ignores, once.
-    fn warn_of_ignored_options(&self, group: &str, found: &PullConsumer) {
-        if self.last.load(Ordering::Relaxed) > 0 {
-            return;
-        }
-        let info = found.cached_info();
-        if !self.options.from.is_empty() {
-            eprintln!(
-                "warning: --from is ignored: the queue group {group} exists and continues after #{}",
-                info.delivered.stream_sequence
-            );
-        }
-        if self.options.ack_wait.is_some_and(|wanted| wanted != info.config.ack_wait) {
-            eprintln!(
-                "warning: --ack-wait is ignored: the queue group {group} exists with {:?}",
-                info.config.ack_wait
-            );
-        }
-        let wanted = self.options.source.filter();
-        if !wanted.is_empty()
-            && wanted != info.config.filter_subjects
-            && wanted != [&*info.config.filter_subject]
-        {
-            eprintln!("warning: --subject is ignored: the queue group {group} exists");
-        }
+    fn made(&self) -> MutexGuard<'_, Option<OffsetDateTime>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn config(&self) -> pull::Config {
-        let options = &self.options;
-        let deliver_policy = match self.last.load(Ordering::Relaxed) {
+    /// Where a new consumer begins.
+    fn start(&self, stream: &Stream) -> DeliverPolicy {
+        let made = *self.made();
+        if made.is_some_and(|made| made != stream.cached_info().created) {
+            // Nothing in a stream that was made anew has been seen.
+            self.last.store(0, Ordering::Relaxed);
+            return DeliverPolicy::All;
+        }
+        match self.last.load(Ordering::Relaxed) {
             0 => self.from.into(),
             // The consumer was lost with the server: continue after the last event.
             last => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
-        };
+        }
+    }
+
+    fn config(&self, stream: &Stream) -> pull::Config {
+        let options = &self.options;
         pull::Config {
             durable_name: options.queue_group.clone(),
             name: Some(options.queue_group.as_ref().unwrap_or(&self.name).clone()),
             inactive_threshold: if options.queue_group.is_some() { GROUP } else { ALONE },
-            deliver_policy,
+            deliver_policy: self.start(stream),
             ack_policy: AckPolicy::Explicit,
             ack_wait: options.ack_wait.unwrap_or(ACK_WAIT),
             filter_subjects: options.source.filter(),
-            metadata: [(MADE_HERE.0.to_owned(), MADE_HERE.1.to_owned())].into(),
+            metadata: marks::of(options.queue_group.is_none().then_some(&self.bus.client_id)),
             ..pull::Config::default()
         }
     }

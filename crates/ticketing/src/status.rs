@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{client, out::say, running::RunningSystem, services::Service};
+use crate::{client, listen, out::say, running::RunningSystem, services::Service};
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
@@ -43,6 +43,8 @@ struct StreamStatus {
 #[derive(Debug, Serialize)]
 struct GroupStatus {
     name: String,
+    /// The client id of a listener on its own, which is in no group.
+    listener: Option<String>,
     /// Not yet delivered to anyone.
     pending: u64,
     /// Delivered and not yet acknowledged.
@@ -106,9 +108,10 @@ async fn gather(
             continue;
         }
         let stream = bus.jetstream.get_stream(&info.config.name).await?;
-        let queue_groups = stream
+        let mut queue_groups: Vec<_> = stream
             .consumers()
             .map_ok(|consumer| GroupStatus {
+                listener: listen::on_its_own(&consumer.config).map(ToOwned::to_owned),
                 name: consumer.name,
                 pending: consumer.num_pending,
                 unacknowledged: consumer.num_ack_pending,
@@ -117,6 +120,7 @@ async fn gather(
             })
             .try_collect()
             .await?;
+        queue_groups.sort_by(|one, other| one.name.cmp(&other.name));
         streams.push(StreamStatus {
             name: info.config.name,
             messages: info.state.messages,
@@ -185,9 +189,12 @@ fn print(status: &Status) -> anyhow::Result<()> {
             stream.last_sequence
         );
         for group in &stream.queue_groups {
+            let who = match &group.listener {
+                Some(client_id) => format!("listener {}", shown(client_id)),
+                None => format!("queue group {}", shown(&group.name)),
+            };
             say!(
-                "  queue group {}: {} pending, {} unacknowledged, {} redelivered, {} waiting pulls",
-                shown(&group.name),
+                "  {who}: {} pending, {} unacknowledged, {} redelivered, {} waiting pulls",
                 group.pending,
                 group.unacknowledged,
                 group.redelivered,

@@ -1,5 +1,7 @@
 //! Why a lease is not held.
 
+use time::format_description::well_known::Rfc3339;
+
 use super::holder::Holder;
 use crate::topology::TopologyError;
 
@@ -9,7 +11,7 @@ use crate::topology::TopologyError;
     "clientID already registered: {} is held by pod {} on node {} since {}",
     holder.client_id, holder.client_id,
     if holder.node.is_empty() { "(unknown)" } else { &holder.node },
-    holder.since
+    holder.since.format(&Rfc3339).unwrap_or_default()
 )]
 pub struct ClientIdInUse {
     /// Who holds it.

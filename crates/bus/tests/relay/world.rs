@@ -53,8 +53,12 @@ impl World {
         let Ok(mut stream) = jetstream::new(client).get_stream(PARCELS.name).await else {
             return BTreeMap::new();
         };
-        let mut missing = stream.info().await.unwrap().state.messages;
-        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.unwrap();
+        // The relay may delete the stream in between, to make it again.
+        let Ok(info) = stream.info().await else { return BTreeMap::new() };
+        let mut missing = info.state.messages;
+        let Ok(consumer) = stream.create_consumer(pull::OrderedConfig::default()).await else {
+            return BTreeMap::new();
+        };
         let mut messages = consumer.messages().await.unwrap();
         let mut stored = BTreeMap::new();
         while missing > 0 {

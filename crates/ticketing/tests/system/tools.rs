@@ -174,6 +174,32 @@ async fn a_listener_outlives_a_restart_of_nats_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_listener_whose_stream_was_made_anew_gets_everything_in_it() {
+    let mut bench = Bench::start().await;
+    let mut listener = bench.listener(&["--client-id", "abc"]).await;
+    bench.publish(&["--count", "3"]).await;
+    listener.line_with("#3 ").await;
+    bench.nats.wipe_and_restart().await.unwrap();
+    listener.line_with("NATS is back").await;
+    bench.publish(&[]).await;
+    listener.line_with("Received ticket:created #1 ").await;
+}
+
+#[tokio::test]
+async fn a_listener_waits_until_the_lease_of_a_frozen_one_with_its_client_id_ends() {
+    let bench = Bench::start().await;
+    let frozen = bench.listener(&["--client-id", "abc"]).await;
+    frozen.child.pause();
+    let mut next = bench.run(&["listen", "--client-id", "abc"]);
+    next.line_with("The holder of abc does not answer").await;
+    next.line_with("Listening to").await;
+    frozen.child.resume();
+    let (status, said) = frozen.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("clientID already registered: abc is held by"), "{said}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_published_or_reached_is_said_with_its_reason() {
     let bench = Bench::start().await;
     for (payload, reason) in [
@@ -207,15 +233,21 @@ async fn the_status_shows_groups_and_their_members() {
     let client = async_nats::connect(bench.nats.url()).await.unwrap();
     client.publish("$KV.client-leases.junk", "no lease".into()).await.unwrap();
     client.flush().await.unwrap();
+    let _alone = bench.listener(&["--client-id", "alone"]).await;
     until("the status is true", || async {
         let (status, said) = bench.run(&["status", "--json"]).end().await;
         assert!(status.success(), "{said}");
         let status: Value = serde_json::from_str(&said).unwrap();
-        let group = &status["streams"][0]["queue_groups"][0];
-        group["name"] == "mine"
+        let groups = status["streams"][0]["queue_groups"].as_array().unwrap();
+        let group = groups.iter().find(|group| group["name"] == "mine").unwrap();
+        groups.iter().any(|group| group["listener"] == "alone")
+            && group["listener"].is_null()
             && group["unacknowledged"] == 1
             && status["members"][0]["client_id"] == "abc"
             && status["members"][0]["queue_groups"][0] == "mine"
     })
     .await;
+    let (_, said) = bench.run(&["status"]).end().await;
+    assert!(said.contains("  listener alone: 0 pending"), "{said}");
+    assert!(said.contains("  queue group mine: 0 pending, 1 unacknowledged"), "{said}");
 }
