@@ -2,32 +2,11 @@
 
 use common::{
     bus::{Failure, Listener, Received},
-    events::ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
+    events::ticket::TicketEvent,
 };
 use sqlx::PgConnection;
 
 use crate::store::tickets::{self, Copied};
-
-common::event_set! {
-    /// The events that the service takes.
-    pub enum TicketEvent in TICKETS {
-        /// A ticket is new.
-        Created(TicketCreated),
-        /// A ticket has changed.
-        Updated(TicketUpdated),
-    }
-}
-
-impl TicketEvent {
-    /// The ticket as the event tells it. Created or updated makes no difference here: events come
-    /// in any order, and the version alone says which state is newer.
-    #[must_use]
-    pub fn ticket(&self) -> &Ticket {
-        match self {
-            Self::Created(TicketCreated(ticket)) | Self::Updated(TicketUpdated(ticket)) => ticket,
-        }
-    }
-}
 
 /// The member of `orders-service`.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +24,7 @@ impl Listener for TicketListener {
         let copies: Vec<Copied<'_>> = batch
             .iter()
             .map(|received| Copied {
-                ticket: received.event.ticket(),
+                ticket: received.event.state(),
                 event_id: received.id,
                 processed_by: &received.client_id,
             })

@@ -4,41 +4,13 @@
 use common::{
     bus::{Failure, Listener, Received, Wake, outbox},
     events::{
-        order::{ORDERS, Order, OrderCancelled, OrderCompleted, OrderCreated, OrderExpired},
+        order::{Order, OrderEvent},
         ticket::TicketUpdated,
     },
 };
 use sqlx::PgConnection;
 
 use crate::store;
-
-common::event_set! {
-    /// The events that the service takes.
-    pub enum OrderEvent in ORDERS {
-        /// A ticket is reserved.
-        Created(OrderCreated),
-        /// It is sold.
-        Completed(OrderCompleted),
-        /// It is free again.
-        Cancelled(OrderCancelled),
-        /// Likewise.
-        Expired(OrderExpired),
-    }
-}
-
-impl OrderEvent {
-    /// The order as the event tells it. Which event it was makes no difference here: they come in
-    /// any order, and the version alone says which state is newer.
-    #[must_use]
-    pub fn order(&self) -> &Order {
-        match self {
-            Self::Created(OrderCreated(order))
-            | Self::Completed(OrderCompleted(order))
-            | Self::Cancelled(OrderCancelled(order))
-            | Self::Expired(OrderExpired(order)) => order,
-        }
-    }
-}
 
 /// The member of `tickets-service`.
 #[derive(Debug, Clone)]
@@ -63,7 +35,7 @@ impl Listener for OrderListener {
         tx: &mut PgConnection,
         batch: &[&Received<OrderEvent>],
     ) -> Result<(), Failure> {
-        let orders: Vec<&Order> = batch.iter().map(|received| received.event.order()).collect();
+        let orders: Vec<&Order> = batch.iter().map(|received| received.event.state()).collect();
         store::upsert_if_newer(tx, &orders).await?;
         let tickets: Vec<_> = orders.iter().map(|order| order.ticket_id).collect();
         let changed = store::hold(tx, &tickets).await?;

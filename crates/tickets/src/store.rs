@@ -2,83 +2,106 @@
 //! connection and never commits.
 
 use common::{
+    columns::{self, Columns},
     events::{
-        money::Price,
         order::Order,
-        ticket::{Hold, HoldStatus, Ticket},
+        ticket::{Hold, Ticket},
     },
     pod::database::now,
 };
-use sqlx::{FromRow, PgConnection, PgPool};
-use time::OffsetDateTime;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::{sellers::Seller, ticket::ChangedTicket};
+use crate::{sellers::Seller, ticket::NewTicket};
 
-/// A [`Row`]'s columns, by name: with `*`, a release that adds one would break the statements that
-/// the release before has prepared.
-macro_rules! columns {
-    () => {
-        "tickets.id, title, price, tickets.version, created_at, updated_at, seller, hold_order_id,
-         hold_status"
-    };
+common::statements! {
+    /// Stores new tickets.
+    INSERT = format!(
+        "insert into tickets ({names}) select * from {new}",
+        names = columns::names::<Ticket>(),
+        new = columns::unnest::<Ticket>(1, "new"),
+    );
+    /// One ticket.
+    FIND = format!("select {} from tickets where id = $1", ticket());
+    /// A page of tickets: one plan for the first page and the others, straight from the primary key.
+    PAGE = format!("select {} from tickets where id < $1 order by id desc limit $2", ticket());
+    /// A seller's change. Clocks of replicas differ; a ticket's time never runs backwards all the same.
+    CHANGE = format!(
+        "update tickets set ({names}) = row({new}), version = version + 1,
+                            updated_at = greatest(updated_at, $2), seller = $4
+         from {rows}
+         where id = $1 and hold_order_id is null and (seller = $4 or seller is null and $5)
+           and ($3::integer[] is null or version = any ($3))
+         returning {ticket}",
+        names = columns::names::<NewTicket>(),
+        new = columns::of::<NewTicket>("new"),
+        rows = columns::unnest::<NewTicket>(6, "new"),
+        ticket = ticket(),
+    );
+    /// Keeps the newest state of orders. One state an order, because a statement may not change a row
+    /// twice; and in the order of ids, so that two batches with the same orders wait for one another and
+    /// do not deadlock.
+    UPSERT_ORDERS =
+        "insert into orders (id, ticket_id, status, version)
+         select distinct on (id) *
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[])
+              as told (id, ticket_id, status, version)
+         order by id, version desc
+         on conflict (id) do update set status = excluded.status, version = excluded.version
+         where orders.version < excluded.version";
+    /// Locks tickets in the order of ids.
+    LOCK = "select from tickets where id = any($1) order by id for update";
+    /// Lets orders hold tickets. The orders service lets one order at a time have a ticket. Two are seen
+    /// here only while the end of the earlier one is still on its way: a paid one stands, else the later
+    /// one.
+    HOLD = format!(
+        "update tickets set version = version + 1, updated_at = greatest(updated_at, $2),
+                            hold_order_id = holding.order_id, hold_status = holding.status
+         from (select held.id as ticket_id, holder.id as order_id,
+                      case holder.status when 'completed' then 'sold' else holder.status end
+                          as status
+               from tickets as held left join lateral (
+                   select * from orders
+                   where ticket_id = held.id and status in ('reserved', 'completed')
+                   order by status = 'completed' desc, id desc limit 1
+               ) as holder on true
+               where held.id = any($1)) as holding
+         where tickets.id = holding.ticket_id
+           and (hold_order_id, hold_status) is distinct from (holding.order_id, holding.status)
+         returning {}",
+        ticket(),
+    );
 }
 
-/// Makes or updates the service's tables. Idempotent, and safe from several processes at once. A
-/// schema that a newer release has already migrated is left as it is: the release before runs on it.
+/// What makes a [`Ticket`] of a row of `tickets`.
+fn ticket() -> String {
+    let columns = columns::of::<Ticket>("tickets");
+    format!(
+        "{columns}, case when hold_order_id is not null then json_build_object(
+             'order_id', hold_order_id, 'status', hold_status) end as hold"
+    )
+}
+
+/// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
 ///
 /// # Errors
-/// Any database error, or a migration that was edited after it was applied.
+/// When the database fails, or was migrated by a newer release.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
+    sqlx::migrate!().run(pool).await?;
     Ok(())
 }
 
 /// Stores new tickets.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn insert<'a>(
     tx: &mut PgConnection,
     tickets: impl IntoIterator<Item = &'a Ticket>,
 ) -> Result<(), sqlx::Error> {
-    let mut columns = Columns::default();
-    for ticket in tickets {
-        columns.ids.push(ticket.id);
-        columns.titles.push(&ticket.title);
-        columns.prices.push(ticket.price);
-        columns.versions.push(ticket.version);
-        columns.created.push(ticket.created_at);
-        columns.updated.push(ticket.updated_at);
-        columns.sellers.push(ticket.seller.as_deref());
-    }
-    sqlx::query(
-        "insert into tickets (id, title, price, version, created_at, updated_at, seller)
-         select * from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[],
-                              $5::timestamptz[], $6::timestamptz[], $7::text[])",
-    )
-    .bind(columns.ids)
-    .bind(columns.titles)
-    .bind(columns.prices)
-    .bind(columns.versions)
-    .bind(columns.created)
-    .bind(columns.updated)
-    .bind(columns.sellers)
-    .execute(tx)
-    .await?;
+    let tickets: Vec<&Ticket> = tickets.into_iter().collect();
+    Ticket::bind(&tickets, sqlx::query(&INSERT)).execute(tx).await?;
     Ok(())
-}
-
-/// Tickets by column, as one statement takes them.
-#[derive(Default)]
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    titles: Vec<&'a str>,
-    prices: Vec<Price>,
-    versions: Vec<i32>,
-    created: Vec<OffsetDateTime>,
-    updated: Vec<OffsetDateTime>,
-    sellers: Vec<Option<&'a str>>,
 }
 
 /// How a change went.
@@ -101,12 +124,12 @@ pub enum Change {
 /// commit and then sees its version, so never both win.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn change(
     tx: &mut PgConnection,
     id: Uuid,
     seller: Seller<'_>,
-    to: &ChangedTicket,
+    to: &NewTicket,
     expected: Option<&[i32]>,
 ) -> Result<Change, sqlx::Error> {
     loop {
@@ -130,54 +153,31 @@ async fn try_change(
     tx: &mut PgConnection,
     id: Uuid,
     seller: Seller<'_>,
-    to: &ChangedTicket,
+    to: &NewTicket,
     expected: Option<&[i32]>,
 ) -> Result<Option<Ticket>, sqlx::Error> {
-    // Clocks of replicas differ; a ticket's time never runs backwards all the same.
-    let changed: Option<Row> = sqlx::query_as(concat!(
-        "update tickets set title = $2, price = $3, version = version + 1,
-                            updated_at = greatest(updated_at, $4), seller = $6
-         where id = $1 and hold_order_id is null
-           and (seller = $6 or seller is null and $7)
-           and ($5::integer[] is null or version = any ($5))
-         returning ",
-        columns!(),
-    ))
-    .bind(id)
-    .bind(to.title.as_str())
-    .bind(to.price)
-    .bind(now())
-    .bind(expected)
-    .bind(seller.name)
-    .bind(seller.adopts)
-    .fetch_optional(tx)
-    .await?;
-    Ok(changed.map(Ticket::from))
+    let change = sqlx::query_as(&CHANGE)
+        .bind(id)
+        .bind(now())
+        .bind(expected)
+        .bind(seller.name)
+        .bind(seller.adopts);
+    NewTicket::bind(&[to], change).fetch_optional(tx).await
 }
 
 /// Keeps the newest of what is known and what is given, order by order. Before [`hold`], for these
 /// orders' tickets, in the same transaction.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn upsert_if_newer(tx: &mut PgConnection, orders: &[&Order]) -> Result<(), sqlx::Error> {
-    // One state an order, because a statement may not change a row twice; and in the order of ids,
-    // so that two batches with the same orders wait for one another and do not deadlock.
-    sqlx::query(
-        "insert into orders (id, ticket_id, status, version)
-         select distinct on (id) *
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[])
-              as told (id, ticket_id, status, version)
-         order by id, version desc
-         on conflict (id) do update set status = excluded.status, version = excluded.version
-         where orders.version < excluded.version",
-    )
-    .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|order| order.ticket_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|order| order.status.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|order| order.version).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
+    sqlx::query(&UPSERT_ORDERS)
+        .bind(orders.iter().map(|order| order.id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.ticket_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.status.as_str()).collect::<Vec<_>>())
+        .bind(orders.iter().map(|order| order.version).collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
@@ -185,94 +185,59 @@ pub async fn upsert_if_newer(tx: &mut PgConnection, orders: &[&Order]) -> Result
 /// that is a change, in their new state.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn hold(tx: &mut PgConnection, tickets: &[Uuid]) -> Result<Vec<Ticket>, sqlx::Error> {
-    // Locked first, in the order of ids, by a statement of its own: the next one then sees what
-    // whoever had a ticket before us has written of its orders.
-    sqlx::query("select from tickets where id = any($1) order by id for update")
-        .bind(tickets)
-        .execute(&mut *tx)
-        .await?;
-    // The orders service lets one order at a time have a ticket. Two are seen here only while the
-    // end of the earlier one is still on its way: a paid one stands, else the later one.
-    let changed: Vec<Row> = sqlx::query_as(concat!(
-        "update tickets set version = version + 1, updated_at = greatest(updated_at, $2),
-                            hold_order_id = holding.order_id, hold_status = holding.status
-         from (select held.id as ticket_id, holder.id as order_id,
-                      case holder.status when 'completed' then 'sold' else holder.status end
-                          as status
-               from tickets as held left join lateral (
-                   select * from orders
-                   where ticket_id = held.id and status in ('reserved', 'completed')
-                   order by status = 'completed' desc, id desc limit 1
-               ) as holder on true
-               where held.id = any($1)) as holding
-         where tickets.id = holding.ticket_id
-           and (hold_order_id, hold_status) is distinct from (holding.order_id, holding.status)
-         returning ",
-        columns!(),
-    ))
-    .bind(tickets)
-    .bind(now())
-    .fetch_all(tx)
-    .await?;
-    Ok(changed.into_iter().map(Ticket::from).collect())
+    // First and by a statement of its own: the next one then sees what whoever had a ticket before us
+    // has written of its orders.
+    sqlx::query(&LOCK).bind(tickets).execute(&mut *tx).await?;
+    sqlx::query_as(&HOLD).bind(tickets).bind(now()).fetch_all(tx).await
 }
 
 /// One ticket.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Ticket>, sqlx::Error> {
-    let row: Option<Row> =
-        sqlx::query_as(concat!("select ", columns!(), " from tickets where id = $1"))
-            .bind(id)
-            .fetch_optional(connection)
-            .await?;
-    Ok(row.map(Ticket::from))
+    sqlx::query_as(&FIND).bind(id).fetch_optional(connection).await
 }
 
 /// At most `limit` tickets, newest first, all older than `after` when it is given.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn page(
     connection: &mut PgConnection,
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Ticket>, sqlx::Error> {
-    // One plan for both cases, straight from the primary key: no id is as great as the greatest.
-    let rows: Vec<Row> = sqlx::query_as(concat!(
-        "select ",
-        columns!(),
-        " from tickets where id < $1 order by id desc limit $2",
-    ))
-    .bind(after.unwrap_or(Uuid::max()))
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(Ticket::from).collect())
+    // No id is as great as the greatest.
+    let before = after.unwrap_or(Uuid::max());
+    sqlx::query_as(&PAGE).bind(before).bind(limit).fetch_all(connection).await
 }
 
-/// A row of `tickets`.
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    title: String,
-    price: Price,
-    version: i32,
-    created_at: OffsetDateTime,
-    updated_at: OffsetDateTime,
-    seller: Option<String>,
-    hold_order_id: Option<Uuid>,
-    hold_status: Option<HoldStatus>,
-}
+#[cfg(test)]
+mod tests {
+    use embedded::Postgres;
 
-impl From<Row> for Ticket {
-    fn from(row: Row) -> Self {
-        let Row { id, title, price, version, created_at, updated_at, seller, .. } = row;
-        let hold = row.hold_order_id.zip(row.hold_status);
-        let hold = hold.map(|(order_id, status)| Hold { order_id, status });
-        Self { id, title, price, version, created_at, updated_at, seller, hold }
+    use super::*;
+
+    /// What the tables have that no type carries, or several columns make.
+    const HOLD_COLUMNS: &[&str] = &["hold_order_id", "hold_status"];
+
+    #[tokio::test]
+    async fn every_statement_and_every_column_fits_the_schema() {
+        let server = Postgres::shared().await.unwrap();
+        let pool =
+            PgPool::connect(&server.create_database("columns").await.unwrap()).await.unwrap();
+        common::bus::migrate(&pool).await.unwrap();
+        migrate(&pool).await.unwrap();
+        let tables: &[(&str, &[&[&str]])] = &[
+            ("tickets", &[Ticket::NAMES, HOLD_COLUMNS]),
+            ("orders", &[&["id", "ticket_id", "status", "version"]]),
+        ];
+        let mut connection = pool.acquire().await.unwrap();
+        let checked = columns::check(&mut connection, &statements(), tables).await;
+        checked.unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(!columns::has_unnamed(include_str!("store.rs")), "SQL without a name");
     }
 }

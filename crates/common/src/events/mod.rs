@@ -14,16 +14,38 @@ pub use bus::{DecodeError, Event, EventSet, Stream};
 /// What the `dataschema` of every event begins with. Never change it: stored events have it.
 pub const SCHEMA_PREFIX: &str = "urn:ticketing:event:";
 
-/// Declares events that each tell the full state of one thing, which has an `id`; and `DOCUMENTED`,
-/// which describes them.
-macro_rules! events_of {
+/// Declares a family of events: its stream, a type for each event, the set of them all for
+/// listeners, and their description with examples. Each event carries the full state of one thing,
+/// which has an `id`.
+///
+/// An example is a file in `golden` that holds what some release has published. Never change or
+/// remove one: what is in a stream stays readable.
+macro_rules! family {
     (
-        $state:ty, in $stream:ident, from $source:literal, schema $version:literal:
-        $( $(#[doc = $doc:literal])+ $event:ident = $subject:literal; )+
+        $(#[doc = $stream_doc:literal])+
+        stream $stream:ident = $name:literal, from $source:literal, schema $version:literal;
+        $(#[doc = $set_doc:literal])+
+        events $set:ident of $state:ty;
+        $(
+            $(#[doc = $doc:literal])+
+            $variant:ident($event:ident) = $subject:literal { $( $example:literal: $file:literal, )+ }
+        )+
     ) => {
+        $(#[doc = $stream_doc])+
+        pub const $stream: $crate::events::Stream =
+            $crate::events::Stream {
+                name: $name,
+                subjects: &[$( $subject ),+],
+                schema_prefix: $crate::events::SCHEMA_PREFIX,
+            };
+
         /// The events of this family, described.
-        pub(super) const DOCUMENTED: &[$crate::events::asyncapi::Documented] =
-            &[$( $crate::events::asyncapi::Documented::of::<$event, $state>(concat!($($doc),+)) ),+];
+        pub(super) const DOCUMENTED: &[$crate::events::asyncapi::Documented] = &[$(
+            $crate::events::asyncapi::Documented::of::<$event, $state>(
+                concat!($($doc),+),
+                &[$( ($example, include_str!(concat!("golden/", $file))) ),+],
+            )
+        ),+];
 
         $(
             $(#[doc = $doc])+
@@ -42,6 +64,24 @@ macro_rules! events_of {
                 }
             }
         )+
+
+        ::bus::event_set! {
+            $(#[doc = $set_doc])+
+            pub enum $set in $stream {
+                $( $(#[doc = $doc])+ $variant($event), )+
+            }
+        }
+
+        impl $set {
+            /// The state that the event carries. Which event it was rarely matters: events come in
+            /// any order, and the version alone says which state is newer.
+            #[must_use]
+            pub fn state(&self) -> &$state {
+                match self {
+                    $( Self::$variant($event(state)) )|+ => state,
+                }
+            }
+        }
     };
 }
-use events_of;
+use family;

@@ -6,53 +6,61 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, SCHEMA_PREFIX, Stream, checked, events_of, money::Price};
+use super::{checked, family, money::Price};
 
-/// The stream of order events.
-pub const ORDERS: Stream = Stream {
-    name: "ORDERS",
-    subjects: &[
-        OrderCreated::SUBJECT,
-        OrderCompleted::SUBJECT,
-        OrderCancelled::SUBJECT,
-        OrderExpired::SUBJECT,
-    ],
-    schema_prefix: SCHEMA_PREFIX,
-};
+family! {
+    /// The stream of order events.
+    stream ORDERS = "ORDERS", from "/orders", schema 1;
+    /// Every event of an order.
+    events OrderEvent of Order;
 
-/// An order as its service last committed it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Order {
-    /// The order's id, the same in every service.
-    pub id: Uuid,
-    /// The ticket that it is for.
-    pub ticket_id: Uuid,
-    /// Who ordered it, by the subject of the token that the request came with.
-    #[serde(deserialize_with = "checked::buyer")]
-    #[schema(min_length = 1, max_length = 200)]
-    pub buyer: String,
-    /// What the ticket cost when it was reserved, and what is to be paid.
-    pub price: Price,
-    /// What has become of it.
-    pub status: OrderStatus,
-    /// 1 when created, one more with each change: the greater one is the newer state.
-    #[serde(deserialize_with = "checked::version")]
-    #[schema(minimum = 1)]
-    pub version: i32,
-    /// Until when the ticket is reserved.
-    #[serde(with = "bus::rfc3339")]
-    pub expires_at: OffsetDateTime,
-    /// When it was created.
-    #[serde(with = "bus::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// When this version was committed.
-    #[serde(with = "bus::rfc3339")]
-    pub updated_at: OffsetDateTime,
-    /// What completed it; missing otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub payment: Option<Payment>,
+    /// A ticket was reserved by an order.
+    Created(OrderCreated) = "order:created" { "reserved": "order-reserved.json", }
+    /// An order was paid.
+    Completed(OrderCompleted) = "order:completed" { "completed": "order-completed.json", }
+    /// An order was cancelled by its buyer.
+    Cancelled(OrderCancelled) = "order:cancelled" { "cancelled": "order-cancelled.json", }
+    /// An order was not paid in time.
+    Expired(OrderExpired) = "order:expired" { "expired": "order-expired.json", }
+}
+
+columns! {
+    /// An order as its service last committed it.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+    #[serde(rename_all = "camelCase")]
+    pub struct Order {
+        /// The order's id, the same in every service.
+        pub id: Uuid,
+        /// The ticket that it is for.
+        pub ticket_id: Uuid,
+        /// Who ordered it, by the subject of the token that the request came with.
+        #[serde(deserialize_with = "checked::buyer")]
+        #[schema(min_length = 1, max_length = 200)]
+        pub buyer: String,
+        /// What the ticket cost when it was reserved, and what is to be paid.
+        pub price: Price,
+        /// What has become of it.
+        pub status: OrderStatus,
+        /// 1 when created, one more with each change: the greater one is the newer state.
+        #[serde(deserialize_with = "checked::version")]
+        #[schema(minimum = 1)]
+        pub version: i32,
+        /// Until when the ticket is reserved.
+        #[serde(with = "bus::rfc3339")]
+        pub expires_at: OffsetDateTime,
+        /// When it was created.
+        #[serde(with = "bus::rfc3339")]
+        pub created_at: OffsetDateTime,
+        /// When this version was committed.
+        #[serde(with = "bus::rfc3339")]
+        pub updated_at: OffsetDateTime,
+    } and {
+        /// What completed it; missing otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        #[sqlx(json(nullable))]
+        pub payment: Option<Payment>,
+    }
 }
 
 /// What has become of an order.
@@ -92,18 +100,6 @@ pub struct Payment {
     #[serde(deserialize_with = "checked::reference")]
     #[schema(min_length = 1)]
     pub reference: String,
-}
-
-events_of! {
-    Order, in ORDERS, from "/orders", schema 1:
-    /// A ticket was reserved by an order.
-    OrderCreated = "order:created";
-    /// An order was paid.
-    OrderCompleted = "order:completed";
-    /// An order was given back by its buyer.
-    OrderCancelled = "order:cancelled";
-    /// An order was not paid in time.
-    OrderExpired = "order:expired";
 }
 
 #[cfg(test)]

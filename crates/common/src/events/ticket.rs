@@ -6,45 +6,72 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Event, SCHEMA_PREFIX, Stream, checked, events_of, money::Price};
+use super::{checked, family, money::Price};
 
-/// The stream of ticket events.
-pub const TICKETS: Stream = Stream {
-    name: "TICKETS",
-    subjects: &[TicketCreated::SUBJECT, TicketUpdated::SUBJECT],
-    schema_prefix: SCHEMA_PREFIX,
-};
+family! {
+    /// The stream of ticket events.
+    stream TICKETS = "TICKETS", from "/tickets", schema 1;
+    /// Every event of a ticket.
+    events TicketEvent of Ticket;
 
-/// A ticket as its service last committed it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Ticket {
-    /// The ticket's id, the same in every service.
-    pub id: Uuid,
-    /// Its title, 1–200 characters.
-    #[serde(deserialize_with = "checked::title")]
-    #[schema(min_length = 1, max_length = 200)]
-    pub title: String,
-    /// Its price.
-    pub price: Price,
-    /// 1 when created, one more with each change: the greater one is the newer state.
-    #[serde(deserialize_with = "checked::version")]
-    #[schema(minimum = 1)]
-    pub version: i32,
-    /// When it was created.
-    #[serde(with = "bus::rfc3339")]
-    pub created_at: OffsetDateTime,
-    /// When this version was committed.
-    #[serde(with = "bus::rfc3339")]
-    pub updated_at: OffsetDateTime,
-    /// Who sells it, by the name that their token gave them; missing where a release without sellers has
-    /// stored it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
-    pub seller: Option<String>,
-    /// Whose it is; missing while anybody may order it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub hold: Option<Hold>,
+    /// A ticket was created.
+    Created(TicketCreated) = "ticket:created" {
+        "new": "ticket.json",
+        "new, with its seller": "ticket-of-seller.json",
+    }
+    /// A ticket was changed, or is held by another order than before, or by none.
+    Updated(TicketUpdated) = "ticket:updated" {
+        "free": "ticket.json",
+        "reserved": "ticket-reserved.json",
+        "sold": "ticket-sold.json",
+        "reserved, with its seller": "ticket-of-seller-reserved.json",
+    }
+}
+
+columns! {
+    /// A ticket as its service last committed it.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+    pub struct Ticket {
+        /// The ticket's id, the same in every service.
+        pub id: Uuid,
+        /// Its title, 1–200 characters.
+        #[serde(deserialize_with = "checked::title")]
+        #[schema(min_length = 1, max_length = 200)]
+        pub title: String,
+        /// Its price.
+        pub price: Price,
+        /// 1 when created, one more with each change: the greater one is the newer state.
+        #[serde(deserialize_with = "checked::version")]
+        #[schema(minimum = 1)]
+        pub version: i32,
+        /// When it was created.
+        #[serde(with = "bus::rfc3339")]
+        pub created_at: OffsetDateTime,
+        /// When this version was committed.
+        #[serde(with = "bus::rfc3339")]
+        pub updated_at: OffsetDateTime,
+        /// Who sells it, by the name that their token gave them; missing where a release without sellers has
+        /// stored it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false, min_length = 1, max_length = 200)]
+        pub seller: Option<String>,
+    } and {
+        /// Whose it is; missing while anybody may order it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        #[sqlx(json(nullable))]
+        pub hold: Option<Hold>,
+    }
+}
+
+impl Ticket {
+    /// The ticket of the examples, with an id of its own. Tests change what they need:
+    /// `Ticket { version: 2, ..Ticket::example() }`.
+    #[must_use]
+    pub fn example() -> Self {
+        let example = serde_json::from_str(include_str!("golden/ticket-of-seller.json"));
+        Self { id: Uuid::now_v7(), ..example.unwrap_or_else(|error| panic!("{error}")) }
+    }
 }
 
 /// Whose a ticket is.
@@ -76,14 +103,6 @@ impl HoldStatus {
             Self::Sold => "sold",
         }
     }
-}
-
-events_of! {
-    Ticket, in TICKETS, from "/tickets", schema 1:
-    /// A ticket was created.
-    TicketCreated = "ticket:created";
-    /// A ticket was changed, or is held by another order than before, or by none.
-    TicketUpdated = "ticket:updated";
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use utoipa::{
 };
 
 /// A ticket's title, as [`Title::check`] has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::Type)]
 #[serde(transparent)]
+#[sqlx(transparent)]
 pub struct Title(String);
 
 /// Why a text is not a [`Title`].

@@ -177,16 +177,7 @@ impl World {
     /// Publishes an event several times, as a publisher does that never hears of its success.
     pub(crate) async fn publish_copies(&self, copies: usize, title: &str) -> Uuid {
         let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
-        let ticket = Ticket {
-            id: Uuid::now_v7(),
-            title: title.to_owned(),
-            price: "1.00".parse().unwrap(),
-            version: 1,
-            created_at: now,
-            updated_at: now,
-            seller: None,
-            hold: None,
-        };
+        let ticket = Ticket { title: title.to_owned(), ..Ticket::example() };
         let encoded = envelope::encode(id, now, &TicketCreated(ticket)).unwrap();
         for _ in 0..copies {
             self.publish_bytes(encoded.as_bytes()).await;

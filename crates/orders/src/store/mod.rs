@@ -20,3 +20,38 @@ pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
     sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use common::{
+        columns::{self, Columns},
+        events::order::Order,
+    };
+    use embedded::Postgres;
+
+    use super::{tickets::KnownTicket, *};
+
+    #[tokio::test]
+    async fn every_statement_and_every_column_fits_the_schema() {
+        let server = Postgres::shared().await.unwrap();
+        let pool =
+            PgPool::connect(&server.create_database("columns").await.unwrap()).await.unwrap();
+        common::bus::migrate(&pool).await.unwrap();
+        migrate(&pool).await.unwrap();
+        let statements =
+            [orders::statements(), reservations::statements(), tickets::statements()].concat();
+        let tables: &[(&str, &[&[&str]])] = &[
+            ("tickets", &[KnownTicket::NAMES]),
+            ("orders", &[Order::NAMES, &["payment_amount", "payment_reference"]]),
+            ("captures", &[&["order_id", "due_at"]]),
+        ];
+        let mut connection = pool.acquire().await.unwrap();
+        let checked = columns::check(&mut connection, &statements, tables).await;
+        checked.unwrap_or_else(|faults| panic!("{faults}"));
+        for source in
+            [include_str!("orders.rs"), include_str!("reservations.rs"), include_str!("tickets.rs")]
+        {
+            assert!(!columns::has_unnamed(source), "SQL without a name");
+        }
+    }
+}

@@ -5,34 +5,59 @@
 //! under way ([`price`]), and then counts and inserts in one statement ([`insert`]): none can be added in
 //! between. Other buyers do not wait.
 
-use common::events::{money::Price, order::Order};
+use common::{
+    columns::{self, Columns},
+    events::{money::Price, order::Order},
+};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+common::statements! {
+    /// What a ticket costs, after waiting for the buyer's other reservations. Two names that share a lock
+    /// by chance cost a needless wait, no more.
+    PRICE =
+        "select case when $2::text is not null
+                     then pg_advisory_xact_lock(hashtextextended('reservations of ' || $2, 0))::text
+                end,
+                price, clock_timestamp()
+         from tickets where id = $1";
+    /// Stores an order, if its buyer has fewer than $1 reservations and nobody else has its ticket.
+    INSERT = format!(
+        "insert into orders ({names})
+         select {columns} from {new}
+         where $1::bigint is null or $1 > (
+             select count(*) from (
+                 select from orders
+                 where buyer = new.buyer and status = 'reserved' and expires_at > new.created_at
+                 limit $1) as open)
+         on conflict (ticket_id) where status in ('reserved', 'completed') do nothing",
+        names = columns::names::<Order>(),
+        columns = columns::of::<Order>("new"),
+        new = columns::unnest::<Order>(2, "new"),
+    );
+    /// When the $3rd reservation of a buyer ends.
+    FULL_UNTIL =
+        "select min(expires_at) from (
+             select expires_at from orders
+             where buyer = $1 and status = 'reserved' and expires_at > $2
+             order by expires_at limit $3) as open
+         having count(*) = $3";
+}
 
 /// What a ticket costs, and the time by the database's clock. `None` when it is not known here. With a
 /// buyer, waits until none of their reservations is under way, and keeps others from beginning until the
 /// transaction's end.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn price(
     tx: &mut PgConnection,
     ticket_id: Uuid,
     buyer: Option<&str>,
 ) -> Result<Option<(Price, OffsetDateTime)>, sqlx::Error> {
-    // Two names that share a lock by chance cost a needless wait, no more.
-    let row: Option<(Option<String>, Price, OffsetDateTime)> = sqlx::query_as(
-        "select case when $2::text is not null
-                     then pg_advisory_xact_lock(hashtextextended('reservations of ' || $2, 0))::text
-                end,
-                price, clock_timestamp()
-         from tickets where id = $1",
-    )
-    .bind(ticket_id)
-    .bind(buyer)
-    .fetch_optional(tx)
-    .await?;
+    let row: Option<(Option<String>, Price, OffsetDateTime)> =
+        sqlx::query_as(&PRICE).bind(ticket_id).bind(buyer).fetch_optional(tx).await?;
     Ok(row.map(|(_, price, now)| (price, now)))
 }
 
@@ -41,35 +66,13 @@ pub async fn price(
 /// must have been asked for the buyer in this transaction.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn insert(
     tx: &mut PgConnection,
     order: &Order,
     most: Option<i64>,
 ) -> Result<bool, sqlx::Error> {
-    let inserted = sqlx::query(
-        "insert into orders (id, ticket_id, buyer, price, status, version, expires_at, created_at,
-                             updated_at)
-         select $1::uuid, $2::uuid, $3::text, $4::numeric, $5::text, $6::integer, $7::timestamptz,
-                $8::timestamptz, $9::timestamptz
-         where $10::bigint is null or $10 > (
-             select count(*) from (
-                 select from orders where buyer = $3 and status = 'reserved' and expires_at > $8
-                 limit $10) as open)
-         on conflict (ticket_id) where status in ('reserved', 'completed') do nothing",
-    )
-    .bind(order.id)
-    .bind(order.ticket_id)
-    .bind(&order.buyer)
-    .bind(order.price)
-    .bind(order.status)
-    .bind(order.version)
-    .bind(order.expires_at)
-    .bind(order.created_at)
-    .bind(order.updated_at)
-    .bind(most)
-    .execute(tx)
-    .await?;
+    let inserted = Order::bind(&[order], sqlx::query(&INSERT).bind(most)).execute(tx).await?;
     Ok(inserted.rows_affected() == 1)
 }
 
@@ -77,23 +80,17 @@ pub async fn insert(
 /// before. `None` when they have fewer.
 ///
 /// # Errors
-/// When the database does.
+/// Any database error.
 pub async fn full_until(
     connection: &mut PgConnection,
     buyer: &str,
     most: i64,
     now: OffsetDateTime,
 ) -> Result<Option<OffsetDateTime>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select min(expires_at) from (
-             select expires_at from orders
-             where buyer = $1 and status = 'reserved' and expires_at > $2
-             order by expires_at limit $3) as open
-         having count(*) = $3",
-    )
-    .bind(buyer)
-    .bind(now)
-    .bind(most)
-    .fetch_optional(connection)
-    .await
+    sqlx::query_scalar(&FULL_UNTIL)
+        .bind(buyer)
+        .bind(now)
+        .bind(most)
+        .fetch_optional(connection)
+        .await
 }

@@ -25,7 +25,6 @@ use serde_json::Value;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 pub(crate) use testkit::Answer;
 use testkit::{Database, install_crypto, tokens, until};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub(crate) use crate::buyer::Buyer;
@@ -127,17 +126,7 @@ impl Service {
     }
 
     pub(crate) async fn known_ticket(&self, id: Uuid, price: &str) {
-        let now = OffsetDateTime::now_utc();
-        let ticket = Ticket {
-            id,
-            title: "Concert".to_owned(),
-            price: price.parse().unwrap(),
-            version: 1,
-            created_at: now,
-            updated_at: now,
-            seller: Some("grace".to_owned()),
-            hold: None,
-        };
+        let ticket = Ticket { id, price: price.parse().unwrap(), ..Ticket::example() };
         let copy = Copied { ticket: &ticket, event_id: Uuid::now_v7(), processed_by: "orders-0" };
         let mut connection = self.pool.acquire().await.unwrap();
         tickets::upsert_if_newer(&mut connection, &[copy]).await.unwrap();

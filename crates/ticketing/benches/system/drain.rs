@@ -65,16 +65,8 @@ pub(crate) async fn run() {
 
 pub(crate) fn ticket(number: i64) -> Ticket {
     let now = OffsetDateTime::now_utc();
-    Ticket {
-        id: Uuid::now_v7(),
-        title: format!("Concert {number}"),
-        price: "20.50".parse().unwrap(),
-        version: 1,
-        created_at: now,
-        updated_at: now,
-        seller: None,
-        hold: None,
-    }
+    let title = format!("Concert {number}");
+    Ticket { title, created_at: now, updated_at: now, seller: None, ..Ticket::example() }
 }
 
 /// Inserts the rows that the listener would, into a table like its own; and those of the inbox of

@@ -8,19 +8,19 @@ use common::{
     bus::{self, Listener, Received, Wake, envelope::Envelope},
     events::{
         EventSet,
-        order::{Order, OrderCreated, OrderStatus, Payment},
-        ticket::{Ticket, TicketCreated, TicketUpdated},
+        order::{Order, OrderCreated, OrderEvent, OrderStatus, Payment},
+        ticket::{Ticket, TicketCreated, TicketEvent, TicketUpdated},
     },
 };
 use embedded::Postgres;
 use orders::{
-    listener::{TicketEvent, TicketListener},
+    listener::TicketListener,
     order::{self, Transition},
     store::{orders as store, reservations},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use sqlx::PgPool;
-use tickets::listener::{OrderEvent, OrderListener};
+use tickets::listener::OrderListener;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -74,17 +74,7 @@ impl World {
         let mut world =
             Self { tickets_db, orders_db, tickets: vec![], orders: vec![], under_way: vec![] };
         for _ in 0..TICKETS {
-            let now = common::pod::database::now();
-            let ticket = Ticket {
-                id: Uuid::now_v7(),
-                title: "Concert".to_owned(),
-                price: "20".parse().unwrap(),
-                version: 1,
-                created_at: now,
-                updated_at: now,
-                seller: Some("grace".to_owned()),
-                hold: None,
-            };
+            let ticket = Ticket::example();
             let mut tx = world.tickets_db.begin().await.unwrap();
             tickets::store::insert(&mut tx, [&ticket]).await.unwrap();
             tx.commit().await.unwrap();
@@ -191,7 +181,7 @@ impl World {
             let copy = copy.unwrap();
             assert_eq!(
                 (own.version, own.hold),
-                (copy.version, copy.hold),
+                (copy.version, copy.hold.map(|hold| hold.0)),
                 "the copy is the original"
             );
             let having = store::of_ticket(&mut connection, *ticket).await.unwrap();

@@ -14,17 +14,7 @@ use uuid::Uuid;
 use crate::harness::{System, until};
 
 fn ticket(id: Uuid, version: i32) -> Ticket {
-    let now = OffsetDateTime::now_utc();
-    Ticket {
-        id,
-        title: format!("version {version}"),
-        price: "10.00".parse().unwrap(),
-        version,
-        created_at: now,
-        updated_at: now,
-        seller: None,
-        hold: None,
-    }
+    Ticket { id, title: format!("version {version}"), version, ..Ticket::example() }
 }
 
 /// An event's subject and envelope.

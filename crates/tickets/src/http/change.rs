@@ -76,8 +76,8 @@ pub(super) async fn change(
     fields: Fields,
 ) -> Result<Response, Problem> {
     let if_match = conditional::if_match(&headers)?;
-    let to = ChangedTicket::parse(fields)?;
-    let expected = expected(if_match, to.version)?;
+    let ChangedTicket { to, version } = ChangedTicket::parse(fields)?;
+    let expected = expected(if_match, version)?;
 
     let seller = api.sellers.seller(&seller);
     let change = async |tx: &mut PgConnection| {

@@ -78,8 +78,8 @@ pub(super) async fn create(
         None => without_key(&api, new.into_ticket(&seller)).await?,
         Some(key) => {
             // A client may repeat what it has sent before the upgrade.
-            let request =
-                IdempotentRequest::new(seller.own_key(&key), &new.canonical()).or_before(key);
+            let canonical = new.canonical().map_err(|error| Problem::internal(&error.into()))?;
+            let request = IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key);
             match with_key(&api, &request, new, &seller).await? {
                 Made::Now(created, event_id) => (created, event_id),
                 Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),

@@ -15,13 +15,10 @@ static ENVELOPE: LazyLock<String> = LazyLock::new(|| {
     let now = OffsetDateTime::UNIX_EPOCH;
     let ticket = Ticket {
         id: Uuid::nil(),
-        title: "Concert".to_owned(),
-        price: "20.50".parse().unwrap(),
-        version: 1,
         created_at: now,
         updated_at: now,
         seller: None,
-        hold: None,
+        ..Ticket::example()
     };
     common::bus::envelope::encode(Uuid::nil(), now, &TicketCreated(ticket))
         .unwrap()
