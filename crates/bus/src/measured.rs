@@ -32,6 +32,7 @@ pub fn describe_metrics() {
         ("bus_refilled_total", "Events republished because a stream had lost them."),
         ("bus_delivered_total", "Events received."),
         ("bus_redelivered_total", "Events received that had been delivered before."),
+        ("bus_streams_remade_total", "Streams recreated because their disk had been full."),
         ("bus_acked_total", "Acks that the server has confirmed."),
         ("bus_duplicates_total", "Events received that had taken effect before."),
         ("bus_retried_total", "Events returned for a retry after a failure."),

@@ -1,5 +1,5 @@
-//! A struct's fields as the columns of a table, so that a field is named once: [`columns!`] declares the
-//! struct, and the SQL that lists its columns is made from it. [`statements!`] gives a store's SQL
+//! A struct's fields as the columns of a table, so that a field is named once: `columns!` declares the
+//! struct, and the SQL that lists its columns is made from it. `statements!` gives a store's SQL
 //! names, and [`check`] has Postgres check it in a test.
 
 use std::{collections::BTreeSet, sync::LazyLock};
@@ -10,7 +10,7 @@ use sqlx::{
     query::{Query, QueryAs, QueryScalar},
 };
 
-/// A struct whose fields are columns. Declare it with [`columns!`](crate::columns!).
+/// A struct whose fields are columns. Declare it with `columns!`(crate::columns!).
 pub trait Columns: Sized {
     /// The columns' names, in the order of the fields.
     const NAMES: &'static [&'static str];
@@ -189,7 +189,7 @@ pub async fn check(
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
 }
 
-/// Whether a store's source runs SQL that is not one of its [`statements!`], so that [`check`] does not
+/// Whether a store's source runs SQL that is not one of its `statements!`, so that [`check`] does not
 /// see it.
 #[must_use]
 pub fn has_unnamed(source: &str) -> bool {

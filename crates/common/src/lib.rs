@@ -2,7 +2,7 @@
 //! one service uses stays in that service. The bus that carries the events is a library of its own,
 //! [`bus`].
 //!
-//! - [`columns`]: a struct's fields as the columns of a table.
+//! - [`mod@columns`]: a struct's fields as the columns of a table.
 //! - [`events`]: the contract. One file an event family.
 //! - [`pod`]: configuration, telemetry, health, the HTTP middleware.
 

@@ -2,7 +2,7 @@
 
 use common::{
     bus::{Failure, Listener, Received},
-    events::ticket::TicketEvent,
+    events::{as_received::AsReceived, ticket::TicketEvent},
 };
 use sqlx::PgConnection;
 
@@ -13,18 +13,19 @@ use crate::store::tickets::{self, Copied};
 pub struct TicketListener;
 
 impl Listener for TicketListener {
-    type Events = TicketEvent;
+    type Events = AsReceived<TicketEvent>;
     const QUEUE_GROUP: &'static str = "orders-service";
 
     async fn handle(
         &self,
         tx: &mut PgConnection,
-        batch: &[&Received<TicketEvent>],
+        batch: &[&Received<AsReceived<TicketEvent>>],
     ) -> Result<(), Failure> {
         let copies: Vec<Copied<'_>> = batch
             .iter()
             .map(|received| Copied {
-                ticket: received.event.state(),
+                ticket: received.event.event.state(),
+                state: &received.event.state,
                 event_id: received.id,
                 processed_by: &received.client_id,
             })

@@ -38,7 +38,7 @@ const TELL_EACH: u64 = 20;
   ticketing publish --count 1000 --rate 100
   ticketing publish --raw 'not an event'     ends as a dead letter of every group")]
 pub(crate) struct Options {
-    /// The ticket as JSON: title, price; also id, version, created_at, updated_at, seller, which are
+    /// The ticket as JSON: title, price; also id, version, createdAt, updatedAt, seller, which are
     /// made up when missing.
     #[arg(value_name = "JSON", default_value = r#"{"title": "Concert", "price": 20}"#)]
     payload: String,
@@ -170,11 +170,17 @@ impl Options {
         };
         let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
         let made_up = json!({
-            "id": Uuid::now_v7(), "version": 1, "created_at": now, "updated_at": now,
+            "id": Uuid::now_v7(), "version": 1, "createdAt": now, "updatedAt": now,
             "seller": "publisher",
         });
         let mut ticket = Map::new();
         ticket.extend(made_up.as_object().cloned().unwrap_or_default());
+        // Their names before 0.1.0 will do as well.
+        for (old, new) in [("created_at", "createdAt"), ("updated_at", "updatedAt")] {
+            if given.contains_key(old) {
+                ticket.remove(new);
+            }
+        }
         ticket.extend(given);
         let text = serde_json::to_string(&ticket)?;
         let created =

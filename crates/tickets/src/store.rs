@@ -7,7 +7,7 @@ use common::{
         order::Order,
         ticket::{Hold, Ticket},
     },
-    pod::database::now,
+    pod::{self, database::now},
 };
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -78,16 +78,18 @@ fn ticket() -> String {
     let columns = columns::of::<Ticket>("tickets");
     format!(
         "{columns}, case when hold_order_id is not null then json_build_object(
-             'order_id', hold_order_id, 'status', hold_status) end as hold"
+             'orderId', hold_order_id, 'status', hold_status) end as hold"
     )
 }
 
-/// Makes or updates the service's tables. Idempotent, and safe from several processes at once.
+/// Creates or updates the tables of the chassis and of the service. Idempotent, and safe from several
+/// processes at once. A schema that the next release has migrated is left as it is.
 ///
 /// # Errors
-/// When the database fails, or was migrated by a newer release.
+/// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    sqlx::migrate!().run(pool).await?;
+    pod::migrate(pool).await?;
+    sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }
 
@@ -217,7 +219,7 @@ pub async fn page(
 
 #[cfg(test)]
 mod tests {
-    use embedded::Postgres;
+    use testkit::Database;
 
     use super::*;
 
@@ -226,17 +228,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_statement_and_every_column_fits_the_schema() {
-        let server = Postgres::shared().await.unwrap();
-        let pool =
-            PgPool::connect(&server.create_database("columns").await.unwrap()).await.unwrap();
-        common::bus::migrate(&pool).await.unwrap();
-        migrate(&pool).await.unwrap();
+        let database = Database::new("tickets", migrate).await;
         let tables: &[(&str, &[&[&str]])] = &[
             ("tickets", &[Ticket::NAMES, HOLD_COLUMNS]),
             ("orders", &[&["id", "ticket_id", "status", "version"]]),
         ];
-        let mut connection = pool.acquire().await.unwrap();
-        let checked = columns::check(&mut connection, &statements(), tables).await;
+        let mut connection = database.pool.acquire().await.unwrap();
+        let statements = [statements(), pod::idempotency::statements()].concat();
+        let checked = columns::check(&mut connection, &statements, tables).await;
         checked.unwrap_or_else(|faults| panic!("{faults}"));
         assert!(!columns::has_unnamed(include_str!("store.rs")), "SQL without a name");
     }

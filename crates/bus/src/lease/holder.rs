@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, future::ready, stream::iter};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tracing::debug;
@@ -70,25 +70,34 @@ impl Holder {
     }
 }
 
-/// Every process that holds a lease, by client id. Ignores values that are no lease.
+/// How many processes are listed.
+const MAX_HOLDERS: usize = 10_000;
+/// How many leases are read at once.
+const AT_ONCE: usize = 32;
+
+/// Every process that holds a lease now, by its client id; 10,000 at most. Values that are no lease are
+/// ignored. Leaves no consumer behind.
 ///
 /// # Errors
-/// [`LeaseError::Unavailable`].
+/// NATS is unavailable, or the bucket cannot be used.
 pub async fn holders(bus: &Bus) -> Result<BTreeMap<ClientId, Holder>, LeaseError> {
     let replicas = bus.options.stream_replicas;
     let bucket = topology::bucket(&bus.jetstream, BUCKET, MAX_AGE, replicas).await?;
-    let mut keys = bucket.keys().await.map_err(unavailable)?;
-    let mut holders = BTreeMap::new();
-    while let Some(key) = keys.next().await {
-        let key = key.map_err(unavailable)?;
-        let Ok(id) = key.parse::<ClientId>() else {
-            debug!(key, "ignored a key that is no client id");
-            continue;
-        };
-        let Some(value) = bucket.get(id.as_str()).await.map_err(unavailable)? else { continue };
-        if let Some(holder) = Holder::read(&id, &value) {
-            holders.insert(id, holder);
+    let all = format!("{}>", bucket.prefix);
+    let subjects = bucket.stream.info_with_subjects(all).await.map_err(unavailable)?;
+    let ids = subjects.take(MAX_HOLDERS).try_filter_map(|(subject, _)| {
+        let id = subject.strip_prefix(&bucket.prefix).and_then(|key| key.parse::<ClientId>().ok());
+        if id.is_none() {
+            debug!(subject, "ignored a key that is no client id");
         }
-    }
-    Ok(holders)
+        ready(Ok(id))
+    });
+    let ids: Vec<ClientId> = ids.try_collect().await.map_err(unavailable)?;
+    let bucket = &bucket;
+    let leases = iter(ids).map(|id| async move {
+        let value = bucket.get(id.as_str()).await.map_err(unavailable)?;
+        let holder = value.and_then(|value| Holder::read(&id, &value));
+        Ok(holder.map(|holder| (id, holder)))
+    });
+    leases.buffer_unordered(AT_ONCE).try_filter_map(|holder| ready(Ok(holder))).try_collect().await
 }

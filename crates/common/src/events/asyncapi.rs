@@ -30,11 +30,17 @@ pub(super) struct Documented {
     summary: &'static str,
     state: State,
     /// What the event has said at some time, with a name for it.
-    examples: &'static [(&'static str, &'static str)],
+    examples: &'static [Example],
     /// Reads a payload and writes it again.
     #[cfg(test)]
     rewrite: fn(&str) -> Result<String, DecodeError>,
 }
+
+/// What an event has said at some time: a name for it, the file in `golden`, and what that holds.
+pub(super) type Example = (&'static str, &'static str, &'static str);
+
+/// Where examples are that this release would write otherwise.
+const BEFORE: &str = "before-0.1.0/";
 
 /// The schema of what an event tells.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +53,7 @@ struct State {
 impl Documented {
     pub(super) const fn of<E: Event, S: ToSchema + PartialSchema>(
         summary: &'static str,
-        examples: &'static [(&'static str, &'static str)],
+        examples: &'static [Example],
     ) -> Self {
         Self {
             subject: E::SUBJECT,
@@ -116,7 +122,9 @@ pub fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Every event that the services tell each other. Each carries the full \
                 state of what it is about, and that state's version: the greater version is the \
-                newer state, whatever the order of arrival. An event's id is its Nats-Msg-Id, and \
+                newer state, whatever the order of arrival. Events of a ticket also have created_at, \
+                updated_at and hold.order_id, the names of createdAt, updatedAt and hold.orderId \
+                before 0.1.0: read the current names, a later release drops the old ones. An event's id is its Nats-Msg-Id, and \
                 the key by which to recognize one that comes again.",
         },
         "defaultContentType": envelope::CONTENT_TYPE,
@@ -129,7 +137,8 @@ pub fn document() -> Value {
 /// An event in its envelope: CloudEvents 1.0 in structured JSON.
 fn message(event: &Documented) -> Value {
     let dataschema = event.stream.data_schema(event.subject, event.schema_version);
-    let examples = event.examples.iter().map(|(name, data)| {
+    let current = event.examples.iter().filter(|(_, file, _)| !file.starts_with(BEFORE));
+    let examples = current.map(|(name, _, data)| {
         let data: Value = serde_json::from_str(data).unwrap_or_default();
         json!({
             "name": name,
@@ -139,7 +148,7 @@ fn message(event: &Documented) -> Value {
                 "source": event.source,
                 "type": event.subject,
                 "subject": &data["id"],
-                "time": &data["updated_at"].as_str().or(data["updatedAt"].as_str()),
+                "time": &data["updatedAt"],
                 "datacontenttype": "application/json",
                 "dataschema": dataschema,
                 "data": data,
@@ -174,26 +183,41 @@ fn message(event: &Documented) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
 
     #[test]
     fn what_any_release_has_published_can_still_be_read_and_is_written_the_same() {
         for event in documented() {
-            for (name, data) in event.examples {
+            for (name, file, data) in event.examples {
                 let written = (event.rewrite)(data)
                     .unwrap_or_else(|error| panic!("{}, {name}: {error}", event.subject));
-                assert_eq!(written, data.trim(), "{}, {name}", event.subject);
+                let current = file.strip_prefix(BEFORE).unwrap_or(file);
+                let current = fs::read_to_string(golden().join(current)).unwrap();
+                assert_eq!(written, current.trim(), "{}, {name}", event.subject);
             }
         }
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/events/golden");
-        for file in fs::read_dir(folder).unwrap() {
-            let kept = fs::read_to_string(file.unwrap().path()).unwrap();
-            let is_example =
-                |event: &Documented| event.examples.iter().any(|(_, data)| *data == kept);
-            assert!(documented().any(is_example), "nobody reads {kept}");
+        for folder in [golden(), golden().join(BEFORE)] {
+            for file in fs::read_dir(folder).unwrap() {
+                let file = file.unwrap().path();
+                let Ok(kept) = fs::read_to_string(&file) else { continue };
+                let is_example =
+                    |event: &Documented| event.examples.iter().any(|(.., data)| *data == kept);
+                assert!(
+                    documented().any(is_example),
+                    "no event has {} as an example",
+                    file.display()
+                );
+            }
         }
+    }
+
+    fn golden() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/events/golden")
     }
 
     #[test]
@@ -202,7 +226,7 @@ mod tests {
             let examples: Vec<Value> = family
                 .iter()
                 .flat_map(|event| event.examples)
-                .map(|(_, data)| serde_json::from_str(data).unwrap())
+                .map(|(.., data)| serde_json::from_str(data).unwrap())
                 .collect();
             let schema = serde_json::to_value((family[0].state.schema)()).unwrap();
             for field in schema["properties"].as_object().unwrap().keys() {

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{checked, family, money::Price};
+use super::{Published, checked, family, money::Price};
 
 family! {
     /// The stream of order events.
@@ -62,6 +62,8 @@ columns! {
         pub payment: Option<Payment>,
     }
 }
+
+impl Published for Order {}
 
 /// What has become of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]

@@ -1,12 +1,12 @@
 //! What the tickets service tells of its tickets: `ticket:created` and `ticket:updated`, each with
 //! the ticket's full state and version.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{checked, family, money::Price};
+use super::{Published, checked, family, money::Price, names::EitherName};
 
 family! {
     /// The stream of ticket events.
@@ -18,6 +18,8 @@ family! {
     Created(TicketCreated) = "ticket:created" {
         "new": "ticket.json",
         "new, with its seller": "ticket-of-seller.json",
+        "new, before 0.1.0": "before-0.1.0/ticket.json",
+        "new, with its seller, before 0.1.0": "before-0.1.0/ticket-of-seller.json",
     }
     /// A ticket was changed, or is held by another order than before, or by none.
     Updated(TicketUpdated) = "ticket:updated" {
@@ -25,12 +27,17 @@ family! {
         "reserved": "ticket-reserved.json",
         "sold": "ticket-sold.json",
         "reserved, with its seller": "ticket-of-seller-reserved.json",
+        "free, before 0.1.0": "before-0.1.0/ticket.json",
+        "reserved, before 0.1.0": "before-0.1.0/ticket-reserved.json",
+        "sold, before 0.1.0": "before-0.1.0/ticket-sold.json",
+        "reserved, with its seller, before 0.1.0": "before-0.1.0/ticket-of-seller-reserved.json",
     }
 }
 
 columns! {
     /// A ticket as its service last committed it.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::FromRow)]
+    #[serde(remote = "Self", rename_all = "camelCase")]
     pub struct Ticket {
         /// The ticket's id, the same in every service.
         pub id: Uuid,
@@ -76,11 +83,59 @@ impl Ticket {
 
 /// Whose a ticket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Hold {
     /// The order that has it.
     pub order_id: Uuid,
     /// For now, or for good.
     pub status: HoldStatus,
+}
+
+/// Reads either name of a field; writes the current one.
+macro_rules! with_either_name {
+    ($($type:ty),+) => {
+        $(
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    Self::deserialize(EitherName(deserializer))
+                }
+            }
+
+            impl Serialize for $type {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    Self::serialize(self, serializer)
+                }
+            }
+        )+
+    };
+}
+with_either_name!(Ticket, Hold);
+
+impl Published for Ticket {
+    /// With the old names beside the current ones: listeners of releases before 0.1.0 know no others.
+    fn published<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct BothNames {
+            #[serde(flatten)]
+            ticket: Ticket,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hold: Option<HoldBothNames>,
+            #[serde(with = "bus::rfc3339")]
+            created_at: OffsetDateTime,
+            #[serde(with = "bus::rfc3339")]
+            updated_at: OffsetDateTime,
+        }
+        #[derive(Serialize)]
+        struct HoldBothNames {
+            #[serde(flatten)]
+            hold: Hold,
+            order_id: Uuid,
+        }
+        let hold = self.hold.map(|hold| HoldBothNames { hold, order_id: hold.order_id });
+        let (created_at, updated_at) = (self.created_at, self.updated_at);
+        let ticket = Ticket { hold: None, ..self.clone() };
+        BothNames { ticket, hold, created_at, updated_at }.serialize(serializer)
+    }
 }
 
 /// How an order has a ticket.
@@ -140,9 +195,9 @@ mod tests {
             ("version", "0", "must be at least 1"),
             ("version", "-1", "must be at least 1"),
             ("version", "2147483648", "invalid value"),
-            ("created_at", r#""0000-01-01T00:00:00Z""#, "must be in the years 1 to 9999"),
-            ("updated_at", r#""0001-01-01T00:00:00+00:01""#, "must be in the years 1 to 9999"),
-            ("updated_at", r#""9999-12-31T23:59:59-00:01""#, "must be in the years 1 to 9999"),
+            ("createdAt", r#""0000-01-01T00:00:00Z""#, "must be in the years 1 to 9999"),
+            ("updatedAt", r#""0001-01-01T00:00:00+00:01""#, "must be in the years 1 to 9999"),
+            ("updatedAt", r#""9999-12-31T23:59:59-00:01""#, "must be in the years 1 to 9999"),
             ("id", r#""x""#, "UUID"),
         ] {
             let error = read(field, value).unwrap_err().to_string();
@@ -154,7 +209,7 @@ mod tests {
             let read = read("title", &serde_json::to_string(title).unwrap()).unwrap();
             assert_eq!(read.0.title, title);
         }
-        assert!(read("created_at", r#""9999-12-31T23:59:59.999999999Z""#).is_ok());
+        assert!(read("createdAt", r#""9999-12-31T23:59:59.999999999Z""#).is_ok());
     }
 
     #[test]
@@ -163,5 +218,70 @@ mod tests {
         assert_eq!(error, "ticket:created has schema version 2, this listener knows 1");
         let error = TicketCreated::decode("order:created", 1, GOLDEN).unwrap_err().to_string();
         assert!(error.contains("order:created"), "{error}");
+    }
+
+    /// What the release before reads a ticket with, to the letter.
+    mod before {
+        use super::*;
+
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub(super) struct Ticket {
+            pub(super) id: Uuid,
+            #[serde(deserialize_with = "checked::title")]
+            pub(super) title: String,
+            pub(super) price: Price,
+            #[serde(deserialize_with = "checked::version")]
+            pub(super) version: i32,
+            #[serde(with = "bus::rfc3339")]
+            pub(super) created_at: OffsetDateTime,
+            #[serde(with = "bus::rfc3339")]
+            pub(super) updated_at: OffsetDateTime,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub(super) seller: Option<String>,
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub(super) hold: Option<Hold>,
+        }
+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub(super) struct Hold {
+            pub(super) order_id: Uuid,
+            pub(super) status: HoldStatus,
+        }
+    }
+
+    #[test]
+    fn the_release_before_reads_events_of_this_one_and_this_one_those_of_the_release_before() {
+        let hold = Hold { order_id: Uuid::now_v7(), status: HoldStatus::Reserved };
+        for hold in [None, Some(hold)] {
+            let ticket = Ticket { hold, ..Ticket::example() };
+            let told = serde_json::to_string(&TicketUpdated(ticket.clone())).unwrap();
+            let before: before::Ticket = serde_json::from_str(&told).unwrap();
+            let Ticket { id, title, price, version, created_at, updated_at, seller, hold } =
+                ticket.clone();
+            let hold = hold.map(|Hold { order_id, status }| before::Hold { order_id, status });
+            let expected =
+                before::Ticket { id, title, price, version, created_at, updated_at, seller, hold };
+            assert_eq!(before, expected);
+            let told = serde_json::to_string(&before).unwrap();
+            assert!(told.contains("created_at") && !told.contains("createdAt"), "{told}");
+            let read = TicketUpdated::decode("ticket:updated", 1, &told).unwrap();
+            assert_eq!(read.0, ticket);
+        }
+    }
+
+    #[test]
+    fn http_answers_have_the_current_names_alone() {
+        let hold = Hold { order_id: Uuid::now_v7(), status: HoldStatus::Sold };
+        let answer = serde_json::to_string(&Ticket { hold: Some(hold), ..Ticket::example() });
+        let answer = answer.unwrap();
+        assert!(answer.contains("createdAt") && answer.contains("orderId"), "{answer}");
+        assert!(!answer.contains('_'), "{answer}");
+    }
+
+    #[test]
+    fn a_field_that_comes_twice_by_one_name_is_refused() {
+        let twice = GOLDEN.replacen('{', r#"{"createdAt":"2026-01-01T00:00:00Z","#, 1);
+        let error = TicketUpdated::decode("ticket:updated", 1, &twice).unwrap_err().to_string();
+        assert!(error.contains("duplicate field"), "{error}");
     }
 }

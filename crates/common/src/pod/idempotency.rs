@@ -1,6 +1,6 @@
 //! The header Idempotency-Key: a client's name for one request, so that it can repeat it without
-//! knowing whether it took effect. The key is claimed, and the answer kept, in the transaction of
-//! what the request makes.
+//! knowing whether it took effect. The key is claimed, and the answer stored, in the transaction of
+//! what the request makes: [`once`].
 
 use std::time::Duration;
 
@@ -38,6 +38,27 @@ const HOLDER_SILENCE: &str = "1500ms";
 const EVERY: Duration = Duration::from_mins(1);
 /// How many keys one statement deletes: short locks, and a transaction log in small pieces.
 const BATCH: i64 = 1_000;
+
+crate::statements! {
+    /// Limits how long this transaction's process may fall silent, and tries the key's lock.
+    CLAIM =
+        "select set_config('idle_in_transaction_session_timeout', $1, true),
+                pg_try_advisory_xact_lock($2)";
+    /// What is stored under a key, or for the same request under the key of the release before.
+    FIND =
+        "select request_hash, resource_id, answer from chassis.idempotency_keys
+         where key = $1 or (key = $2 and request_hash = $3)
+         order by key = $1 desc limit 1";
+    /// Stores an answer.
+    STORE =
+        "insert into chassis.idempotency_keys (key, request_hash, resource_id, answer)
+         values ($1, $2, $3, $4)";
+    /// Deletes some old keys.
+    PRUNE =
+        "delete from chassis.idempotency_keys where key in (
+             select key from chassis.idempotency_keys where created_at < now() - $1::interval
+             order by created_at limit $2 for update skip locked)";
+}
 
 /// A request's key: 1–255 visible ASCII characters. `None` without the header.
 ///
@@ -95,15 +116,39 @@ impl Answer {
     }
 }
 
-/// What is known of a request when it comes.
+/// What became of a request.
 #[derive(Debug)]
-pub enum Claim {
-    /// It is new, and its key this transaction's until its end.
-    New,
-    /// It was answered before.
-    Answered(Answer),
-    /// 409 while another transaction has the key, 422 when it came with another request.
-    Refused(Problem),
+pub enum Outcome<T> {
+    /// It took effect now: its answer, and what else the work returned.
+    Made(Answer, T),
+    /// It took effect before, and was answered this.
+    Replayed(Answer),
+}
+
+/// Does the work of a request once, in one transaction with its answer: claims the key, runs the work,
+/// stores the answer, commits. A repetition gets that answer, and does nothing. Without a key, it is a
+/// transaction like any other.
+///
+/// # Errors
+/// 409 while another transaction has the key, 422 when the key came with another request; what the work
+/// refuses; any database error.
+pub async fn once<T>(
+    pool: &Pool,
+    request: Option<&IdempotentRequest>,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<(Answer, T), Problem>,
+) -> Result<Outcome<T>, Problem> {
+    pool.transaction(async |tx| {
+        let Some(request) = request else {
+            return work(tx).await.map(|(answer, made)| Outcome::Made(answer, made));
+        };
+        if let Some(answer) = request.claim(tx).await? {
+            return Ok(Outcome::Replayed(answer));
+        }
+        let (answer, made) = work(tx).await?;
+        request.store_answer(tx, &answer).await?;
+        Ok(Outcome::Made(answer, made))
+    })
+    .await
 }
 
 impl IdempotentRequest {
@@ -121,67 +166,51 @@ impl IdempotentRequest {
         Self { before: Some(key), ..self }
     }
 
-    /// Claims the key for this transaction.
-    ///
-    /// # Errors
-    /// When the database does.
-    pub async fn claim(&self, tx: &mut PgConnection) -> Result<Claim, sqlx::Error> {
+    /// Claims the key for this transaction, until its end. What the request was answered before, if it was.
+    async fn claim(&self, tx: &mut PgConnection) -> Result<Option<Answer>, Problem> {
         // First the limit, then the lock, in one round trip.
-        let (_, free): (String, bool) = sqlx::query_as(
-            "select set_config('idle_in_transaction_session_timeout', $1, true),
-                    pg_try_advisory_xact_lock($2)",
-        )
-        .bind(HOLDER_SILENCE)
-        .bind(self.lock())
-        .fetch_one(&mut *tx)
-        .await?;
+        let (_, free): (String, bool) = sqlx::query_as(&CLAIM)
+            .bind(HOLDER_SILENCE)
+            .bind(self.lock())
+            .fetch_one(&mut *tx)
+            .await?;
         if !free {
             let detail = "The first request with this Idempotency-Key is still under way. Repeat this one later.";
-            return Ok(Claim::Refused(Problem::new(StatusCode::CONFLICT, detail).retry_after(1)));
+            return Err(Problem::new(StatusCode::CONFLICT, detail).retry_after(1));
         }
         // A statement of its own: its snapshot is taken after the lock, so that it sees what the
         // lock's holder before us has committed.
-        let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(
-            "select request_hash, resource_id, answer from bus.idempotency_keys
-             where key = $1 or (key = $2 and request_hash = $3)
-             order by key = $1 desc limit 1",
-        )
-        .bind(&self.key)
-        .bind(&self.before)
-        .bind(&self.hash[..])
-        .fetch_optional(tx)
-        .await?;
-        Ok(match known {
-            None => Claim::New,
+        let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(&FIND)
+            .bind(&self.key)
+            .bind(&self.before)
+            .bind(&self.hash[..])
+            .fetch_optional(tx)
+            .await?;
+        match known {
+            None => Ok(None),
             Some((hash, resource_id, body)) if hash == self.hash => {
-                Claim::Answered(Answer { resource_id, body })
+                Ok(Some(Answer { resource_id, body }))
             }
-            Some(_) => Claim::Refused(Problem::new(
+            Some(_) => Err(Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "This Idempotency-Key came before with another request.",
             )),
-        })
+        }
     }
 
-    /// Keeps what the request is answered.
-    ///
-    /// # Errors
-    /// When the database does.
-    pub async fn store_answer(
+    /// Stores what the request is answered.
+    async fn store_answer(
         &self,
         tx: &mut PgConnection,
         answer: &Answer,
     ) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "insert into bus.idempotency_keys (key, request_hash, resource_id, answer)
-             values ($1, $2, $3, $4)",
-        )
-        .bind(&self.key)
-        .bind(&self.hash[..])
-        .bind(answer.resource_id)
-        .bind(&answer.body)
-        .execute(tx)
-        .await?;
+        sqlx::query(&STORE)
+            .bind(&self.key)
+            .bind(&self.hash[..])
+            .bind(answer.resource_id)
+            .bind(&answer.body)
+            .execute(tx)
+            .await?;
         Ok(())
     }
 
@@ -207,14 +236,6 @@ pub async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 async fn prune_batch(connection: &mut PgConnection) -> Result<Batch, BusError> {
-    let pruned = sqlx::query(
-        "delete from bus.idempotency_keys where key in (
-             select key from bus.idempotency_keys where created_at < now() - $1
-             order by created_at limit $2 for update skip locked)",
-    )
-    .bind(RETENTION)
-    .bind(BATCH)
-    .execute(connection)
-    .await?;
+    let pruned = sqlx::query(&PRUNE).bind(RETENTION).bind(BATCH).execute(connection).await?;
     Ok(Batch::of(pruned.rows_affected(), BATCH.unsigned_abs()))
 }

@@ -8,6 +8,7 @@ pub mod database;
 pub mod health;
 pub mod http;
 pub mod idempotency;
+mod migrations;
 pub mod openapi;
 pub mod page;
 pub mod periodic;
@@ -15,6 +16,9 @@ pub mod problem;
 pub mod process;
 pub mod provision;
 mod repeated_keys;
+pub mod responses;
 pub mod secret;
 pub mod service;
 pub mod telemetry;
+
+pub use migrations::migrate;

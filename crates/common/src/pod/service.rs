@@ -232,6 +232,7 @@ async fn migrate(pool: &Pool, own: Option<Migrate>) -> anyhow::Result<()> {
     let pool = database::migration_pool(pool);
     sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&pool).await?;
     bus::migrate(&pool).await?;
+    super::migrate(&pool).await?;
     if let Some(own) = own {
         own(pool.clone()).await.context("cannot migrate the service's tables")?;
     }

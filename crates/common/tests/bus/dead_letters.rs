@@ -63,7 +63,7 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
         (encoded(&|_| {}), "ticket:created: title: invalid type"),
         (encoded(&|e| e["id"] = "x".into()), "UUID"),
         (encoded(&|e| e["time"] = "0000-01-01T00:00:00Z".into()), "must be in the years 1 to 9999"),
-        (encoded(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 990_000)), "bytes, an event has"),
+        (encoded(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 990_000)), "bytes, the limit is"),
         (encoded(&|e| e["data"] = ticket("2026-01-01T00:00:00Z", 201)), "ticket:created: title: "),
         (
             encoded(&|e| e["data"] = ticket("0000-01-01T00:00:00Z", 1)),

@@ -8,11 +8,11 @@ use crate::member::{World, until};
 async fn forgetting_old_keys_reads_none_that_are_not_old() {
     let world = World::start().await;
     sqlx::raw_sql(
-        "insert into bus.idempotency_keys (key, request_hash, resource_id, answer, created_at)
+        "insert into chassis.idempotency_keys (key, request_hash, resource_id, answer, created_at)
          select 'key ' || n, '', gen_random_uuid(), '',
                 now() - case when n <= 10 then interval '25 hours' else interval '1 hour' end
          from generate_series(1, 200000) as n;
-         analyze bus.idempotency_keys;
+         analyze chassis.idempotency_keys;
          select pg_stat_reset()",
     )
     .execute(&world.pool)

@@ -104,6 +104,7 @@ impl World {
         let database = postgres.create_database("listener").await.unwrap();
         let pool = PgPool::connect(&database).await.unwrap();
         bus::migrate(&pool).await.unwrap();
+        common::pod::migrate(&pool).await.unwrap();
         sqlx::raw_sql(
             "create table effects (queue_group text, event_id uuid, title text);
              create table mended (title text);
@@ -177,7 +178,8 @@ impl World {
     /// Publishes an event several times, as a publisher does that never hears of its success.
     pub(crate) async fn publish_copies(&self, copies: usize, title: &str) -> Uuid {
         let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
-        let ticket = Ticket { title: title.to_owned(), ..Ticket::example() };
+        let price = "1.00".parse().unwrap();
+        let ticket = Ticket { title: title.to_owned(), price, ..Ticket::example() };
         let encoded = envelope::encode(id, now, &TicketCreated(ticket)).unwrap();
         for _ in 0..copies {
             self.publish_bytes(encoded.as_bytes()).await;

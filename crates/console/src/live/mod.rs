@@ -1,4 +1,4 @@
-//! Keeps a [`Snapshot`] up to date: asks NATS and the replicas each by itself, and puts together twice a
+//! Keeps a `Snapshot` up to date: asks NATS and the replicas each by itself, and puts together twice a
 //! second what they have said. One that says nothing is shown as frozen and keeps nobody waiting.
 
 mod compose;

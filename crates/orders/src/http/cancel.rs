@@ -1,12 +1,16 @@
 //! `DELETE /api/orders/{id}`.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State};
+use common::pod::responses::CallerResponses;
 use common::{
     events::order::Order,
     pod::{auth::Caller, page::PathId, problem::Problem},
 };
 
-use super::{Api, change::change};
+use super::{
+    Api,
+    change::{NotChanged, change},
+};
 use crate::order::Transition;
 
 /// Cancel an order.
@@ -26,8 +30,7 @@ use crate::order::Transition;
         (status = 200, description = "The order is cancelled, by this request or an earlier one.", body = Order),
         (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 404, description = "You have no order with this id.",
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The order was paid, or has expired.",
@@ -39,8 +42,5 @@ pub(super) async fn cancel(
     buyer: Caller,
     PathId(id): PathId,
 ) -> Result<Json<Order>, Problem> {
-    match change(&api, id, &buyer, Transition::Cancel).await? {
-        Ok(order) => Ok(Json(order)),
-        Err(refused) => Err(Problem::new(StatusCode::CONFLICT, refused.to_string())),
-    }
+    change(&api, id, &buyer, Transition::Cancel).await.map(Json).map_err(NotChanged::problem)
 }

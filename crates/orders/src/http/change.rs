@@ -1,5 +1,6 @@
 //! How a request changes what becomes of an order.
 
+use axum::http::StatusCode;
 use common::{
     bus::outbox,
     events::order::Order,
@@ -15,46 +16,63 @@ use crate::{
     store::orders,
 };
 
-/// Applies a command to a buyer's order: locked, decided, and committed with the event that tells of it.
-/// The order as it is then, whether it became that now or before; or why it could not.
-///
-/// # Errors
-/// 404, and when the database fails.
+/// Why an order was not changed.
+#[derive(Debug)]
+pub(super) enum NotChanged {
+    /// What has become of it rules the change out.
+    Refused(Refused),
+    /// There is no such order, or the database failed.
+    Failed(Problem),
+}
+
+impl<E: Into<Problem>> From<E> for NotChanged {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl NotChanged {
+    /// The answer: 409 for what is ruled out.
+    pub(super) fn problem(self) -> Problem {
+        match self {
+            Self::Refused(refused) => Problem::new(StatusCode::CONFLICT, refused.to_string()),
+            Self::Failed(problem) => problem,
+        }
+    }
+}
+
+/// Applies a transition to a buyer's order: locked, decided, and committed with the event that tells of
+/// it. Returns the order as it is then, whether it became that now or before.
 pub(super) async fn change(
     api: &Api,
     id: Uuid,
     buyer: &Caller,
-    command: Transition,
-) -> Result<Result<Order, Refused>, Problem> {
+    transition: Transition,
+) -> Result<Order, NotChanged> {
     let change = async |tx: &mut PgConnection| {
-        let Some(order) = orders::lock(tx, id, buyer.as_str()).await? else {
-            return Err(no_order());
-        };
+        let order = orders::lock(tx, id, buyer.as_str()).await?.ok_or_else(no_order)?;
         // After the lock, for which it may have waited.
         let now = orders::now(tx).await?;
-        let next = match order::decide(&order, command, now) {
-            Ok(Some(next)) => next,
-            Ok(None) => return Ok(Ok((order, None))),
-            Err(refused) => return Ok(Err(refused)),
+        let next = match order::decide(&order, transition, now).map_err(NotChanged::Refused)? {
+            Some(next) => next,
+            None => return Ok((order, None)),
         };
         orders::save(tx, std::slice::from_ref(&next)).await?;
         let event = order::event(next.clone())?;
         outbox::put_prepared(tx, [&event]).await?;
-        Ok(Ok((next, Some(event.id))))
+        Ok::<_, NotChanged>((next, Some(event.id)))
     };
-    let (next, event_id) = match api.pool.transaction(change).await? {
-        Ok((next, Some(event_id))) => (next, event_id),
-        Ok((order, None)) => return Ok(Ok(order)),
-        Err(refused) => return Ok(Err(refused)),
-    };
-    api.wake.wake();
-    info!(
-        notice = "order_changed",
-        order.id = %id,
-        ticket.id = %next.ticket_id,
-        order.status = next.status.as_str(),
-        event.id = %event_id,
-        "order changed",
-    );
-    Ok(Ok(next))
+    let (order, event_id) = api.pool.transaction(change).await?;
+    if let Some(event_id) = event_id {
+        api.wake.wake();
+        info!(
+            notice = "order_changed",
+            order.id = %id,
+            ticket.id = %order.ticket_id,
+            order.status = order.status.as_str(),
+            event.id = %event_id,
+            "order changed",
+        );
+    }
+    Ok(order)
 }

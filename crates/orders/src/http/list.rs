@@ -1,6 +1,7 @@
 //! `GET /api/orders`: a buyer's orders, page by page.
 
 use axum::{Json, extract::State};
+use common::pod::responses::{CallerResponses, PageResponses};
 use common::{
     events::order::Order,
     pod::{auth::Caller, page::PageQuery, problem::Problem},
@@ -41,10 +42,8 @@ pub(super) struct OrderPage {
         (status = 200, description = "A page of orders.", body = OrderPage),
         (status = 400, description = "Authorization was given more than once.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is invalid or unknown.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
+        PageResponses,
     )
 )]
 pub(super) async fn list(

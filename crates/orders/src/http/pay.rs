@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode};
+use common::pod::responses::{BodyResponses, CallerResponses};
 use common::{
     events::order::{Order, Payment},
     pod::{auth::Caller, body::Fields, page::PathId, problem::Problem},
@@ -15,7 +16,11 @@ use tracing::warn;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Api, change::change, no_order};
+use super::{
+    Api,
+    change::{NotChanged, change},
+    no_order,
+};
 use crate::{
     order::{self, Transition},
     payment::{Charge, NotAuthorized},
@@ -73,18 +78,14 @@ impl NewPayment {
         (status = 200, description = "The order is completed, by this request or an earlier one.", body = Order),
         (status = 400, description = "The id is not a UUID, or the body is not a JSON object.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 402, description = "The payment was declined.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "You have no order with this id.",
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The order was cancelled, or has expired. Nothing is charged.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body exceeds 16 KiB.",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The Content-Type is not application/json.",
-            body = Problem, content_type = "application/problem+json"),
+        BodyResponses,
         (status = 422, description = "Fields are invalid, missing or unknown.",
             body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The payment provider or the database is unavailable, or the service is overloaded. Retry with the same token.",
@@ -106,20 +107,20 @@ pub(super) async fn pay(
     let charge = Charge { order_id: id, amount: order.price, token: &token };
     let payment = authorize(&api, charge).await?;
     match change(&api, id, &buyer, Transition::Pay(payment.clone())).await {
-        Ok(Ok(paid)) => {
+        Ok(paid) => {
             // Another payment was faster; the same one again is what has paid for it.
             if paid.payment.as_ref() != Some(&payment) {
                 void(&api, id, &payment).await;
             }
             Ok(Json(paid))
         }
-        Ok(Err(refused)) => {
+        Err(NotChanged::Refused(refused)) => {
             void(&api, id, &payment).await;
             let detail = format!("{refused} Nothing is charged.");
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
         // It may have been committed, so the payment must stand. If not, it lapses.
-        Err(unknown) => Err(unknown),
+        Err(NotChanged::Failed(unknown)) => Err(unknown),
     }
 }
 

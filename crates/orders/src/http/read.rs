@@ -1,6 +1,7 @@
 //! `GET /api/orders/{id}`.
 
 use axum::{Json, extract::State};
+use common::pod::responses::CallerResponses;
 use common::{
     events::order::Order,
     pod::{auth::Caller, page::PathId, problem::Problem},
@@ -24,8 +25,7 @@ use crate::store::orders;
         (status = 200, description = "The order.", body = Order),
         (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 404, description = "You have no order with this id.",
             body = Problem, content_type = "application/problem+json"),
     )

@@ -7,13 +7,14 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use common::pod::responses::{BodyResponses, CallerResponses};
 use common::{
     bus::outbox,
     events::order::{Order, OrderStatus},
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, Claim, IdempotentRequest},
+        idempotency::{self, Answer, IdempotentRequest, Outcome, once},
         problem::Problem,
     },
 };
@@ -75,18 +76,14 @@ impl NewOrder {
             )),
         (status = 400, description = "The body is not a JSON object, or a header is malformed.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 404, description = "This service knows no such ticket. With Retry-After, the ticket is new: its event may be on its way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "Seconds to wait."))),
         (status = 409, description = "The ticket is reserved or sold; or you have as many reservations as one buyer may have at a time; or the first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "If you have too many reservations: seconds until the first one ends."))),
-        (status = 413, description = "The body exceeds 16 KiB.",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The Content-Type is not application/json.",
-            body = Problem, content_type = "application/problem+json"),
+        BodyResponses,
         (status = 422, description = "Fields are invalid, missing or unknown; or this Idempotency-Key was used with a different request.",
             body = Problem, content_type = "application/problem+json"),
     )
@@ -102,11 +99,10 @@ pub(super) async fn reserve(
     let request =
         key.map(|key| IdempotentRequest::new(buyer.own_key(&key), &ticket_id.to_string()));
 
-    let make =
-        async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id, request.as_ref()).await;
-    let (answer, event_id) = match api.pool.transaction(make).await? {
-        Made::Now(answer, event_id) => (answer, event_id),
-        Made::Before(answer) => return Ok(answer.replayed(PATH)),
+    let make = async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id).await;
+    let (answer, event_id) = match once(&api.pool, request.as_ref(), make).await? {
+        Outcome::Made(answer, event_id) => (answer, event_id),
+        Outcome::Replayed(answer) => return Ok(answer.replayed(PATH)),
     };
     api.wake.wake();
     info!(
@@ -119,28 +115,13 @@ pub(super) async fn reserve(
     Ok(answer.created(PATH))
 }
 
-/// What came of a request.
-enum Made {
-    /// An order, and the event with this id.
-    Now(Answer, Uuid),
-    /// What it was answered before.
-    Before(Answer),
-}
-
+/// Makes the order. Returns its answer and the event's id.
 async fn make(
     tx: &mut PgConnection,
     api: &Api,
     buyer: &Caller,
     ticket_id: Uuid,
-    request: Option<&IdempotentRequest>,
-) -> Result<Made, Problem> {
-    if let Some(request) = request {
-        match request.claim(tx).await? {
-            Claim::New => {}
-            Claim::Answered(answer) => return Ok(Made::Before(answer)),
-            Claim::Refused(problem) => return Err(problem),
-        }
-    }
+) -> Result<(Answer, Uuid), Problem> {
     let most = api.limit.most();
     let limited = most.map(|_| buyer.as_str());
     let price = reservations::price(tx, ticket_id, limited).await?;
@@ -153,10 +134,7 @@ async fn make(
     let answer = Answer { resource_id: order.id, body };
     let event = order::event(order)?;
     outbox::put_prepared(tx, [&event]).await?;
-    if let Some(request) = request {
-        request.store_answer(tx, &answer).await?;
-    }
-    Ok(Made::Now(answer, event.id))
+    Ok((answer, event.id))
 }
 
 /// Why nothing was stored.

@@ -1,6 +1,7 @@
 //! `GET /api/tickets` and `GET /api/tickets/{id}`: the copy as this service keeps it.
 
 use axum::{Json, extract::State, http::StatusCode};
+use common::pod::responses::PageResponses;
 use common::pod::{
     page::{PageQuery, PathId},
     problem::Problem,
@@ -40,8 +41,7 @@ pub(super) struct TicketPage {
     ),
     responses(
         (status = 200, description = "A page of tickets.", body = TicketPage),
-        (status = 422, description = "A parameter is invalid or unknown.",
-            body = Problem, content_type = "application/problem+json"),
+        PageResponses,
     )
 )]
 pub(super) async fn list(

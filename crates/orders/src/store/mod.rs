@@ -9,14 +9,16 @@ pub mod orders;
 pub mod reservations;
 pub mod tickets;
 
+use common::pod;
 use sqlx::PgPool;
 
-/// Makes or updates the service's tables. Idempotent, and safe from several processes at once. A
-/// schema that a newer release has already migrated is left as it is: the release before runs on it.
+/// Creates or updates the tables of the chassis and of the service. Idempotent, and safe from several
+/// processes at once. A schema that a newer release has already migrated is left as it is: the release before runs on it.
 ///
 /// # Errors
 /// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
+    pod::migrate(pool).await?;
     sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }
@@ -27,25 +29,21 @@ mod tests {
         columns::{self, Columns},
         events::order::Order,
     };
-    use embedded::Postgres;
+    use testkit::Database;
 
-    use super::{tickets::KnownTicket, *};
+    use super::{tickets::Written, *};
 
     #[tokio::test]
     async fn every_statement_and_every_column_fits_the_schema() {
-        let server = Postgres::shared().await.unwrap();
-        let pool =
-            PgPool::connect(&server.create_database("columns").await.unwrap()).await.unwrap();
-        common::bus::migrate(&pool).await.unwrap();
-        migrate(&pool).await.unwrap();
+        let database = Database::new("orders", migrate).await;
         let statements =
             [orders::statements(), reservations::statements(), tickets::statements()].concat();
         let tables: &[(&str, &[&[&str]])] = &[
-            ("tickets", &[KnownTicket::NAMES]),
+            ("tickets", &[Written::NAMES, &["processed_at"]]),
             ("orders", &[Order::NAMES, &["payment_amount", "payment_reference"]]),
             ("captures", &[&["order_id", "due_at"]]),
         ];
-        let mut connection = pool.acquire().await.unwrap();
+        let mut connection = database.pool.acquire().await.unwrap();
         let checked = columns::check(&mut connection, &statements, tables).await;
         checked.unwrap_or_else(|faults| panic!("{faults}"));
         for source in

@@ -1,46 +1,76 @@
 //! The copy of the tickets: the newest state that has come of each.
 
 use common::{
-    columns,
+    columns::{self, Columns},
     events::{
+        as_received::State,
         money::Price,
         ticket::{Hold, Ticket},
     },
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+common::columns! {
+    /// What is written of a ticket. What this service computes with has a column; a field that the
+    /// tickets service adds is in `state`, and needs no change here.
+    pub(super) struct Written {
+        id: Uuid,
+        version: i32,
+        price: Price,
+        state: State,
+        state_version: i32,
+        event_id: Uuid,
+        processed_by: String,
+        title: String,
+        created_at: OffsetDateTime,
+        updated_at: OffsetDateTime,
+        seller: Option<String>,
+        hold: Option<Json<Value>>,
+    }
+}
+
 common::statements! {
     /// Keeps the newest state of tickets. One state a ticket, because a statement may not change a row
     /// twice; and in the order of ids, so that two batches with the same tickets wait for one another and
     /// do not deadlock.
-    UPSERT =
-        "insert into tickets (id, title, price, version, created_at, updated_at, seller, hold,
-                              event_id, processed_by)
-         select distinct on (id) *
-         from unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::timestamptz[],
-                     $6::timestamptz[], $7::text[], $8::jsonb[], $9::uuid[], $10::text[])
-              as copied (id, title, price, version, created_at, updated_at, seller, hold,
-                         event_id, processed_by)
-         order by id, version desc
+    UPSERT = format!(
+        "insert into tickets ({names})
+         select distinct on (id) * from {told} order by id, version desc
          on conflict (id) do update
-         set title = excluded.title, price = excluded.price, version = excluded.version,
-             updated_at = excluded.updated_at, hold = excluded.hold, event_id = excluded.event_id,
-             -- A replica of the release before leaves it out.
-             seller = coalesce(excluded.seller, tickets.seller),
-             processed_by = excluded.processed_by, processed_at = excluded.processed_at
-         where tickets.version < excluded.version";
+         set ({names}, processed_at) = row({excluded}, excluded.processed_at)
+         where tickets.version < excluded.version",
+        names = columns::names::<Written>(),
+        told = columns::unnest::<Written>(1, "told"),
+        excluded = columns::of::<Written>("excluded"),
+    );
     /// A page of tickets.
     PAGE = select("where id < $1 order by id desc limit $2");
     /// One ticket.
     FIND = select("where id = $1");
 }
 
+/// Reads a [`KnownTicket`]. A replica of the release before has written no state: it is made of the
+/// columns that it has.
 fn select(rest: &str) -> String {
-    format!("select {} from tickets {rest}", columns::of::<KnownTicket>("tickets"))
+    let time = |column| {
+        format!("to_char({column} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+    };
+    format!(
+        "select id, event_id, processed_by, processed_at,
+                case when state_version = version then state else json_strip_nulls(json_build_object(
+                    'id', id, 'title', title, 'price', price, 'version', version,
+                    'createdAt', {created_at}, 'updatedAt', {updated_at}, 'seller', seller,
+                    'hold', case when hold is not null then json_build_object(
+                        'orderId', hold->'order_id', 'status', hold->'status') end)) end as state
+         from tickets {rest}",
+        created_at = time("created_at"),
+        updated_at = time("updated_at"),
+    )
 }
 
 /// A ticket's state as an event brought it.
@@ -48,6 +78,8 @@ fn select(rest: &str) -> String {
 pub struct Copied<'a> {
     /// The state.
     pub ticket: &'a Ticket,
+    /// The same with the fields that this release does not know.
+    pub state: &'a State,
     /// The event.
     pub event_id: Uuid,
     /// The member that took it.
@@ -62,57 +94,59 @@ pub async fn upsert_if_newer(
     tx: &mut PgConnection,
     copies: &[Copied<'_>],
 ) -> Result<(), sqlx::Error> {
-    let column = |of: fn(&Copied<'_>) -> OffsetDateTime| copies.iter().map(of).collect::<Vec<_>>();
-    sqlx::query(&UPSERT)
-        .bind(copies.iter().map(|copy| copy.ticket.id).collect::<Vec<_>>())
-        .bind(copies.iter().map(|copy| copy.ticket.title.as_str()).collect::<Vec<_>>())
-        .bind(copies.iter().map(|copy| copy.ticket.price).collect::<Vec<Price>>())
-        .bind(copies.iter().map(|copy| copy.ticket.version).collect::<Vec<_>>())
-        .bind(column(|copy| copy.ticket.created_at))
-        .bind(column(|copy| copy.ticket.updated_at))
-        .bind(copies.iter().map(|copy| copy.ticket.seller.as_deref()).collect::<Vec<_>>())
-        .bind(copies.iter().map(|copy| copy.ticket.hold.map(Json)).collect::<Vec<_>>())
-        .bind(copies.iter().map(|copy| copy.event_id).collect::<Vec<_>>())
-        .bind(copies.iter().map(|copy| copy.processed_by).collect::<Vec<_>>())
-        .execute(tx)
-        .await?;
+    let written: Vec<Written> = copies.iter().map(Written::from).collect();
+    let written: Vec<&Written> = written.iter().collect();
+    Written::bind(&written, sqlx::query(&UPSERT)).execute(tx).await?;
     Ok(())
 }
 
-common::columns! {
-    /// A ticket as this service knows it.
-    #[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
-    pub struct KnownTicket {
-        /// The ticket's id, the same in every service.
-        pub id: Uuid,
-        /// Its title.
-        pub title: String,
-        /// Its price.
-        pub price: Price,
-        /// The newest version that has arrived.
-        pub version: i32,
-        /// When the ticket was created.
-        #[serde(with = "time::serde::rfc3339")]
-        pub created_at: OffsetDateTime,
-        /// When this version was committed by the tickets service.
-        #[serde(with = "time::serde::rfc3339")]
-        pub updated_at: OffsetDateTime,
-        /// Who sells it, by the tickets service; missing where no event has said so.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(nullable = false)]
-        pub seller: Option<String>,
-        /// Whose it is, by the tickets service; missing while nobody's.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(nullable = false, value_type = Option<Hold>)]
-        pub hold: Option<Json<Hold>>,
-        /// The event that brought this version.
-        pub event_id: Uuid,
-        /// The member of the queue group that took the event, by its client id.
-        pub processed_by: String,
-        /// When.
-        #[serde(with = "time::serde::rfc3339")]
-        pub processed_at: OffsetDateTime,
+impl From<&Copied<'_>> for Written {
+    fn from(copied: &Copied<'_>) -> Self {
+        let ticket = copied.ticket;
+        // As the release before reads it.
+        let hold = |hold: Hold| Json(json!({ "order_id": hold.order_id, "status": hold.status }));
+        Self {
+            id: ticket.id,
+            version: ticket.version,
+            price: ticket.price,
+            state: copied.state.clone(),
+            state_version: ticket.version,
+            event_id: copied.event_id,
+            processed_by: copied.processed_by.to_owned(),
+            title: ticket.title.clone(),
+            created_at: ticket.created_at,
+            updated_at: ticket.updated_at,
+            seller: ticket.seller.clone(),
+            hold: ticket.hold.map(hold),
+        }
     }
+}
+
+/// A ticket as this service knows it: its state as the tickets service told it, with fields that this
+/// release does not know, and how it came here.
+#[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownTicket {
+    /// The ticket's id, the same in every service.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub id: Uuid,
+    /// The state.
+    #[serde(flatten, serialize_with = "told")]
+    #[schema(value_type = Ticket)]
+    pub state: State,
+    /// The event that brought this version.
+    pub event_id: Uuid,
+    /// The member of the queue group that took the event, by its client id.
+    pub processed_by: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub processed_at: OffsetDateTime,
+}
+
+/// The state, without fields that have the names of those that are added here.
+fn told<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+    state.clone().without(&["eventId", "processedBy", "processedAt"]).serialize(serializer)
 }
 
 /// A page of tickets, newest first, after the one with this id.

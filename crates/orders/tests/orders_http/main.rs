@@ -14,6 +14,7 @@ mod listing;
 mod paying;
 mod provider;
 mod races;
+mod releases;
 mod repeating;
 mod reserving;
 mod service;

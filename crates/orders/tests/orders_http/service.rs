@@ -127,7 +127,9 @@ impl Service {
 
     pub(crate) async fn known_ticket(&self, id: Uuid, price: &str) {
         let ticket = Ticket { id, price: price.parse().unwrap(), ..Ticket::example() };
-        let copy = Copied { ticket: &ticket, event_id: Uuid::now_v7(), processed_by: "orders-0" };
+        let state = serde_json::from_str(&serde_json::to_string(&ticket).unwrap()).unwrap();
+        let event_id = Uuid::now_v7();
+        let copy = Copied { ticket: &ticket, state: &state, event_id, processed_by: "orders-0" };
         let mut connection = self.pool.acquire().await.unwrap();
         tickets::upsert_if_newer(&mut connection, &[copy]).await.unwrap();
     }

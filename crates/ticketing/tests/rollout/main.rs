@@ -2,7 +2,7 @@
 //! stream, under load. `.ci/rollout` builds the release before and runs this test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-#![allow(dead_code, reason = "the other tests of the system need the rest")]
+#![allow(dead_code, unused_imports, reason = "the other tests of the system need the rest")]
 
 #[path = "../system/harness/mod.rs"]
 mod harness;

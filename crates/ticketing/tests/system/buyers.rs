@@ -80,7 +80,7 @@ impl System {
         };
         let own = "select id, version, hold_order_id, hold_status from tickets";
         let own: Vec<_> = sqlx::query_as(own).fetch_all(&self.tickets_db).await.unwrap();
-        let copy = "select id, version, (hold->>'order_id')::uuid, hold->>'status' from tickets";
+        let copy = "select id, version, (state->'hold'->>'orderId')::uuid, state->'hold'->>'status' from tickets";
         let copy: Vec<_> = sqlx::query_as(copy).fetch_all(&self.orders_db).await.unwrap();
         let own: BTreeMap<Uuid, Held> = own.into_iter().map(columns).collect();
         let copy: BTreeMap<Uuid, Held> = copy.into_iter().map(columns).collect();

@@ -49,7 +49,7 @@ async fn a_tickets_seller_is_known_to_both_services_and_alone_changes_it() {
     assert_eq!((status, &order["buyer"]), (StatusCode::CREATED, &json!("anna")));
     until("the ticket is held, and its seller's", || async {
         let (_, held) = system.ask(&tickets, Method::GET, &path, None).await;
-        held["hold"]["order_id"] == order["id"] && held["seller"] == "sally"
+        held["hold"]["orderId"] == order["id"] && held["seller"] == "sally"
     })
     .await;
 }

@@ -43,7 +43,7 @@ async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
     let end = said(&good, "request").unwrap();
     assert_eq!((&end["trace.id"], &end["http.response.status_code"]), (&trace.into(), &201.into()));
     assert!(good.iter().all(|line| line["trace.id"] == end["trace.id"]), "{good:#?}");
-    let failure = said(&bad, "a request failed").unwrap();
+    let failure = said(&bad, "request failed").unwrap();
     assert_eq!(
         (&failure["level"], &failure["url.path"]),
         (&"ERROR".into(), &"/api/tickets".into())

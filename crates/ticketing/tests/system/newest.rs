@@ -129,7 +129,7 @@ async fn orders_shows_its_copies_page_by_page_and_refuses_what_it_cannot_read() 
         let (status, page) = get(&path).await;
         assert_eq!(status, 200);
         for known in page["tickets"].as_array().unwrap() {
-            assert_eq!(known["processed_by"], "orders-1");
+            assert_eq!(known["processedBy"], "orders-1");
             seen.push(known["id"].as_str().unwrap().parse::<Uuid>().unwrap());
         }
         let Some(next) = page["next"].as_str() else { break };

@@ -31,7 +31,7 @@ async fn a_reserved_ticket_cannot_be_changed_until_its_order_is_cancelled() {
     assert!(problem["detail"].as_str().unwrap().contains("reserved"), "{problem}");
     let (_, locked) =
         system.ask(&tickets, Method::GET, &format!("/api/tickets/{ticket}"), None).await;
-    assert_eq!(locked["hold"], json!({ "order_id": order["id"], "status": "reserved" }));
+    assert_eq!(locked["hold"], json!({ "orderId": order["id"], "status": "reserved" }));
     assert_eq!(locked["version"], 2);
 
     let (status, cancelled) = system.ask(&orders, Method::DELETE, &path(&order), None).await;

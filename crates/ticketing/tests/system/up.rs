@@ -111,7 +111,7 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     let (mut running, stack) = place.up(&[]).await;
     let ticket = post(&stack).await;
     let copy = known(&stack, "orders-2", &ticket).await;
-    let member = copy["processed_by"].as_str().unwrap();
+    let member = copy["processedBy"].as_str().unwrap();
     assert!(["orders-1", "orders-2", "orders-3"].contains(&member), "{member}");
     // The view says so, by client id.
     let line = running.line_with(&format!("of ticket {ticket}")).await;

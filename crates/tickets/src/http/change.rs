@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
+use common::pod::responses::{BodyResponses, CallerResponses};
 use common::{
     bus::outbox,
     events::ticket::{Hold, HoldStatus, Ticket, TicketUpdated},
@@ -48,8 +49,7 @@ use crate::{
             headers(("ETag" = String, description = "The ticket's new version in quotes."))),
         (status = 400, description = "The id, If-Match or the body cannot be read, or If-Match and `version` disagree.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 403, description = "The ticket belongs to another seller.",
             body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no ticket with this id.",
@@ -58,10 +58,7 @@ use crate::{
             body = Problem, content_type = "application/problem+json"),
         (status = 412, description = "The ticket has another version.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body exceeds 16 KiB.",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The Content-Type is not application/json.",
-            body = Problem, content_type = "application/problem+json"),
+        BodyResponses,
         (status = 422, description = "Fields are invalid, missing or unknown.",
             body = Problem, content_type = "application/problem+json"),
         (status = 428, description = "Neither If-Match nor `version` was sent.",

@@ -6,16 +6,18 @@ use axum::{
     http::{HeaderMap, header},
     response::Response,
 };
+use common::pod::responses::{BodyResponses, CallerResponses};
 use common::{
     bus::outbox,
     events::ticket::{Ticket, TicketCreated},
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, Claim, IdempotentRequest},
+        idempotency::{self, Answer, IdempotentRequest, Outcome, once},
         problem::Problem,
     },
 };
+use sqlx::PgConnection;
 use tracing::info;
 use uuid::Uuid;
 
@@ -53,14 +55,10 @@ const FIRST_VERSION: i32 = 1;
             )),
         (status = 400, description = "The body is not a JSON object, or a header is malformed.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or invalid.",
-            body = Problem, content_type = "application/problem+json"),
+        CallerResponses,
         (status = 409, description = "The first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body exceeds 16 KiB.",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The Content-Type is not application/json.",
-            body = Problem, content_type = "application/problem+json"),
+        BodyResponses,
         (status = 422, description = "Fields are invalid, missing or unknown; or this Idempotency-Key was used with a different request.",
             body = Problem, content_type = "application/problem+json"),
     )
@@ -74,69 +72,44 @@ pub(super) async fn create(
     let key = idempotency::key(&headers)?;
     let new = NewTicket::parse(fields)?;
 
-    let (created, event_id) = match key {
+    let outcome = match key {
         None => without_key(&api, new.into_ticket(&seller)).await?,
         Some(key) => {
-            // A client may repeat what it has sent before the upgrade.
             let canonical = new.canonical().map_err(|error| Problem::internal(&error.into()))?;
+            // A client may repeat what it has sent before the upgrade.
             let request = IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key);
-            match with_key(&api, &request, new, &seller).await? {
-                Made::Now(created, event_id) => (created, event_id),
-                Made::Before(answer) => return Ok(tagged(answer.replayed(PATH))),
-            }
+            // With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
+            let make = async |tx: &mut PgConnection| {
+                let ticket = new.into_ticket(&seller);
+                let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
+                store::insert(tx, [&ticket]).await?;
+                let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;
+                Ok((answer, event_id))
+            };
+            let outcome = once(&api.pool, Some(&request), make).await?;
+            api.wake.wake();
+            outcome
         }
     };
-    info!(
-        notice = "ticket_created",
-        ticket.id = %created.resource_id,
-        event.id = %event_id,
-        "ticket created",
-    );
-    Ok(tagged(created.created(PATH)))
+    match outcome {
+        Outcome::Replayed(answer) => Ok(tagged(answer.replayed(PATH))),
+        Outcome::Made(answer, event_id) => {
+            info!(
+                notice = "ticket_created",
+                ticket.id = %answer.resource_id,
+                event.id = %event_id,
+                "ticket created",
+            );
+            Ok(tagged(answer.created(PATH)))
+        }
+    }
 }
 
 /// Without a key, a ticket may share its transaction with others. Returns the event's id as well.
-async fn without_key(api: &Api, ticket: Ticket) -> Result<(Answer, Uuid), Problem> {
-    let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
+async fn without_key(api: &Api, ticket: Ticket) -> Result<Outcome<Uuid>, Problem> {
+    let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
     let event_id = api.group_commit.create(ticket).await?;
-    Ok((created, event_id))
-}
-
-/// What became of a request with an Idempotency-Key.
-enum Made {
-    /// A ticket, and the event with this id.
-    Now(Answer, Uuid),
-    /// What it was answered before.
-    Before(Answer),
-}
-
-/// With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
-async fn with_key(
-    api: &Api,
-    request: &IdempotentRequest,
-    new: NewTicket,
-    seller: &Caller,
-) -> Result<Made, Problem> {
-    let made = api
-        .pool
-        .transaction(async |tx| {
-            match request.claim(tx).await? {
-                Claim::New => {}
-                Claim::Answered(answer) => return Ok(Made::Before(answer)),
-                Claim::Refused(problem) => return Err(problem),
-            }
-            let ticket = new.into_ticket(seller);
-            let created = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
-            store::insert(tx, [&ticket]).await?;
-            let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;
-            request.store_answer(tx, &created).await?;
-            Ok(Made::Now(created, event_id))
-        })
-        .await?;
-    if let Made::Now(..) = made {
-        api.wake.wake();
-    }
-    Ok(made)
+    Ok(Outcome::Made(answer, event_id))
 }
 
 /// With the ETag of what was created.

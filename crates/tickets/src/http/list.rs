@@ -2,6 +2,7 @@
 //! pages that follow, because a cursor names a ticket and not a count.
 
 use axum::{Json, extract::State};
+use common::pod::responses::PageResponses;
 use common::{
     events::ticket::Ticket,
     pod::{page::PageQuery, problem::Problem},
@@ -39,8 +40,7 @@ pub(super) struct Page {
     ),
     responses(
         (status = 200, description = "A page of tickets.", body = Page),
-        (status = 422, description = "A parameter is invalid or unknown.",
-            body = Problem, content_type = "application/problem+json"),
+        PageResponses,
     )
 )]
 pub(super) async fn list(State(api): State<Api>, query: PageQuery) -> Result<Json<Page>, Problem> {

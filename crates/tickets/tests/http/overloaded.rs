@@ -18,7 +18,7 @@ async fn a_database_that_is_away_is_answered_503_with_retry_after() {
     {
         answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.header("retry-after"), "1");
-        assert!(answer.detail().starts_with("The service cannot reach its database."));
+        assert!(answer.detail().starts_with("The database is unavailable."));
     }
 }
 

@@ -1,10 +1,12 @@
 //! A POST that is repeated with the same Idempotency-Key creates one ticket and gets one answer.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
-use common::bus::Shutdown;
-use common::pod::idempotency;
+use common::{bus::Shutdown, events::ticket::Ticket, pod::idempotency};
 use futures::future::join_all;
 use sqlx::Connection;
+use uuid::Uuid;
 
 use crate::service::{Answer, Service};
 
@@ -132,19 +134,65 @@ async fn a_key_that_the_release_before_has_kept_is_known() {
 }
 
 #[tokio::test]
+async fn an_answer_of_the_release_before_is_repeated_to_the_byte_and_it_finds_those_of_this_one() {
+    let tickets = Service::start().await;
+    let body = r#"{"id":"01936b2e-7c00-7000-8000-000000000001","title":"Concert","price":20.50,"version":1,"created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:05Z"}"#;
+    // Its statements, to the letter, while replicas of both releases run.
+    let hash: Vec<u8> = tickets.one("select sha256('Concert\\00020.50'::bytea)").await;
+    sqlx::query(
+        "insert into bus.idempotency_keys (key, request_hash, resource_id, answer)
+             values ($1, $2, $3, $4)",
+    )
+    .bind("sally k")
+    .bind(&hash)
+    .bind(Uuid::now_v7())
+    .bind(body)
+    .execute(&tickets.pool)
+    .await
+    .unwrap();
+    let again = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
+    assert_eq!((again.status, &*again.body), (StatusCode::CREATED, body));
+    serde_json::from_str::<Ticket>(&again.body).unwrap();
+    let made = tickets.post_with_key("l", r#"{"title":"Concert","price":20.5}"#).await;
+    let found: (Vec<u8>, Uuid, String) = sqlx::query_as(
+        "select request_hash, resource_id, answer from bus.idempotency_keys
+             where key = $1 or (key = $2 and request_hash = $3)
+             order by key = $1 desc limit 1",
+    )
+    .bind("sally l")
+    .bind("l")
+    .bind(&hash)
+    .fetch_one(&tickets.pool)
+    .await
+    .unwrap();
+    assert_eq!((found.0, found.2), (hash, made.body));
+    let pruned = sqlx::query(
+        "delete from bus.idempotency_keys where key in (
+             select key from bus.idempotency_keys where created_at < now() - $1
+             order by created_at limit $2 for update skip locked)",
+    )
+    .bind(Duration::ZERO)
+    .bind(1_000_i64)
+    .execute(&tickets.pool)
+    .await
+    .unwrap();
+    assert_eq!(pruned.rows_affected(), 2);
+}
+
+#[tokio::test]
 async fn a_key_is_forgotten_after_its_time_and_not_before() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     for key in ["a", "b", "c"] {
         tickets.post_with_key(key, body).await;
     }
-    tickets.execute("update bus.idempotency_keys set created_at = created_at - interval '25 h' where key <> 'sally c'").await;
+    tickets.execute("update chassis.idempotency_keys set created_at = created_at - interval '25 h' where key <> 'sally c'").await;
     let (shutdown, _reason) = Shutdown::new();
     tokio::spawn(idempotency::prune(tickets.pool.clone().into(), shutdown.clone()));
-    tickets.until("select count(*) < 3 from bus.idempotency_keys").await;
+    tickets.until("select count(*) < 3 from chassis.idempotency_keys").await;
     shutdown.begin();
     assert_eq!(
-        tickets.one::<String>("select string_agg(key, '') from bus.idempotency_keys").await,
+        tickets.one::<String>("select string_agg(key, '') from chassis.idempotency_keys").await,
         "sally c"
     );
 }

@@ -25,7 +25,7 @@ pub struct NatsSettings {
     pub nats_replicas: u8,
 
     /// Streams in the NATS accounts of other services, separated by commas. This service's account imports
-    /// each under JS.<stream>.API, and its provisioner creates its queue group there. Default: none; all
+    /// each under `JS.<stream>.API`, and its provisioner creates its queue group there. Default: none; all
     /// services share one account.
     #[arg(long, env, value_name = "NATS_IMPORTED", value_delimiter = ',', value_parser = stream)]
     pub nats_imported: Vec<String>,
@@ -48,7 +48,7 @@ impl NatsSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsLogin {
-    /// The user, if the server requires one. Replies to it arrive under _INBOX.<user>.
+    /// The user, if the server requires one. Replies to it arrive under `_INBOX.<user>`.
     #[arg(long, env, value_name = "NATS_USER", requires = "proof", value_parser = user)]
     pub nats_user: Option<String>,
 

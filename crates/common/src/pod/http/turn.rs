@@ -25,7 +25,7 @@ pub(super) async fn in_turn(
     next: Next,
 ) -> Response {
     let Ok(Ok(_place)) = timeout(TURN, places.acquire()).await else {
-        let detail = "Too many requests are under way. Try again.";
+        let detail = "Too many requests in progress. Retry later.";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
     };
     next.run(request).await

@@ -5,6 +5,7 @@ mod traces;
 
 use std::time::Duration;
 
+use ::metrics::describe_gauge;
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::interval;
@@ -31,6 +32,11 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .context("cannot collect metrics")?;
+    describe_gauge!("process_info", "1, with the client id and the node of this process.");
+    describe_gauge!(
+        "auth_issuer_reachable",
+        "1 while the issuer of tokens answers, 0 while it does not."
+    );
     bus::describe_metrics();
     super::http::describe_metrics();
     Ok(handle)

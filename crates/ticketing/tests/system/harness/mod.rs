@@ -272,10 +272,10 @@ impl System {
         self.group_is_quiet().await;
     }
 
-    /// How many messages the stream holds.
+    /// How many messages the stream holds; none while there is no stream.
     pub(crate) async fn stream_messages(&self) -> u64 {
-        let stream = self.jetstream("TICKETS").await.get_stream("TICKETS").await.unwrap();
-        stream.cached_info().state.messages
+        let stream = self.jetstream("TICKETS").await.get_stream("TICKETS").await;
+        stream.map_or(0, |stream| stream.cached_info().state.messages)
     }
 
     pub(crate) async fn unpublished(&self) -> i64 {

@@ -195,7 +195,7 @@ async fn is_held_by(system: &System, tickets: &Service, ticket: Uuid, order: Opt
     until(&format!("ticket {ticket} is held by {order:?}"), || async {
         let answer = system.http.get(format!("{}/api/tickets/{ticket}", tickets.url));
         let ticket: Value = answer.send().await.unwrap().json().await.unwrap();
-        ticket["hold"]["order_id"] == json!(order)
+        ticket["hold"]["orderId"] == json!(order)
     })
     .await;
 }
