@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::{
     attempts,
-    backoff::Backoff,
+    backoff::jittered,
     batch::Batch,
     effect::IdConflict,
     error::chain,
@@ -25,8 +25,6 @@ use crate::{
 pub(crate) const NEWER_DELIVERIES: i64 = 120;
 /// The longest delay between those deliveries. Short, because each goes to whichever member pulls first.
 const NEWER_DELAY: Duration = Duration::from_secs(3);
-/// The pause that reaches that delay at once.
-const NEWER_RETRY: Backoff = Backoff::new(NEWER_DELAY, NEWER_DELAY);
 
 impl<L: Listener> Batch<L> {
     /// Acknowledges events whose effects are committed.
@@ -188,7 +186,7 @@ impl<L: Listener> Batch<L> {
 /// The delay before an event that only a newer release can read is redelivered. Random up to its bound: with
 /// a fixed delay, the event would meet the same member first in the queue each time.
 fn newer_delay(deliveries: i32) -> Duration {
-    NEWER_RETRY.after(u32::try_from(deliveries).unwrap_or(u32::MAX)).min(delay(deliveries))
+    jittered(NEWER_DELAY).min(delay(deliveries))
 }
 
 #[cfg(test)]

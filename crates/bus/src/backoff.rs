@@ -27,6 +27,11 @@ pub struct Backoff {
 /// The pause after a failure of NATS or Postgres: short enough to notice at once when it is back.
 pub(crate) const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
+/// A random time of at least half of this.
+pub(crate) fn jittered(longest: Duration) -> Duration {
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
+
 impl Backoff {
     /// Pauses that double from `first` up to `max`.
     #[must_use]
@@ -58,7 +63,7 @@ impl Backoff {
     pub fn after(&self, failures: u32) -> Duration {
         let growth = self.factor.saturating_pow(failures.saturating_sub(1));
         let longest = self.first.saturating_mul(growth).min(self.max);
-        longest.mul_f64(rand::random_range(0.5..=1.0))
+        jittered(longest)
     }
 
     /// How many failures there were in a row.

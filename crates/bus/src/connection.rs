@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
 use tokio::{sync::watch, time::timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    backoff::Backoff,
+    backoff::RETRY,
     client_id::ClientId,
     options::{Options, OptionsError, servers},
     shutdown::Shutdown,
@@ -32,8 +32,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server may take to answer a request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause between attempts to reconnect.
-const RECONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 /// How long each step of closing may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many commands may wait to be written. A full queue slows the caller down.
@@ -96,7 +94,7 @@ impl Bus {
         let (link_sender, link) = watch::channel(ConnectionState::default());
         let (closed_sender, closed) = watch::channel(false);
         let servers = servers(&options.servers)?;
-        let connect = connect_options(options)?.event_callback(move |event| {
+        let connect = connect_options(options, &servers).event_callback(move |event| {
             record(&event, &link_sender, &closed_sender);
             async {}
         });
@@ -174,7 +172,7 @@ impl Bus {
     }
 }
 
-fn connect_options(options: &Options) -> Result<ConnectOptions, OptionsError> {
+fn connect_options(options: &Options, servers: &[ServerAddr]) -> ConnectOptions {
     let mut connect = ConnectOptions::new()
         .name(options.client_id.as_str())
         .ping_interval(PING_INTERVAL)
@@ -184,11 +182,10 @@ fn connect_options(options: &Options) -> Result<ConnectOptions, OptionsError> {
         .retry_on_initial_connect()
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| {
-            RECONNECT.after(u32::try_from(attempts).unwrap_or(u32::MAX))
+            RETRY.after(u32::try_from(attempts).unwrap_or(u32::MAX))
         });
     // The client ignores a user in a URL.
-    let in_urls = user::in_urls(&servers(&options.servers)?);
-    if let (None, Some((user, password))) = (&options.user, in_urls) {
+    if let (None, Some((user, password))) = (&options.user, user::in_urls(servers)) {
         connect = connect.user_and_password(user, password);
     }
     if let Some(User { name, proof }) = &options.user {
@@ -202,7 +199,7 @@ fn connect_options(options: &Options) -> Result<ConnectOptions, OptionsError> {
     if let Some(file) = &options.certificate_authority {
         connect = connect.add_root_certificates(file.clone()).require_tls(true);
     }
-    Ok(connect)
+    connect
 }
 
 fn record(event: &Event, link: &watch::Sender<ConnectionState>, closed: &watch::Sender<bool>) {

@@ -19,6 +19,7 @@ pub(crate) struct Decoded<E> {
     pub(crate) claim: Claim,
     /// The id of its entity.
     pub(crate) entity_id: String,
+    /// Where the work on it belongs, in its publisher's trace.
     pub(crate) trace: Option<TraceContext>,
 }
 
@@ -50,6 +51,8 @@ pub(crate) fn decode<L: Listener>(
         queue.group = L::QUEUE_GROUP,
         client.id = %client_id,
     );
+    // Before anything enters the span: a tracer takes a parent only until then.
+    decoded.trace = decoded.trace.map(|parent| TraceContext::of_span(&span, Some(parent)));
     decoded.received = decoded.received.in_span(span);
     Ok(decoded)
 }

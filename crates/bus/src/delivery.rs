@@ -98,7 +98,8 @@ impl<L: Listener> Delivery<L> {
                 Ok(()) => None,
                 Err(error) => {
                     debug!(%error, "cannot pull yet");
-                    self.waits_for(&error);
+                    let why = format!("not in the group yet: {error}");
+                    Readiness::waits_for(&self.joined, why);
                     match &error {
                         SessionError::Topology(error) => watch.report(error),
                         _ => None,
@@ -111,18 +112,6 @@ impl<L: Listener> Delivery<L> {
                 () = sleep(pause) => {}
             }
         }
-    }
-
-    /// Publishes why the member has not joined yet, unless it has.
-    fn waits_for(&self, error: &SessionError) {
-        self.joined.send_if_modified(|joined| {
-            let why = Readiness::Waiting(format!("not in the group yet: {error}"));
-            let news = *joined != Readiness::Ready && *joined != why;
-            if news {
-                *joined = why;
-            }
-            news
-        });
     }
 
     async fn session(&self, epoch: u64, watch: &mut Watch) -> Result<(), SessionError> {

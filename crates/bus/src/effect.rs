@@ -1,10 +1,6 @@
 //! How events take effect: claimed in the inbox, handed to the listener and committed in one transaction.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Mutex, time::Duration};
 
 use futures::FutureExt;
 use sqlx::PgConnection;
@@ -63,26 +59,20 @@ impl<L: Listener> MemberContext<L> {
         // Several copies of an event are tried and counted as one.
         events.sort_unstable();
         events.dedup();
-        self.interrupted_attempts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(&mut events);
+        pool::lock(&self.interrupted_attempts).append(&mut events);
     }
 
     /// Whether interrupted attempts are still counted.
     pub(crate) fn has_interrupted(&self) -> bool {
-        !self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !pool::lock(&self.interrupted_attempts).is_empty()
     }
 
     /// Uncounts interrupted attempts. Fails if the database does not accept writes, even if there are
     /// none.
     pub(crate) async fn uncount_interrupted(&self) -> Result<(), sqlx::Error> {
-        let events =
-            self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let events = pool::lock(&self.interrupted_attempts).clone();
         attempts::uncount(&self.pool, L::QUEUE_GROUP, &events).await?;
-        let mut interrupted_attempts =
-            self.interrupted_attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        interrupted_attempts.retain(|event| !events.contains(event));
+        pool::lock(&self.interrupted_attempts).retain(|event| !events.contains(event));
         Ok(())
     }
 
@@ -162,18 +152,24 @@ impl<L: Listener> MemberContext<L> {
     }
 
     /// Calls the listener. A panic is a failure, and so is taking too long. A single event is handled in
-    /// its span, several in that of their batch.
+    /// its span and its trace, several in the span of their batch and in no trace.
     pub(crate) async fn call(
         &self,
         tx: &mut PgConnection,
         events: &[&Decoded<L::Events>],
     ) -> Result<(), Failure> {
-        let span = match events {
-            [event] => event.received.span().clone(),
-            _ => Span::current(),
+        let (span, trace) = match events {
+            [event] => (event.received.span().clone(), event.trace),
+            _ => (Span::current(), None),
         };
         let received: Vec<_> = events.iter().map(|event| &event.received).collect();
         let handled = AssertUnwindSafe(self.listener.handle(tx, &received)).catch_unwind();
+        let handled = async {
+            match trace {
+                Some(trace) => trace.scope(handled).await,
+                None => handled.await,
+            }
+        };
         match timeout(HANDLER_TIMEOUT, handled.instrument(span)).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {

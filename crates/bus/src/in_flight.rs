@@ -84,7 +84,7 @@ pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> Result<
     for reply in others {
         client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?;
     }
-    // A request, not the library's double ack, which takes "no responders" for success.
+    // A request, not the library's double ack, which treats "no responders" as success.
     client.request(last.clone(), Bytes::from_static(b"+ACK")).await?;
     Ok(())
 }
@@ -103,7 +103,7 @@ pub(crate) async fn terminate(
 }
 
 fn termination(why: &str) -> Bytes {
-    // One line: the server takes the rest of the line for the reason.
+    // One line: the server reads the rest of the line as the reason.
     let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     format!("+TERM {why}").into()
 }

@@ -65,7 +65,7 @@ pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
             "its id is {age} days old: after {limit} days it cannot be told whether it took effect"
         ))
     } else if -age > AHEAD {
-        Some(format!("its id claims to be made {} hours from now", (-age).whole_hours()))
+        Some(format!("its id is dated {} hours from now", (-age).whole_hours()))
     } else {
         None
     }

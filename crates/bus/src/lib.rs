@@ -74,7 +74,7 @@
 //!     let lease = Lease::take(&bus, &shutdown, "parcels", &[Arrivals::QUEUE_GROUP]).await?;
 //!
 //!     let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&PARCELS]);
-//!     shutdown.spawn("relay", relay.run(shutdown.clone()));
+//!     relay.spawn(&shutdown);
 //!     Delivery::new(Arrivals, bus.clone(), pool.clone(), shutdown.clone()).spawn(lease.clone());
 //!
 //!     // With the rows of its cause, in one transaction. If the request fails, so does the event.

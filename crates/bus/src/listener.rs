@@ -157,14 +157,18 @@ impl From<sqlx::Error> for Failure {
         if database_is_busy(&error) {
             return Self::Busy(error);
         }
-        // Class 22, data exceptions: the value itself is invalid, and always will be.
-        // <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-        let code = error.as_database_error().and_then(|error| error.code());
-        if code.is_some_and(|code| code.starts_with("22")) {
+        if is_invalid_value(&error) {
             return Self::Reject(error.to_string());
         }
         Self::Retry(error.into())
     }
+}
+
+/// Class 22, data exceptions: the value itself is invalid, and always will be.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn is_invalid_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("22"))
 }
 
 impl From<BusError> for Failure {
@@ -184,13 +188,21 @@ impl From<BoxError> for Failure {
     fn from(error: BoxError) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
         while let Some(known) = cause {
-            if let Some(error) = known.downcast_ref::<sqlx::Error>() {
+            // A transparent error hides what it wraps from `source`.
+            let of_bus = known.downcast_ref::<BusError>().and_then(|error| match error {
+                BusError::Database(error) => Some(error),
+                _ => None,
+            });
+            if let Some(error) = known.downcast_ref::<sqlx::Error>().or(of_bus) {
                 let text = || sqlx::Error::Protocol(chain(known));
                 if database_is_away(error) {
                     return Self::Away(text());
                 }
                 if database_is_busy(error) {
                     return Self::Busy(text());
+                }
+                if is_invalid_value(error) {
+                    return Self::Reject(chain(known));
                 }
             }
             cause = known.source();

@@ -13,7 +13,7 @@ pub fn describe_metrics() {
             "1 while a stream or group cannot serve until an operator corrects it.",
         ),
         ("bus_dead_letters", "Dead letters now; NaN while Postgres does not answer."),
-        ("bus_in_hand", "Events that this process has and has not answered for."),
+        ("bus_in_hand", "Events that this process has received and not yet answered."),
         (
             "bus_last_sequence",
             "The stream sequence of the newest event that this process received.",

@@ -66,10 +66,10 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
     /// `servers` is empty.
-    #[error("no URL of a NATS server is given")]
+    #[error("no NATS server URL is given")]
     NoServers,
     /// A part of `servers` is no URL. It is named by its number, because it may hold a password.
-    #[error("number {number} of those given is not the URL of a NATS server: {reason}")]
+    #[error("NATS server URL number {number} is invalid: {reason}")]
     Server {
         /// Which one, from 1.
         number: usize,
@@ -201,7 +201,7 @@ mod tests {
             (Options { max_attempts: 101, ..options() }, "max_attempts"),
             (Options { max_ack_pending: 511, ..options() }, "max_ack_pending"),
             (Options { retention: 15 * DAY, ..options() }, "retention"),
-            (Options { servers: " , ".to_owned(), ..options() }, "no URL"),
+            (Options { servers: " , ".to_owned(), ..options() }, "no NATS server URL"),
             (Options { servers: "nats://a,nats://b:x".to_owned(), ..options() }, "number 2"),
         ] {
             let error = bad.check().unwrap_err().to_string();

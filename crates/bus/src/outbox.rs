@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use crate::log::depth::{COUNTED, Depth, depth};
+pub use crate::log::depth::{Depth, depth};
 use crate::{envelope, error::BusError, event::Event};
 
 /// The largest event, in bytes of its envelope: a quarter of what a NATS server accepts by default. An event

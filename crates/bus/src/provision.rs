@@ -55,15 +55,8 @@ async fn provide(bus: Bus, mut watch: Watch, group: &'static str, ready: watch::
                 CHECK_EVERY
             }
             Err(error) => {
-                let why = error.to_string();
-                debug!(error = why, "cannot provide the queue group yet");
-                ready.send_if_modified(|ready| match ready {
-                    Readiness::Waiting(known) if *known != why => {
-                        known.clone_from(&why);
-                        true
-                    }
-                    _ => false,
-                });
+                debug!(%error, "cannot provide the queue group yet");
+                Readiness::waits_for(&ready, error.to_string());
                 watch.report(&error).unwrap_or_else(|| backoff.pause())
             }
         };

@@ -10,7 +10,7 @@ use async_nats::{Client, Message, PublishError, StatusCode, SubscribeError, Subs
 use futures::StreamExt;
 use tokio::time::{Instant, sleep_until};
 
-use crate::{backoff::Backoff, connection::Bus, topology::TopologyError};
+use crate::{backoff::jittered, connection::Bus, topology::TopologyError};
 
 /// How long the server holds a request that it cannot fill, at most: the longest an idle member takes to stop.
 /// Each request has a random time of at least half of that.
@@ -102,7 +102,7 @@ impl Pull {
     /// Asks for up to `batch` events. Only when idle: with one request at a time, its end is known.
     pub(crate) async fn ask(&mut self, batch: usize) -> Result<(), PublishError> {
         debug_assert!(self.is_idle());
-        let expires = Backoff::new(EXPIRES, EXPIRES).after(1).as_nanos();
+        let expires = jittered(EXPIRES).as_nanos();
         let payload = format!(r#"{{"batch":{batch},"expires":{expires}}}"#);
         self.request += 1;
         self.client.publish_with_reply(self.subject.clone(), self.reply(), payload.into()).await?;

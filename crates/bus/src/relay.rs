@@ -57,8 +57,9 @@ impl Relay {
         (Self { bus, pool: pool.into(), streams, wake: wake.clone() }, wake)
     }
 
-    /// Publishes until the process stops. A stream that is unavailable does not delay the others.
-    pub async fn run(self, shutdown: Shutdown) {
+    /// Spawns the tasks that publish until the process stops. A stream that is unavailable does not delay the
+    /// others.
+    pub fn spawn(self, shutdown: &Shutdown) {
         let depth = depth::measure(self.pool.clone(), self.streams, shutdown.clone());
         shutdown.spawn("outbox depth", depth);
         let version = server_version::check(self.bus.clone(), shutdown.clone());

@@ -17,7 +17,6 @@ use crate::{
     inbox,
     listener::{Failure, Listener},
     split::{Size, Verdict},
-    trace::TraceContext,
     undeliverable::Undeliverable,
 };
 
@@ -238,7 +237,8 @@ impl<L: Listener> Batch<L> {
     }
 
     async fn effect(&self, slots: &[usize], counted: bool) -> Result<Vec<IdConflict>, Failure> {
-        let outcome = self.try_effect(slots, counted).await;
+        let events: Vec<_> = self.decoded(slots).collect();
+        let outcome = self.context.take_effect(&events, counted, None).await;
         if matches!(outcome, Err(Failure::Away(_) | Failure::Busy(_))) {
             self.note_interrupted(slots, counted);
         }
@@ -248,18 +248,6 @@ impl<L: Listener> Batch<L> {
     fn note_interrupted(&self, slots: &[usize], counted: bool) {
         if counted {
             self.context.note_interrupted(self.ids(slots));
-        }
-    }
-
-    async fn try_effect(&self, slots: &[usize], counted: bool) -> Result<Vec<IdConflict>, Failure> {
-        let events: Vec<_> = self.decoded(slots).collect();
-        let effect = self.context.take_effect(&events, counted, None);
-        match (&events[..], events.first().and_then(|event| event.trace)) {
-            // What one event causes belongs to its trace. A batch of several has no single trace.
-            ([event], Some(trace)) => {
-                TraceContext::of_span(event.received.span(), Some(trace)).scope(effect).await
-            }
-            _ => effect.await,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 /// Whether a character is more than text to a terminal or its reader: controls (C0, DEL, C1), line and paragraph
 /// separators, and marks that change the text direction.
-fn is_active(c: char) -> bool {
+pub(crate) fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2066}'..='\u{2069}')

@@ -111,12 +111,6 @@ impl Shutdown {
         self.soft.is_cancelled()
     }
 
-    /// The token behind [`Self::begun`], for what takes one.
-    #[must_use]
-    pub fn token(&self) -> CancellationToken {
-        self.soft.clone()
-    }
-
     /// Asks every task to stop.
     pub fn begin(&self) {
         self.soft.cancel();

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::debug;
 
 use crate::{
@@ -24,6 +24,20 @@ pub enum Readiness {
     /// It has, at least once. A later outage of NATS does not change it: the process can still answer
     /// requests.
     Ready,
+}
+
+impl Readiness {
+    /// Publishes what a process waits for, unless it has been ready or is known to wait for that.
+    pub(crate) fn waits_for(sender: &watch::Sender<Self>, what: String) {
+        sender.send_if_modified(|now| {
+            let what = Self::Waiting(what);
+            let news = *now != Self::Ready && *now != what;
+            if news {
+                *now = what;
+            }
+            news
+        });
+    }
 }
 
 /// A queue group and its stream, checked again and again.

@@ -12,7 +12,7 @@ use super::{
     BUCKET, MAX_AGE,
     error::{LeaseError, unavailable},
 };
-use crate::{client_id::ClientId, connection::Bus, topology};
+use crate::{client_id::ClientId, connection::Bus, shown::is_active, topology};
 
 /// The longest text of a lease, in bytes: the longest Kubernetes name, that of a node.
 const MAX_TEXT: usize = 253;
@@ -43,11 +43,12 @@ impl Holder {
         format!("_CLIENT.{}.{}", self.client_id, self.process.simple())
     }
 
-    /// Whether its texts are safe to print on a terminal: none is too long or has control characters.
+    /// Whether its texts are safe to print on a terminal: none is too long or has a character that a terminal
+    /// acts on.
     fn can_be_shown(&self) -> bool {
         let mut texts = self.queue_groups.iter().chain([&self.service, &self.node]);
         self.queue_groups.len() <= MAX_GROUPS
-            && texts.all(|text| text.len() <= MAX_TEXT && !text.contains(char::is_control))
+            && texts.all(|text| text.len() <= MAX_TEXT && !text.contains(is_active))
     }
 
     /// The holder of this id. `None` if the value is no lease on it: others may write anything to the bucket.

@@ -14,15 +14,13 @@ use super::{
 };
 use crate::{event::Stream, pool::Pool, shutdown::Shutdown};
 
-pub use super::page::COUNTED;
-
 /// How often the depth is measured. Below the time after which Postgres ends an idle session.
 const MEASURE: Duration = Duration::from_secs(4);
 
 /// How many events wait to be published.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Depth {
-    /// Events that their stream has not confirmed. Exact up to [`COUNTED`], an estimate above.
+    /// Events that their stream has not confirmed. Exact up to 10,000, an estimate above.
     pub unpublished: i64,
     /// How long the oldest of them has waited, in seconds. 0 if none waits.
     pub oldest_seconds: f64,

@@ -27,7 +27,7 @@ pub(crate) async fn unpublished(connection: &mut PgConnection) -> Result<u64, sq
 /// Moves the oldest published events to before the start of the log, and their sequences to ranges. Returns how
 /// many.
 ///
-/// Their transaction number is 2, which no real transaction has. Every cursor takes them for published.
+/// Their transaction number is 2, which no real transaction has. Every cursor treats them as published.
 pub(crate) async fn published(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let moved: i64 = sqlx::query_scalar(
         "with moved as (

@@ -47,7 +47,7 @@ pub(crate) enum PublishError {
     #[error("the server refuses: {0}")]
     Refused(String),
     /// The server stored the messages, but not as a batch.
-    #[error("the server did not take it for one batch")]
+    #[error("the server did not accept it as one batch")]
     NotABatch,
     /// The stream does not hold an event that it confirmed.
     #[error("the stream does not hold what it has just confirmed")]
@@ -127,7 +127,7 @@ impl Publisher {
         if let Some(stored) = self.one_by_one(events, again).await? {
             return Ok(stored);
         }
-        // The server takes some for duplicates of events that it lost: again, under ids new to it.
+        // The server treats some as duplicates of events that it lost: publish all again, under new ids.
         let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos())?;
         let stored = self.one_by_one(events, Some(now)).await?;
         stored.ok_or(PublishError::NotHeld)

@@ -12,7 +12,13 @@ use super::{
     session::{Session, bounded},
     wake::Woken,
 };
-use crate::{connection::Bus, event::Stream, pool::Pool, topology::Refusal};
+use crate::{
+    backoff::{Backoff, RETRY},
+    connection::Bus,
+    event::Stream,
+    pool::Pool,
+    topology::Refusal,
+};
 
 /// The relay of one stream.
 #[derive(Debug)]
@@ -31,6 +37,8 @@ pub(crate) struct StreamRelay {
     pub(super) groups: Vec<String>,
     pub(super) refusal: Refusal,
     pub(super) remade: Remade,
+    /// Grows while rounds fail. Starts over after a whole round.
+    pub(super) backoff: Backoff,
     /// Whether the last confirmed message was there when last looked for.
     pub(super) last_seen: bool,
     /// Whether ranges may have to be republished.
@@ -59,6 +67,7 @@ impl StreamRelay {
             groups: Vec::new(),
             refusal: Refusal::of(stream.name),
             remade: Remade::default(),
+            backoff: RETRY,
             last_seen: false,
             lost: true,
             refilled: 0,

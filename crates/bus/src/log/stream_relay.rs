@@ -18,7 +18,7 @@ use super::{
     session::{Session, bounded},
     wake::{self, NOTIFY_GAP},
 };
-use crate::{backoff::RETRY, connection::ConnectionState, error::is_locked, shutdown::Shutdown};
+use crate::{connection::ConnectionState, error::is_locked, shutdown::Shutdown};
 
 /// How often the relay polls the log if nothing wakes it, and how often a waiting relay tries to get its turn.
 /// Below the time after which Postgres ends an idle session.
@@ -33,13 +33,8 @@ const LAST_ROUND: Duration = Duration::from_secs(2);
 impl StreamRelay {
     /// Relays until the process stops.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut backoff = RETRY;
         while !shutdown.has_begun() {
-            let ended = self.turn(&shutdown).await;
-            let Err(error) = ended else {
-                backoff.reset();
-                continue;
-            };
+            let Err(error) = self.turn(&shutdown).await else { continue };
             // Whatever was in progress on the session ends with it.
             self.session = None;
             let refused = match &error {
@@ -48,17 +43,17 @@ impl StreamRelay {
             };
             let pause = refused.unwrap_or_else(|| {
                 // One warning per outage.
-                if backoff.failures() == 0 {
+                if self.backoff.failures() == 0 {
                     warn!(stream = self.stream.name, %error, "publishing failed, retrying");
                 } else {
                     debug!(
                         stream = self.stream.name,
                         %error,
-                        failures = backoff.failures(),
+                        failures = self.backoff.failures(),
                         "publishing still fails, retrying"
                     );
                 }
-                backoff.pause()
+                self.backoff.pause()
             });
             tokio::select! {
                 () = shutdown.begun() => break,
@@ -160,6 +155,7 @@ impl StreamRelay {
                 self.retain().await?;
                 retain_at = Instant::now() + RETAIN;
             }
+            self.backoff.reset();
             if !more {
                 tokio::select! {
                     () = shutdown.begun() => {}

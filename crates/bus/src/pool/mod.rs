@@ -20,8 +20,8 @@ use tokio::{
 use tracing::debug;
 
 use crate::{backoff::Backoff, error::database_is_away};
-pub(crate) use lent::is_alive;
-use lent::{Generation, Lent, PING_TIMEOUT, lock};
+use lent::{Generation, Lent, PING_TIMEOUT};
+pub(crate) use lent::{is_alive, lock};
 
 /// How long to wait for a connection to be returned, checked, or opened.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);

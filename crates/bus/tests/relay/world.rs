@@ -121,7 +121,7 @@ impl Process {
             let bus = Bus::connect(&options, &shutdown).await.unwrap();
             let pool = PgPool::connect_lazy(&database_url).unwrap();
             let (relay, wake) = Relay::new(bus, pool, &[&PARCELS]);
-            shutdown.spawn("relay", relay.run(shutdown.clone()));
+            relay.spawn(&shutdown);
             sender.send(wake).unwrap();
             let _ = reason.wait().await;
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::bus::{BoxError, Failure, Options};
+use common::bus::{BoxError, BusError, Failure, Options};
 use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
@@ -96,10 +96,18 @@ async fn a_failure_of_the_database_is_judged_by_its_code() {
     }
     assert!(matches!(judged("22003").await, Failure::Reject(_)));
     // Also where the listener has said what it was doing.
-    let error = sqlx::raw_sql("do $$ begin raise exception using errcode = '40P01'; end $$")
-        .execute(&world.pool)
-        .await
-        .unwrap_err();
-    let wrapped = anyhow::Error::from(error).context("writing the effect");
-    assert!(matches!(Failure::from(BoxError::from(wrapped)), Failure::Busy(_)));
+    let raised = async |code: &str| {
+        let raise = format!("do $$ begin raise exception using errcode = '{code}'; end $$");
+        sqlx::raw_sql(AssertSqlSafe(raise)).execute(&world.pool).await.unwrap_err()
+    };
+    let wrapped = async |code: &str| {
+        let error = anyhow::Error::from(raised(code).await).context("writing the effect");
+        Failure::from(BoxError::from(error))
+    };
+    assert!(matches!(wrapped("40P01").await, Failure::Busy(_)));
+    assert!(matches!(wrapped("57P01").await, Failure::Away(_)));
+    assert!(matches!(wrapped("22003").await, Failure::Reject(_)));
+    assert!(matches!(wrapped("23505").await, Failure::Retry(_)));
+    let of_bus = BoxError::from(BusError::Database(raised("57P01").await));
+    assert!(matches!(Failure::from(of_bus), Failure::Away(_)));
 }
