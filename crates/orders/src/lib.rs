@@ -113,7 +113,7 @@ pub async fn run(settings: Settings) -> ExitCode {
         .ready_once_joined()
         .runs("expiry", |parts| expiry::run(parts.pool, parts.wake, parts.shutdown))
         .runs("captures", |parts| capture::run(parts.pool, captures, parts.shutdown))
-        .authenticates(&auth.clone())
+        .authenticates(&auth)
         .serve(|parts| {
             let (pool, wake) = (parts.pool.clone(), parts.wake.clone());
             let api = Api { pool, wake, auth, provider, reservation, limit };

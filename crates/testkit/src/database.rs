@@ -121,6 +121,7 @@ async fn template(
         let url = server.create_database(&unfinished).await.unwrap();
         let pool = migration_pool(&PgPool::connect_lazy_with(options(url, service).await).into());
         bus::migrate(&pool).await.unwrap();
+        common::pod::migrate(&pool).await.unwrap();
         migrate(&pool).await.unwrap();
         pool.close().await;
         let rename = format!("alter database {unfinished} rename to {name}");

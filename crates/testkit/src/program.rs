@@ -14,6 +14,7 @@ pub fn has_a_provisioner(program: &str, name: &str) {
     };
     let (status, help) = run(&["provision", "--help"]);
     assert_eq!(status, Some(0));
+    assert!(help.contains(&format!("Usage: {name} provision")), "{help}");
     assert!(help.contains("NATS_SEED_FILE") && !help.contains("DATABASE_URL"), "{help}");
     // Its settings are checked as the service's are.
     assert_eq!(run(&["provision", "--nats-replicas", "9"]).0, Some(64));

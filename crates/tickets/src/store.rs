@@ -7,7 +7,7 @@ use common::{
         order::Order,
         ticket::{Hold, Ticket},
     },
-    pod::{self, database::now},
+    pod::database::now,
 };
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -82,13 +82,12 @@ fn ticket() -> String {
     )
 }
 
-/// Creates or updates the tables of the chassis and of the service. Idempotent, and safe from several
-/// processes at once. A schema that the next release has migrated is left as it is.
+/// Creates or updates the service's own tables. Idempotent, and safe from several processes at once. A schema
+/// that a newer release has migrated is left as it is, so that this release can start on it after a rollback.
 ///
 /// # Errors
 /// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    pod::migrate(pool).await?;
     sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }
@@ -234,7 +233,7 @@ mod tests {
             ("orders", &[&["id", "ticket_id", "status", "version"]]),
         ];
         let mut connection = database.pool.acquire().await.unwrap();
-        let statements = [statements(), pod::idempotency::statements()].concat();
+        let statements = [statements(), common::pod::idempotency::statements()].concat();
         let checked = columns::check(&mut connection, &statements, tables).await;
         checked.unwrap_or_else(|faults| panic!("{faults}"));
         assert!(!columns::has_unnamed(include_str!("store.rs")), "SQL without a name");

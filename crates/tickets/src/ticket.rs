@@ -82,7 +82,7 @@ impl NewTicket {
     }
 }
 
-/// What a ticket is to become, whole: a field left out is not kept, it is missed.
+/// The new title and price of a ticket. Both are required; a field that is left out does not keep its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedTicket {
     /// What its seller says of it now.
@@ -120,7 +120,7 @@ impl PartialSchema for ChangedTicket {
                 ));
             object.properties.insert("version".to_owned(), version.build().into());
             object.description = Some(
-                "What a ticket is to become, whole: a field left out is not kept, it is missed."
+                "The new title and price of a ticket. Both are required; a field that is left out does not keep its value."
                     .to_owned(),
             );
             object.example = Some(json!({ "title": "Concert", "price": 25, "version": 1 }));

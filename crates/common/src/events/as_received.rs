@@ -37,7 +37,7 @@ impl<E: EventSet> EventSet for AsReceived<E> {
 
     fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError> {
         let event = E::decode(subject, schema_version, data)?;
-        // An object: the event was read from it.
+        // An object, since the event could be read from it.
         let state = serde_json::from_str(data).unwrap_or_default();
         Ok(Self { event, state })
     }
@@ -49,11 +49,17 @@ impl<E: EventSet> EventSet for AsReceived<E> {
 pub struct State(Vec<(String, Box<RawValue>)>);
 
 impl State {
-    /// The same without a field.
-    #[must_use]
-    pub fn without(mut self, fields: &[&str]) -> Self {
-        self.0.retain(|(name, _)| !fields.contains(&name.as_str()));
-        self
+    /// Serializes it without these fields.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize_without<S: Serializer>(
+        &self,
+        fields: &[&str],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let kept = self.0.iter().filter(|(name, _)| !fields.contains(&name.as_str()));
+        serializer.collect_map(kept.map(|(name, value)| (name, value)))
     }
 }
 
@@ -89,7 +95,7 @@ impl<'r> Decode<'r, Postgres> for State {
 
 impl Serialize for State {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        self.serialize_without(&[], serializer)
     }
 }
 
@@ -134,6 +140,13 @@ impl<'de> Visitor<'de> for Fields {
 mod tests {
     use super::*;
     use crate::events::ticket::TicketEvent;
+
+    #[test]
+    fn a_state_that_is_a_list_of_its_fields_is_no_state() {
+        let list = r#"["01936b2e-7c00-7000-8000-000000000001","Concert",20.50,1,"2026-01-02T03:04:05Z","2026-01-02T03:04:05Z"]"#;
+        let error = AsReceived::<TicketEvent>::decode("ticket:updated", 1, list).unwrap_err();
+        assert!(error.to_string().contains("invalid type: sequence"), "{error}");
+    }
 
     #[test]
     fn an_unknown_field_is_kept_to_the_digit_and_old_names_are_replaced() {

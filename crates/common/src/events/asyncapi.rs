@@ -120,12 +120,12 @@ pub fn document() -> Value {
         "info": {
             "title": "ticketing",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Every event that the services tell each other. Each carries the full \
-                state of what it is about, and that state's version: the greater version is the \
-                newer state, whatever the order of arrival. Events of a ticket also have created_at, \
-                updated_at and hold.order_id, the names of createdAt, updatedAt and hold.orderId \
-                before 0.1.0: read the current names, a later release drops the old ones. An event's id is its Nats-Msg-Id, and \
-                the key by which to recognize one that comes again.",
+            "description": "Every event that the services publish. Each carries the full state of one \
+                ticket or order and its version; of two states, the one with the greater version is \
+                newer, in whatever order they arrive. Ticket events also carry created_at, updated_at \
+                and hold.order_id: deprecated duplicates of createdAt, updatedAt and hold.orderId that \
+                a later release removes. The event id is also the Nats-Msg-Id; use it to recognize \
+                redelivered events.",
         },
         "defaultContentType": envelope::CONTENT_TYPE,
         "channels": channels,

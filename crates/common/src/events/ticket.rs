@@ -139,9 +139,8 @@ impl Published for Ticket {
 }
 
 /// How an order has a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum HoldStatus {
     /// Until it is paid, cancelled or expires.
     Reserved,

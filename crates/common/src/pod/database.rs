@@ -52,13 +52,21 @@ pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyho
     Ok(Pool::new(options, settings.database_max_connections as usize))
 }
 
-/// A pool of one connection without a limit on its statements, for migrations: they may take long,
-/// and wait for another replica that runs them.
+/// A pool of one connection for migrations. Their statements have no time limit: they may take long, or
+/// wait for another replica. A session whose process falls silent ends after 10 s, which releases its
+/// locks.
 #[must_use]
 pub fn migration_pool(pool: &Pool) -> PgPool {
-    let options = PgConnectOptions::clone(&pool.connect_options())
-        .options([("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")]);
-    PgPoolOptions::new().max_connections(1).connect_lazy_with(options)
+    let options = PgConnectOptions::clone(&pool.connect_options()).options([
+        ("statement_timeout", "0"),
+        ("idle_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+    ]);
+    // Never replaced: its session may hold a lock.
+    PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with(options)
 }
 
 /// Keeps the gate `database` open while the database answers and the pool serves, and renews the pool

@@ -193,7 +193,7 @@ impl IdempotentRequest {
             }
             Some(_) => Err(Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
-                "This Idempotency-Key came before with another request.",
+                "This Idempotency-Key was used with a different request.",
             )),
         }
     }

@@ -64,9 +64,11 @@ fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
 /// Every JSON answer to a GET has a tag.
 fn complete_conditional(operation: &mut Operation) {
     let tag = || {
-        text_header("A tag of what is answered; for a ticket of tickets, its version in quotes.")
+        text_header(
+            "The response's entity tag. For a ticket of the tickets service: its version in quotes.",
+        )
     };
-    let same = "What If-None-Match names is still what would be answered.";
+    let same = "The response would be the same as the one that If-None-Match names.";
     let same = ResponseBuilder::new().description(same).header("ETag", tag()).build();
     let responses = &mut operation.responses.responses;
     responses.entry("304".to_owned()).or_insert(RefOr::T(same));
@@ -79,7 +81,7 @@ fn complete_conditional(operation: &mut Operation) {
         let parameter = ParameterBuilder::new()
             .name("If-None-Match")
             .parameter_in(ParameterIn::Header)
-            .description(Some("The ETag of an earlier answer, which is then not sent again."))
+            .description(Some("The ETag of an earlier response. If nothing has changed since, the answer is 304 without a body."))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
             .build();
         parameters.push(RefOr::T(parameter));

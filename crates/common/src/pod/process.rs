@@ -9,8 +9,9 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info};
 
 use super::{
-    config::{EX_USAGE, NatsSettings, PodSettings},
+    config::{NatsSettings, PodSettings},
     health::Health,
+    service::bad_setting,
     telemetry::{self, Traces},
 };
 use bus::{ClientId, Shutdown};
@@ -106,10 +107,7 @@ pub async fn run<Close: AsyncFnOnce()>(
 ) -> ExitCode {
     let traces = match observe(&settings) {
         Ok(traces) => traces,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            return ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1));
-        }
+        Err(error) => return bad_setting(format_args!("{error:#}")),
     };
     let ended = run_logged(settings, start).await;
     if let Some(traces) = traces {

@@ -23,6 +23,7 @@ pub(super) const WORD: &str = "provision";
 /// invalid setting stops the process at startup with status 64 and a message that names it.
 #[derive(Debug, Clone, Parser)]
 #[command(
+    name = "provision",
     version,
     after_help = "Exit status: 0 after SIGINT or SIGTERM and a clean shutdown, 1 after a failure, \
                   64 if a setting is invalid."

@@ -186,7 +186,7 @@ impl Service {
         migrate(&pool, self.migrate).await?;
 
         let (relay, wake) = Relay::new(bus.clone(), pool.clone(), self.streams);
-        pod.last.spawn("relay", relay.run(pod.last.clone()));
+        relay.spawn(&pod.last);
         let parts = Parts {
             pool: pool.clone(),
             wake,
@@ -248,7 +248,10 @@ pub async fn main<S: Parser, L: Listener>(
 ) -> ExitCode {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|word| word == provision::WORD) {
-        arguments.remove(1);
+        // One name, so that usage and errors say how it was called.
+        let word = arguments.remove(1);
+        arguments[0].push(" ");
+        arguments[0].push(word);
         return Box::pin(provision::run::<L>(config::parse_from(arguments))).await;
     }
     Box::pin(run(config::parse_from(arguments))).await

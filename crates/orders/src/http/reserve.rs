@@ -54,8 +54,8 @@ impl NewOrder {
 ///
 /// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid. How
 /// many tickets one buyer may have reserved at a time is limited.
-/// With an Idempotency-Key, a repetition within 24 hours of a request that was answered 201 is answered
-/// the same, and makes no second order.
+/// With an Idempotency-Key, a repetition within 24 hours of a request that was answered 201 gets the same
+/// response and creates no second order.
 #[utoipa::path(
     post,
     path = "/api/orders",
@@ -80,7 +80,7 @@ impl NewOrder {
         (status = 404, description = "This service knows no such ticket. With Retry-After, the ticket is new: its event may be on its way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "Seconds to wait."))),
-        (status = 409, description = "The ticket is reserved or sold; or you have as many reservations as one buyer may have at a time; or the first request with this Idempotency-Key is still under way.",
+        (status = 409, description = "The ticket is reserved or sold; or you have reached the limit of reservations; or the first request with this Idempotency-Key is still under way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "If you have too many reservations: seconds until the first one ends."))),
         BodyResponses,
@@ -157,8 +157,8 @@ async fn refused(
 /// That the buyer must pay or cancel something first, or wait.
 fn too_many(most: i64, until: OffsetDateTime, now: OffsetDateTime) -> Problem {
     let detail = format!(
-        "One buyer may have {most} tickets reserved at a time, and you have as many. Pay for one of your \
-         orders or cancel one; the first expires at {}.",
+        "One buyer may have {most} tickets reserved at a time, and you have reached that limit. Pay for \
+         one of your orders or cancel one; the first expires at {}.",
         until.format(&Rfc3339).unwrap_or_default()
     );
     let seconds = u64::try_from((until - now).whole_seconds()).unwrap_or_default() + 1;
@@ -170,13 +170,13 @@ fn taken(by: Option<Order>, buyer: &Caller, now: OffsetDateTime) -> Problem {
     let detail = match by {
         Some(order) if order.buyer == buyer.as_str() => match order.status {
             OrderStatus::Completed => {
-                format!("You have bought this ticket, by your order {}.", order.id)
+                format!("You have already bought this ticket with order {}.", order.id)
             }
-            _ => format!("You have reserved this ticket already, by your order {}.", order.id),
+            _ => format!("You have already reserved this ticket with order {}.", order.id),
         },
         Some(order) if order.status == OrderStatus::Completed => "The ticket is sold.".to_owned(),
         Some(order) if order.expires_at > now => format!(
-            "The ticket is reserved until {}. Should it not be paid by then, it can be ordered again.",
+            "The ticket is reserved until {}. If it is not paid by then, it becomes available again.",
             order.expires_at.format(&Rfc3339).unwrap_or_default()
         ),
         // Given back between the two statements, or about to expire.

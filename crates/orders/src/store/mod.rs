@@ -9,16 +9,14 @@ pub mod orders;
 pub mod reservations;
 pub mod tickets;
 
-use common::pod;
 use sqlx::PgPool;
 
-/// Creates or updates the tables of the chassis and of the service. Idempotent, and safe from several
-/// processes at once. A schema that a newer release has already migrated is left as it is: the release before runs on it.
+/// Creates or updates the service's own tables. Idempotent, and safe from several processes at once. A schema
+/// that a newer release has migrated is left as it is, so that this release can start on it after a rollback.
 ///
 /// # Errors
 /// Any database error, or a migration that was edited after it was applied.
 pub async fn migrate(pool: &PgPool) -> anyhow::Result<()> {
-    pod::migrate(pool).await?;
     sqlx::migrate!().set_ignore_missing(true).run(pool).await?;
     Ok(())
 }

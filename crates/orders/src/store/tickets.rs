@@ -146,7 +146,7 @@ pub struct KnownTicket {
 
 /// The state, without fields that have the names of those that are added here.
 fn told<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
-    state.clone().without(&["eventId", "processedBy", "processedAt"]).serialize(serializer)
+    state.serialize_without(&["eventId", "processedBy", "processedAt"], serializer)
 }
 
 /// A page of tickets, newest first, after the one with this id.

@@ -284,7 +284,7 @@ async fn where_tokens_are_turned_off_every_order_is_the_default_buyers() {
         if order.status == StatusCode::CREATED {
             assert_eq!(order.json()["buyer"], "local");
         } else {
-            assert!(order.detail().starts_with("You have reserved"), "{}", order.body);
+            assert!(order.detail().starts_with("You have already reserved"), "{}", order.body);
         }
     }
     assert_eq!(orders.get("/api/orders").await.json()["orders"].as_array().unwrap().len(), 1);

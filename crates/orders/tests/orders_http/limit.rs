@@ -17,7 +17,7 @@ fn is_too_many(answer: &Answer, most: u16) {
     answer.is_problem(StatusCode::CONFLICT);
     let detail = answer.detail();
     let begins =
-        format!("One buyer may have {most} tickets reserved at a time, and you have as many.");
+        format!("One buyer may have {most} tickets reserved at a time, and you have reached that limit.");
     assert!(detail.starts_with(&begins), "{detail}");
     let until = detail.trim_end_matches('.').rsplit(' ').next().unwrap();
     let until = OffsetDateTime::parse(until, &Rfc3339).unwrap();
@@ -92,7 +92,7 @@ async fn who_has_too_many_is_told_all_the_same_what_they_have_and_what_others_ha
     let again = anna.reserve_with_key("k", hers).await;
     assert_eq!((again.status, &again.body), (StatusCode::CREATED, &first.body));
     let own = anna.reserve(hers).await;
-    assert!(own.detail().starts_with("You have reserved this ticket already"), "{}", own.body);
+    assert!(own.detail().starts_with("You have already reserved this ticket"), "{}", own.body);
     let others = anna.reserve(his).await;
     assert!(others.detail().starts_with("The ticket is reserved until"), "{}", others.body);
     assert_eq!(others.header("retry-after"), "");

@@ -50,7 +50,7 @@ async fn a_key_that_came_with_another_request_is_refused() {
     let other = orders.ticket("20.50").await;
     let answer = anna.reserve_with_key("k", other).await;
     answer.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(answer.detail(), "This Idempotency-Key came before with another request.");
+    assert_eq!(answer.detail(), "This Idempotency-Key was used with a different request.");
     orders.holds(1, 1).await;
     assert_eq!(anna.reserve_with_key("l", other).await.status, StatusCode::CREATED);
 }

@@ -90,9 +90,9 @@ async fn a_ticket_that_somebody_has_is_answered_409_with_the_reason() {
     let order = anna.reserve(ticket).await;
     let (id, until) = (order.id(), order.json()["expiresAt"].as_str().unwrap().to_owned());
     let reserved = format!(
-        "The ticket is reserved until {until}. Should it not be paid by then, it can be ordered again."
+        "The ticket is reserved until {until}. If it is not paid by then, it becomes available again."
     );
-    let yours = format!("You have reserved this ticket already, by your order {id}.");
+    let yours = format!("You have already reserved this ticket with order {id}.");
     let is_taken = async |by_you: &str, by_another: &str| {
         for (buyer, detail) in [(&anna, by_you), (&bob, by_another)] {
             let answer = buyer.reserve(ticket).await;
@@ -103,8 +103,11 @@ async fn a_ticket_that_somebody_has_is_answered_409_with_the_reason() {
     is_taken(&yours, &reserved).await;
 
     assert_eq!(anna.pay(&id, "tok_visa").await.status, StatusCode::OK);
-    is_taken(&format!("You have bought this ticket, by your order {id}."), "The ticket is sold.")
-        .await;
+    is_taken(
+        &format!("You have already bought this ticket with order {id}."),
+        "The ticket is sold.",
+    )
+    .await;
     orders.holds(1, 2).await;
 }
 

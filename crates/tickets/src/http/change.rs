@@ -122,8 +122,8 @@ fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i
 /// 403: the ticket itself is no secret, so that it is there need not be one.
 fn not_yours(seller: Option<&str>) -> Problem {
     let detail = match seller {
-        Some(_) => "The ticket is another seller's; only its seller may change it.",
-        None => "The ticket was stored before tickets had sellers; it has none who may change it.",
+        Some(_) => "This ticket belongs to another seller.",
+        None => "This ticket is from before tickets had sellers, so no seller may change it.",
     };
     Problem::new(StatusCode::FORBIDDEN, detail)
 }

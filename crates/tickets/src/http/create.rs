@@ -31,9 +31,9 @@ const FIRST_VERSION: i32 = 1;
 
 /// Create a ticket.
 ///
-/// The ticket is its seller's, who alone may change it. Publishes `ticket:created`. With an Idempotency-Key, a repetition within 24 hours of a request that
-/// was answered 201 is answered the same, and makes no second ticket. Requests are the same when their
-/// title (after trimming) and price are.
+/// Only its seller may change it. Publishes `ticket:created`. With an Idempotency-Key, a repetition within 24
+/// hours of a request that was answered 201 gets the same response and creates no second ticket. Requests
+/// are the same if their title (after trimming) and price are.
 #[utoipa::path(
     post,
     path = "/api/tickets",
@@ -87,7 +87,9 @@ pub(super) async fn create(
                 Ok((answer, event_id))
             };
             let outcome = once(&api.pool, Some(&request), make).await?;
-            api.wake.wake();
+            if matches!(outcome, Outcome::Made(..)) {
+                api.wake.wake();
+            }
             outcome
         }
     };

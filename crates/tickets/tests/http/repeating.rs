@@ -46,7 +46,7 @@ async fn a_key_that_came_with_another_request_is_refused() {
     for other in [r#"{"title":"Concert","price":20.51}"#, r#"{"title":"concert","price":20.5}"#] {
         let answer = tickets.post_with_key("k", other).await;
         answer.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(answer.detail(), "This Idempotency-Key came before with another request.");
+        assert_eq!(answer.detail(), "This Idempotency-Key was used with a different request.");
     }
     tickets.holds(1, 1).await;
 }

@@ -21,9 +21,8 @@ use crate::service::{Answer, Service, sellers};
 const INVALID: &str = r#"Bearer error="invalid_token""#;
 const TICKET: &str = r#"{"title":"Concert","price":20.5}"#;
 const FREE: &str = r#"{"title":"Concert","price":0}"#;
-const ANOTHERS: &str = "The ticket is another seller's; only its seller may change it.";
-const NOBODYS: &str =
-    "The ticket was stored before tickets had sellers; it has none who may change it.";
+const ANOTHERS: &str = "This ticket belongs to another seller.";
+const NOBODYS: &str = "This ticket is from before tickets had sellers, so no seller may change it.";
 
 async fn is_challenged(answer: Answer, challenge: &str, detail: &str) {
     answer.is_problem(StatusCode::UNAUTHORIZED);

@@ -23,7 +23,7 @@ use super::{
     token::{Rules, Signed, Verifier},
 };
 use crate::pod::health::Health;
-use bus::Shutdown;
+use bus::{Backoff, Shutdown};
 
 /// The least time between two fetches that tokens ask for. A key that is used before this service can
 /// know it is refused no longer than that.
@@ -36,9 +36,8 @@ const WAITING: usize = 32;
 /// How long keys are used after they were last fetched: tokens live for less, and an issuer that is away
 /// for longer makes no new ones.
 const KEPT: Duration = Duration::from_hours(24);
-/// The pauses after a fetch that failed: the first, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses after failed fetches.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// The gate of readiness: open once there are keys. It stays open, because all replicas share the issuer.
 pub(super) const GATE: &str = "issuer";
 
@@ -115,7 +114,7 @@ impl Issuer {
         health: Health,
         shutdown: Shutdown,
     ) -> anyhow::Result<()> {
-        let mut failures = 0_u32;
+        let mut retry = RETRY;
         loop {
             let begun = Instant::now();
             let fetched = tokio::select! {
@@ -130,14 +129,13 @@ impl Issuer {
                     if !keys.is_empty() {
                         health.ready(GATE);
                     }
-                    self.is_answered(keys, failures > 0);
-                    failures = 0;
+                    self.is_answered(keys, retry.failures() > 0);
+                    retry.reset();
                     fresh
                 }
                 Err(error) => {
-                    self.has_failed(&error, failures == 0);
-                    failures += 1;
-                    FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE)
+                    self.has_failed(&error, retry.failures() == 0);
+                    retry.pause()
                 }
             };
             let asked_for = async {
