@@ -6,8 +6,8 @@ import { showActs, showSums } from "/acts.js";
 const STATES = {
   "ready": ["ready", "good"],
   "not-ready": ["not ready", "warn"],
-  "away": ["away", "bad"],
-  "frozen": ["frozen: no answer", "bad"],
+  "away": ["down", "bad"],
+  "frozen": ["frozen (not responding)", "bad"],
 };
 const byId = (id) => document.getElementById(id);
 let lastHeard = 0;
@@ -130,7 +130,7 @@ function updateGroup(part, { stream, group, now }) {
   text(part.children[1], `Last sent #${number(group.lastSent)}, acknowledged up to #${number(group.acknowledged)}; ` +
     `${number(group.inHand)} in hand of at most ${group.maxInHand > 0 ? number(group.maxInHand) : "any number"}, ` +
     `${number(group.redelivered)} of them redelivered; ack wait ${tenth.format(group.ackWaitSeconds)} s; ` +
-    `${group.stalled ? "STALLED: no more may be in hand" : "not stalled"}${group.paused ? "; PAUSED" : ""}.`);
+    `${group.stalled ? "STALLED: limit of unacked events reached" : "not stalled"}${group.paused ? "; PAUSED" : ""}.`);
   part.children[2].setAttribute("aria-label", title);
   each(part.querySelector("tbody"), group.members, (member) => member.clientId, () => make("tr"), (row, member) => {
     const [state, name] = STATES[member.state];
@@ -169,13 +169,20 @@ function summary(words, name) {
   look(byId("summary"), name);
 }
 
-const live = new EventSource("/api/live");
-live.onmessage = (message) => {
-  if (!message.data) return;
-  lastHeard = performance.now();
-  show(JSON.parse(message.data));
-};
+function listen() {
+  const live = new EventSource("/api/live");
+  live.onmessage = (message) => {
+    if (!message.data) return;
+    lastHeard = performance.now();
+    show(JSON.parse(message.data));
+  };
+  // After an error status the browser does not retry by itself.
+  live.onerror = () => {
+    if (live.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
+  };
+}
+listen();
 // One answer with events ends every 20 s, and the browser asks for the next: no outage.
 setInterval(() => {
-  if (performance.now() - lastHeard > 2500) summary("The console does not answer. What is below is old.", "bad");
+  if (performance.now() - lastHeard > 2500) summary("The console does not respond. The numbers below are out of date.", "bad");
 }, 500);

@@ -48,7 +48,7 @@ pub async fn known_host(State(hosts): State<Hosts>, request: Request, next: Next
         (Some(host), None) if hosts.know(host) => next.run(request).await,
         _ => Problem::new(
             StatusCode::MISDIRECTED_REQUEST,
-            "The console is not known by this name. Call it by localhost, or set CONSOLE_HOSTS.",
+            "This host name is not allowed. Use localhost, or add the name to CONSOLE_HOSTS.",
         )
         .into_response(),
     }

@@ -56,9 +56,9 @@ pub struct Settings {
 
     /// The monitoring port of nats-server, such as http://127.0.0.1:8222. Default: not asked.
     #[arg(long, env, value_name = "NATS_MONITOR_URL", help_heading = "NATS")]
-    pub nats_monitor_url: Option<String>,
+    pub nats_monitor_url: Option<Url>,
 
-    /// The services, and where the probes and metrics of their replicas are, with commas between:
+    /// The services, and where the probes and metrics of their replicas are, separated by commas:
     /// orders=http://orders-operations:9000. Every address that the name resolves to is a replica.
     #[arg(
         long,
@@ -81,8 +81,8 @@ pub struct Settings {
     #[arg(long, env, value_name = "CONSOLE_ORDERS_URL", help_heading = "Console")]
     pub console_orders_url: Option<Url>,
 
-    /// The token that acting needs. Without one, the console is read-only, unless HTTP_ADDRESS is a
-    /// loopback address: then whoever is on this machine may act.
+    /// The token required to post, publish and break things. Without one, the console is read-only, unless
+    /// HTTP_ADDRESS is a loopback address: then any local user may.
     #[arg(
         long,
         env,
@@ -92,9 +92,9 @@ pub struct Settings {
     )]
     pub console_token: Option<Secret>,
 
-    /// The names under which browsers may reach the console, with commas between, besides localhost and
-    /// loopback addresses. A request with another Host header is refused: a page of a stranger must not
-    /// reach a console on this machine through a name of its own.
+    /// The names under which browsers may reach the console, separated by commas, besides localhost and
+    /// loopback addresses. Requests with another Host header are refused, so that a website cannot reach a
+    /// local console by DNS rebinding.
     #[arg(
         long,
         env,
@@ -158,7 +158,7 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
         data_folder,
         shutdown: pod.shutdown.clone(),
         nats,
-        monitor: Monitor::new(settings.nats_monitor_url.as_deref())?,
+        monitor: Monitor::new(settings.nats_monitor_url.as_ref())?,
     };
     let hosts = Hosts::new(&settings.console_hosts);
     let api = router(console, &rights).layer(from_fn_with_state(hosts, guard::known_host));

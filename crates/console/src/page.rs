@@ -68,9 +68,12 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 async fn snapshot(State(console): State<Console>) -> Response {
     let newest = console.newest.borrow().clone();
     if newest.is_empty() {
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The console has just started.")
-            .retry_after(1)
-            .into_response();
+        return Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "There is no snapshot yet: the console has just started.",
+        )
+        .retry_after(1)
+        .into_response();
     }
     ([(header::CONTENT_TYPE, "application/json")], newest.to_string()).into_response()
 }

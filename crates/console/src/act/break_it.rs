@@ -47,8 +47,7 @@ pub(super) async fn break_it(
     Json(wanted): Json<Wanted>,
 ) -> Response {
     let Some(folder) = console.data_folder.clone() else {
-        let detail =
-            "Only a system that `cargo run` has brought up on this machine can be broken here.";
+        let detail = "Only a system started by `cargo run` on this machine can be broken here.";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     };
     let Wanted { how, what } = wanted;
@@ -74,7 +73,7 @@ async fn signal(folder: &Path, part: &str, signal: Signal) -> anyhow::Result<Str
     ensure!(!part.is_empty() && part.chars().all(fits), "there is no such process");
     let text = tokio::fs::read_to_string(folder.join(format!("{part}.pid"))).await;
     let pid = text.ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
-    let pid = pid.with_context(|| format!("{part} does not run"))?;
+    let pid = pid.with_context(|| format!("{part} is not running"))?;
     kill_process(pid, signal).with_context(|| format!("{part}, process {pid}"))?;
     Ok(format!("signalled {part}, process {pid}"))
 }
@@ -92,13 +91,13 @@ async fn poison(console: &Console, stream: &str) -> anyhow::Result<String> {
     let subject = subjects(console, stream).await?.into_iter().next();
     let subject = subject.context("the stream stores no subject")?;
     let sequence = send(console, subject, "no event".to_owned()).await?;
-    Ok(format!("published #{sequence}, which nobody can read: it becomes a dead letter"))
+    Ok(format!("published #{sequence}, which cannot be decoded and becomes a dead letter"))
 }
 
 async fn wipe(console: &Console, stream: &str) -> anyhow::Result<String> {
     subjects(console, stream).await?;
     let deleted = console.nats.bus().jetstream.delete_stream(stream);
     let deleted = tokio::time::timeout(REQUEST_TIMEOUT, deleted);
-    deleted.await.context("NATS does not answer in time")??;
-    Ok(format!("deleted {stream}: its service makes it again, and fills it from Postgres"))
+    deleted.await.context("NATS did not answer in time")??;
+    Ok(format!("deleted {stream}; its service recreates it and refills it from Postgres"))
 }

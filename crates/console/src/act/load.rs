@@ -20,7 +20,7 @@ use tokio::{
 use tracing::info;
 
 use super::{Ledger, Services};
-use crate::Console;
+use crate::{Console, sources::ANSWER_TIMEOUT};
 
 /// The fastest and the longest load.
 const MAX_RATE: u32 = 200;
@@ -120,14 +120,16 @@ pub(crate) async fn look(
             () = shutdown.begun() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let (services, ledger) = (&services, &ledger);
+        let (client, ledger) = (&services.client, &ledger);
         let waiting = ledger.waiting(ROUND);
+        if waiting.is_empty() {
+            continue;
+        }
+        let Ok(orders) = services.api("orders").await else { continue };
+        let orders = &orders;
         let looks = iter(waiting).map(|id| async move {
-            let Ok(url) = services.url("orders", &format!("/api/tickets/{id}")).await else {
-                return;
-            };
-            let answer =
-                services.client.get(url).timeout(crate::sources::ANSWER_TIMEOUT).send().await;
+            let Ok(url) = orders.join(&format!("/api/tickets/{id}")) else { return };
+            let answer = client.get(url).timeout(ANSWER_TIMEOUT).send().await;
             if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
                 ledger.applied(&id);
             }

@@ -24,18 +24,24 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::{Console, sources::replicas::Directory};
+use crate::{
+    Console,
+    sources::{
+        monitor::{self, http_client},
+        replicas::Directory,
+    },
+};
 
-/// How long NATS may take to answer a request, as in the bus.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 pub use ledger::{Ledger, Sums};
 pub(crate) use load::look;
 pub use rights::Rights;
 
-/// How long a service may take to answer what is done by it: its own limit and a little.
-const SERVICE_TIMEOUT: Duration = Duration::from_secs(12);
-/// The largest event that is published by hand, in bytes.
-const MAX_PAYLOAD: usize = 16 * 1024;
+/// How long NATS may take to answer a request, as in the bus.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a service may take to answer: below the console's own limit on a request.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(9);
+/// The largest answer of a service that is read, in bytes.
+const LARGEST_ANSWER: usize = 1024 * 1024;
 
 /// The services that a person acts by.
 #[derive(Debug, Clone)]
@@ -62,36 +68,30 @@ impl Services {
         tickets: Option<Url>,
         orders: Option<Url>,
     ) -> anyhow::Result<Self> {
-        // Another part of the process was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(SERVICE_TIMEOUT)
-            .build()
-            .context("cannot make an HTTP client")?;
-        Ok(Self { directory, tickets, orders, client })
+        Ok(Self { directory, tickets, orders, client: http_client(SERVICE_TIMEOUT)? })
     }
 
-    /// A path of a service's API, at a replica that has one.
-    async fn url(&self, service: &str, path: &str) -> anyhow::Result<Url> {
+    /// The API of a service, at a replica that has one.
+    async fn api(&self, service: &str) -> anyhow::Result<Url> {
         let given = if service == "tickets" { &self.tickets } else { &self.orders };
         if let Some(url) = given {
-            return Ok(url.join(path)?);
+            return Ok(url.clone());
         }
         let known = self.directory.on_this_machine().await;
         let mut of_service = known.iter().filter(|(id, _)| id.starts_with(&format!("{service}-")));
         let (_, url) =
             of_service.next().with_context(|| format!("no replica of {service} is known"))?;
-        Ok(Url::parse(url)?.join(path)?)
+        Ok(Url::parse(url)?)
     }
 
     async fn post(&self, service: &str, path: &str, body: &Value) -> anyhow::Result<Answered> {
-        let url = self.url(service, path).await?;
+        let url = self.api(service).await?.join(path)?;
         let answer = self.client.post(url).json(body).send().await;
         let answer = answer.map_err(reqwest::Error::without_url)?;
         let status = answer.status();
-        Ok(Answered { status, body: answer.json().await.unwrap_or(Value::Null) })
+        let body = monitor::body(answer, LARGEST_ANSWER).await.ok();
+        let body = body.and_then(|body| serde_json::from_slice(&body).ok());
+        Ok(Answered { status, body: body.unwrap_or(Value::Null) })
     }
 }
 
@@ -137,10 +137,6 @@ struct Publication {
 }
 
 async fn publish(State(console): State<Console>, Json(wanted): Json<Publication>) -> Response {
-    if wanted.payload.len() > MAX_PAYLOAD {
-        return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The payload is too large.")
-            .into_response();
-    }
     // Only what a stream stores: the console must not speak to members, or to the server.
     let stored = async {
         let report = console.nats.report().await?;
@@ -175,7 +171,7 @@ async fn send(console: &Console, subject: String, payload: String) -> anyhow::Re
         anyhow::Ok(sent.await?.await?.sequence)
     };
     let stored = tokio::time::timeout(REQUEST_TIMEOUT * 2, stored);
-    let sequence = stored.await.context("NATS has not confirmed it in time")??;
+    let sequence = stored.await.context("NATS did not confirm the event in time")??;
     info!(subject, sequence, "published by hand");
     Ok(sequence)
 }

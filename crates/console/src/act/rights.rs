@@ -65,7 +65,7 @@ impl Rights {
 
     fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if !is_of_our_page(headers) {
-            const WHY: &str = "Only the console's own page, or a program, may act here.";
+            const WHY: &str = "Requests from other websites are not accepted.";
             return Err(Problem::new(StatusCode::FORBIDDEN, WHY));
         }
         match self {
@@ -76,8 +76,12 @@ impl Rights {
                 let token = given.and_then(|given| given.strip_prefix("Bearer "));
                 // Of hashes, how many bytes agree tells nothing of the token.
                 let right = token.is_some_and(|token| hash(token) == **expected);
-                let problem =
-                    || Problem::new(StatusCode::UNAUTHORIZED, "Acting needs the console's token.");
+                let problem = || {
+                    Problem::new(
+                        StatusCode::UNAUTHORIZED,
+                        "This requires the console's token, as `Authorization: Bearer`.",
+                    )
+                };
                 right.then_some(()).ok_or_else(problem)
             }
             Self::ReadOnly => Err(Problem::new(

@@ -119,7 +119,8 @@ impl Composer {
         };
         let waiting = largest("bus_outbox_depth");
         let mut rate = 0.0;
-        for replica in known.of_service(service) {
+        // Unknown is not zero: the first number that is read would be a rate.
+        for replica in known.of_service(service).filter(|replica| !replica.samples.is_empty()) {
             let made = [("method", "POST"), ("status", "201")];
             let posted = replica.samples.sum("http_request_seconds_count", &made);
             let what = format!("posted to {}", replica.client_id);
@@ -209,7 +210,11 @@ impl Composer {
         let counted = |name| number(name).or(measured.then_some(0.0));
         let acknowledged = counted("bus_acked_total");
         let rate = acknowledged.map(|number| {
-            self.tracker.rate(&format!("acknowledged by {client_id}"), number, known.instant)
+            self.tracker.rate(
+                &format!("acknowledged by {client_id} in {group}"),
+                number,
+                known.instant,
+            )
         });
         Member {
             node: holder.map(|holder| holder.node.clone()).unwrap_or_default(),

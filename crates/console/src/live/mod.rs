@@ -84,7 +84,7 @@ async fn follow_nats(
                 known.report = Some(Arc::new(report));
             }
             Err(error) => {
-                debug!(error = format!("{error:#}"), "NATS was asked in vain");
+                debug!(error = format!("{error:#}"), "NATS did not answer");
                 let connected = nats.is_connected();
                 known.state = if connected { State::Frozen } else { State::Away };
                 known.why = format!("{error:#}");

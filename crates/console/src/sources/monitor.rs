@@ -1,8 +1,10 @@
 //! What nats-server says of itself on its monitoring port: `/varz`.
 
 use anyhow::{Context, ensure};
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, Response, Url, redirect};
 use serde::Deserialize;
+
+use std::time::Duration;
 
 use super::ANSWER_TIMEOUT;
 
@@ -56,17 +58,17 @@ pub struct Cluster {
     pub name: String,
 }
 
-/// An HTTP client that follows no redirect, uses no proxy, and gives up in time.
+/// An HTTP client that follows no redirect, uses no proxy, and waits this long for an answer.
 ///
 /// # Errors
-/// When TLS cannot be set up.
-pub fn http_client() -> anyhow::Result<Client> {
+/// TLS cannot be set up.
+pub fn http_client(timeout: Duration) -> anyhow::Result<Client> {
     // Another part of the process was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
-        .timeout(ANSWER_TIMEOUT)
+        .timeout(timeout)
         .build()
         .context("cannot make an HTTP client")
 }
@@ -76,8 +78,16 @@ pub fn http_client() -> anyhow::Result<Client> {
 /// # Errors
 /// When there is no such answer in time, or it is larger than `largest` bytes.
 pub async fn get(client: &Client, url: Url, largest: usize) -> anyhow::Result<Vec<u8>> {
-    let mut answer = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
+    let answer = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
     ensure!(answer.status().is_success(), "it answers {}", answer.status());
+    body(answer, largest).await
+}
+
+/// The body of an answer.
+///
+/// # Errors
+/// It does not come in time, or is larger than `largest` bytes.
+pub async fn body(mut answer: Response, largest: usize) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
         ensure!(body.len() + chunk.len() <= largest, "it answers more than {largest} bytes");
@@ -90,11 +100,10 @@ impl Monitor {
     /// The monitoring port at this URL. Asks nothing yet.
     ///
     /// # Errors
-    /// When it is not a URL.
-    pub fn new(url: Option<&str>) -> anyhow::Result<Self> {
-        let varz = url.map(|url| Url::parse(url).and_then(|url| url.join("varz")));
-        let varz = varz.transpose().context("NATS_MONITOR_URL is not a URL")?;
-        Ok(Self { client: http_client()?, varz })
+    /// It is a URL without paths, or no HTTP client can be made.
+    pub fn new(url: Option<&Url>) -> anyhow::Result<Self> {
+        let varz = url.map(|url| url.join("varz")).transpose().context("NATS_MONITOR_URL")?;
+        Ok(Self { client: http_client(ANSWER_TIMEOUT)?, varz })
     }
 
     /// What the server says of itself. `None` when its monitoring port is not known.

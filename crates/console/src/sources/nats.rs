@@ -134,5 +134,5 @@ impl Nats {
 /// An answer within [`ANSWER_TIMEOUT`].
 async fn bounded<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     const LIMIT: Duration = ANSWER_TIMEOUT;
-    timeout(LIMIT, asked).await.with_context(|| format!("NATS does not answer within {LIMIT:?}"))?
+    timeout(LIMIT, asked).await.with_context(|| format!("NATS did not answer within {LIMIT:?}"))?
 }

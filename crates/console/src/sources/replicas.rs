@@ -20,13 +20,15 @@ use tracing::debug;
 
 use super::{
     ANSWER_TIMEOUT, ASK_EVERY,
-    monitor::{get, http_client},
+    monitor::{body, get, http_client},
     samples::Samples,
 };
 use common::bus::Shutdown;
 
-/// The largest answer that is read, in bytes.
+/// The largest metrics that are read, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;
+/// The largest reason for not being ready, in bytes. It is sent to every viewer twice a second.
+const LARGEST_REASON: usize = 16 * 1024;
 /// How many replicas are asked.
 const MAX_REPLICAS: usize = 200;
 
@@ -159,7 +161,7 @@ pub async fn follow(
     known: watch::Sender<Replicas>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let client = http_client()?;
+    let client = http_client(ANSWER_TIMEOUT)?;
     let (mut tick, mut asked) = (interval(ASK_EVERY), JoinSet::new());
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = BTreeSet::new();
@@ -232,21 +234,16 @@ async fn readiness(client: &Client, target: &Target) -> (State, String) {
     let answer = match client.get(url).send().await {
         Ok(answer) => answer,
         Err(error) if error.is_timeout() => {
-            return (
-                State::Frozen,
-                format!("it has not answered for {} s", ANSWER_TIMEOUT.as_secs()),
-            );
+            return (State::Frozen, format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
         }
-        Err(_) => return (State::Away, "nobody listens at its address".to_owned()),
+        Err(_) => return (State::Away, "cannot connect to its address".to_owned()),
     };
     if answer.status().is_success() {
         return (State::Ready, String::new());
     }
     let status = answer.status();
-    let gates = match answer.bytes().await {
-        Ok(body) if body.len() <= LARGEST => serde_json::from_slice::<Readiness>(&body).ok(),
-        _ => None,
-    };
+    let gates = body(answer, LARGEST_REASON).await.ok();
+    let gates = gates.and_then(|body| serde_json::from_slice::<Readiness>(&body).ok());
     let closed = gates.into_iter().flat_map(|readiness| readiness.gates);
     let why: Vec<String> = closed
         .filter(|(_, gate)| !gate.ready)

@@ -84,7 +84,7 @@ pub(super) async fn channelsz(
     State(console): State<Console>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Failed> {
-    let (report, varz) = tokio::try_join!(console.nats.report(), console.monitor.varz())?;
+    let report = console.nats.report().await?;
     let subs = is_set(wanted.subs.as_deref());
     let mut all: Vec<(&StreamReport, &String)> = report
         .streams
@@ -110,6 +110,7 @@ pub(super) async fn channelsz(
     } else {
         (Some(kept.into_iter().map(|(_, subject)| subject.clone()).collect()), None)
     };
+    let varz = console.monitor.varz().await?;
     let server = Server::new(&varz.unwrap_or_default(), report.at);
     Ok(Json(Channelsz { server, part, names, channels }).into_response())
 }

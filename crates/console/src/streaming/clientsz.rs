@@ -74,7 +74,7 @@ pub(super) async fn clientsz(
     State(console): State<Console>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Failed> {
-    let (report, varz) = tokio::try_join!(console.nats.report(), console.monitor.varz())?;
+    let report = console.nats.report().await?;
     let subs = is_set(wanted.subs.as_deref());
     if let Some(id) = wanted.client {
         let found = report.holders.iter().find(|holder| holder.client_id.as_str() == id);
@@ -86,6 +86,7 @@ pub(super) async fn clientsz(
     }
     let window = Window { offset: wanted.offset, limit: wanted.limit };
     let (part, kept) = window.cut(report.holders.iter().collect());
+    let varz = console.monitor.varz().await?;
     Ok(Json(Clientsz {
         server: Server::new(&varz.unwrap_or_default(), report.at),
         part,

@@ -102,8 +102,8 @@ impl IntoResponse for Failed {
 impl From<anyhow::Error> for Failed {
     fn from(error: anyhow::Error) -> Self {
         let why = without_passwords(&format!("{error:#}")).into_owned();
-        debug!(error = why, "NATS was asked in vain");
-        let detail = format!("NATS cannot be asked now: {why}");
+        debug!(error = why, "NATS did not answer");
+        let detail = format!("NATS cannot be reached: {why}");
         Self(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1).into_response())
     }
 }

@@ -49,7 +49,10 @@ impl World {
             command = command.env(*name, *value);
         }
         let console = command.spawn().unwrap();
-        let http = ticketing_console::sources::monitor::http_client().unwrap();
+        let http = ticketing_console::sources::monitor::http_client(
+            ticketing_console::sources::ANSWER_TIMEOUT,
+        )
+        .unwrap();
         let world = Self { nats, http, url: format!("http://127.0.0.1:{port}"), _console: console };
         world.until("the console answers", "/streaming/serverz", |_| true).await;
         world
