@@ -12,11 +12,14 @@ use common::{
     },
     pod::secret::Secret,
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep};
 
-use crate::{out::say, running::DataDir};
+use crate::{
+    out::say,
+    running::{self, DataDir},
+};
 
 /// How many are listed.
 const LISTED: i64 = 1000;
@@ -73,7 +76,7 @@ enum What {
 /// Does it.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let url = options.data.database_url(&options.service, options.database_url.as_deref())?;
-    let mut database = PgConnection::connect(&url).await.context("cannot use the database")?;
+    let mut database = running::connect(&url).await.context("cannot use the database")?;
     match options.what {
         What::List { json } => list(&mut database, json).await,
         What::Show { number } => {

@@ -1,14 +1,32 @@
 //! What is running: written into the data folder by `up`, read by the tools.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use embedded::private;
 use serde::{Deserialize, Serialize};
+use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 
 /// The file in the data folder.
 const FILE: &str = "stack.json";
+
+/// How long Postgres may take to answer a tool: it may be frozen.
+pub(crate) const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a database.
+pub(crate) async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    let connected = timeout(DATABASE_TIMEOUT, PgConnection::connect(url)).await;
+    Ok(connected
+        .with_context(|| format!("Postgres did not answer within {DATABASE_TIMEOUT:?}"))??)
+}
 
 /// Which folder holds the system's data.
 #[derive(Debug, Clone, Args)]

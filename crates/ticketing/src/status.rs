@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use common::bus::{Bus, dead_letters, lease, outbox, shown, without_passwords};
 use futures::TryStreamExt;
@@ -10,7 +10,14 @@ use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{client, listen, out::say, running::RunningSystem, services::Service};
+use tokio::time::timeout;
+
+use crate::{
+    client, listen,
+    out::say,
+    running::{self, DATABASE_TIMEOUT, RunningSystem},
+    services::Service,
+};
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
@@ -107,7 +114,7 @@ async fn gather(
         if info.config.name.starts_with("KV_") {
             continue;
         }
-        let stream = bus.jetstream.get_stream(&info.config.name).await?;
+        let stream = bus.jetstream.get_stream_no_info(&info.config.name).await?;
         let mut queue_groups: Vec<_> = stream
             .consumers()
             .map_ok(|consumer| GroupStatus {
@@ -140,15 +147,16 @@ async fn gather(
     for (name, url) in system.0 {
         // None when another release has brought the system up, with a service that this one does not know.
         let Some(service) = Service::named(&name) else { continue };
-        let status =
-            database(&url, service).await.with_context(|| format!("the database {name}"))?;
+        let status = timeout(2 * DATABASE_TIMEOUT, database(&url, service)).await;
+        let status = status.unwrap_or_else(|_| Err(anyhow!("Postgres did not answer in time")));
+        let status = status.with_context(|| format!("the database {name}"))?;
         databases.insert(name, status);
     }
     Ok(Status { nats_url, services: system.1, streams, members: members.collect(), databases })
 }
 
 async fn database(url: &str, service: &Service) -> anyhow::Result<DatabaseStatus> {
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = running::connect(url).await?;
     let (mut rows, mut outbox) = (BTreeMap::new(), 0);
     for table in service.tables {
         rows.insert(*table, count(&mut connection, table).await?);

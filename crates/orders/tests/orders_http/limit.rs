@@ -16,8 +16,9 @@ const MOST: u16 = 10;
 fn is_too_many(answer: &Answer, most: u16) {
     answer.is_problem(StatusCode::CONFLICT);
     let detail = answer.detail();
-    let begins =
-        format!("One buyer may have {most} tickets reserved at a time, and you have reached that limit.");
+    let begins = format!(
+        "One buyer may have {most} tickets reserved at a time, and you have reached that limit."
+    );
     assert!(detail.starts_with(&begins), "{detail}");
     let until = detail.trim_end_matches('.').rsplit(' ').next().unwrap();
     let until = OffsetDateTime::parse(until, &Rfc3339).unwrap();

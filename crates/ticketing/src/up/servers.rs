@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, process::ExitStatus, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use common::bus::Backoff;
 use embedded::{NatsServer, Postgres, Progress, ports, postgres};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,7 @@ use crate::services::{SERVICES, Service};
 const TAKEN: &str = "address already in use";
 const PORT_TRIES: u8 = 5;
 /// The pauses before a server that ended is started again.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
 /// The servers, and where they are.
 pub(super) struct Servers {
@@ -174,17 +174,16 @@ async fn supervise<S: Server>(
             status = server.ended() => view.say(S::NAME, &format!("ended ({status}), starting it again")),
         }
         view.status(S::NAME, "down");
-        let mut pause = FIRST_PAUSE;
+        let mut restart = RESTART;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(pause) => {}
+                () = sleep(restart.pause()) => {}
             }
             match server.start_again().await {
                 Ok(()) => break,
                 Err(error) => view.say(S::NAME, &format!("cannot start it: {error:#}")),
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         view.say(S::NAME, "is back");
     }

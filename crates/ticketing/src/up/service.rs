@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use common::bus::shown;
+use common::bus::{Backoff, shown};
 use embedded::process::{Child, Command, Signal};
 use tokio::{
     sync::mpsc,
@@ -25,10 +25,9 @@ use super::{
 
 /// How long a process may take to stop: its own grace time and a little.
 const GRACE: Duration = Duration::from_secs(25);
-/// The pauses before a process that ended is started again; the first one again after it has
-/// lived a while.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The pauses before a process that ended is started again.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// How long a process must have lived for the pauses to begin anew.
 const A_WHILE: Duration = Duration::from_secs(10);
 /// How large a log file grows before it is begun anew, in bytes. The one before is kept.
 const LOG_LIMIT: usize = 32 << 20;
@@ -65,7 +64,7 @@ pub(super) async fn supervise(
 ) {
     let name = service.name.clone();
     let mut log = LogFile::new(&folder, &name);
-    let mut pause = FIRST_PAUSE;
+    let mut restart = RESTART;
     loop {
         view.status(&name, "starting");
         let begun = Instant::now();
@@ -82,13 +81,15 @@ pub(super) async fn supervise(
             }
             Err(error) => view.say(&name, &format!("cannot start it: {error:#}")),
         }
-        pause = if begun.elapsed() > A_WHILE { FIRST_PAUSE } else { pause };
-        view.status(&name, format!("down, starting again in {} s", pause.as_secs_f32()));
+        if begun.elapsed() > A_WHILE {
+            restart.reset();
+        }
+        let pause = restart.pause();
+        view.status(&name, format!("down, starting again in {:.1} s", pause.as_secs_f32()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

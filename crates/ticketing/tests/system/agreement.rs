@@ -211,9 +211,11 @@ fn the_services_agree_whatever_happens_to_orders_and_however_the_events_of_it_co
         let tickets_db = PgPool::connect(&tickets_db).await.unwrap();
         let orders_db = postgres.create_database("orders").await.unwrap();
         let orders_db = PgPool::connect(&orders_db).await.unwrap();
-        bus::migrate(&tickets_db).await.unwrap();
+        for database in [&tickets_db, &orders_db] {
+            bus::migrate(database).await.unwrap();
+            common::pod::migrate(database).await.unwrap();
+        }
         tickets::store::migrate(&tickets_db).await.unwrap();
-        bus::migrate(&orders_db).await.unwrap();
         orders::store::migrate(&orders_db).await.unwrap();
         (postgres, tickets_db, orders_db)
     });

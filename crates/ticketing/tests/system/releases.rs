@@ -7,7 +7,7 @@ async fn a_service_starts_on_a_database_that_the_next_release_has_migrated() {
     let system = System::start().await;
     drop((system.tickets().await, system.orders("orders-1").await));
     for database in [&system.tickets_db, &system.orders_db] {
-        for migrations in ["bus.migrations", "_sqlx_migrations"] {
+        for migrations in ["bus.migrations", "chassis.migrations", "_sqlx_migrations"] {
             let next = format!(
                 "insert into {migrations} (version, description, success, checksum, execution_time)
                  values (9999, 'of the next release', true, '', 0)"
