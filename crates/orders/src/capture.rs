@@ -1,5 +1,5 @@
-//! Payments of completed orders are captured at the provider, after the commit that completed them: at
-//! least once, which is once at a provider that keeps its word.
+//! Captures the payments of completed orders at the provider, after the commit that completed them.
+//! A capture runs at least once; an idempotent provider charges exactly once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::{payment::Provider, store::orders};
 
 /// How often each replica looks for payments to capture.
 const EVERY: Duration = Duration::from_secs(1);
-/// How many payments a replica has in hand at once, each with a request to the provider.
+/// How many payments a replica claims at once. Each takes one request to the provider.
 const BATCH: i64 = 20;
-/// How long the provider may take for one. Below the database's limit on an idle transaction, which
-/// holds the payments meanwhile.
+/// How long the provider may take for one capture. Shorter than the database's timeout for idle
+/// transactions, because the transaction that locks the payments waits meanwhile.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a payment that could not be captured waits for the next try.
+/// The delay before a failed capture is retried.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Captures payments until the process stops.
@@ -35,7 +35,7 @@ pub async fn run(
     provider: Arc<dyn Provider>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let failures = "Payments that could not be captured, each try.";
+    let failures = "Failed attempts to capture a payment.";
     metrics::describe_counter!("orders_capture_failures_total", failures);
     periodic::repeat("captures", EVERY, &pool, shutdown, |connection| {
         capture(connection, provider.clone()).boxed()
@@ -43,7 +43,7 @@ pub async fn run(
     .await
 }
 
-/// One batch. Its payments stay locked until it is known what has become of them.
+/// Captures one batch. Its payments stay locked until the outcome of each is stored.
 async fn capture(
     connection: &mut PgConnection,
     provider: Arc<dyn Provider>,
@@ -68,7 +68,7 @@ async fn capture(
     Ok(Batch::of(taken, BATCH.unsigned_abs()))
 }
 
-/// Whether it was captured.
+/// Captures one payment. Returns whether that succeeded.
 async fn capture_one(provider: &dyn Provider, order_id: Uuid, payment: &Payment) -> bool {
     let captured = timeout(CAPTURE_TIMEOUT, provider.capture(payment)).await;
     match captured.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer"))) {

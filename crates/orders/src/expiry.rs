@@ -1,5 +1,5 @@
-//! Orders whose time has passed expire, each once, whichever replica notices first; those that came due
-//! while no replica was there, as soon as one is.
+//! Expires overdue orders, each once, whichever replica finds them first. Orders that came due
+//! while no replica was running expire as soon as one starts.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use crate::{
     store::orders,
 };
 
-/// How often each replica looks: well within the second in which an order must expire.
+/// How often each replica looks for due orders: well within the second in which an order must
+/// expire.
 const EVERY: Duration = Duration::from_millis(250);
-/// The most orders of one transaction: a matter of milliseconds, so that a buyer who pays or cancels
-/// late waits no longer to hear that it was too late.
+/// The most orders in one transaction. It then takes milliseconds, so that a buyer who pays or
+/// cancels late soon hears that it was too late.
 const BATCH: i64 = 500;
 
-/// Has orders expire until the process stops.
+/// Expires overdue orders until the process stops.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub async fn run(pool: Pool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<()> {
-    let late = "How much later than at its time an order expired.";
+    let late = "Time between an order's deadline and its expiry.";
     metrics::describe_histogram!("orders_expiry_delay_seconds", metrics::Unit::Seconds, late);
     periodic::repeat("expiry", EVERY, &pool, shutdown, |connection| {
         expire(connection, wake.clone()).boxed()
@@ -35,7 +36,7 @@ pub async fn run(pool: Pool, wake: Wake, shutdown: Shutdown) -> anyhow::Result<(
     .await
 }
 
-/// One batch, in one transaction with its events.
+/// Expires one batch, in one transaction with its events.
 async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Batch, BusError> {
     let mut tx = connection.begin().await?;
     let now = orders::now(&mut tx).await?;

@@ -1,6 +1,6 @@
-//! The service `orders`: reserves tickets for buyers, takes payments, and publishes an event for each change.
-//! It is a member of the queue group `orders-service`, from whose events it keeps a copy of every ticket in its
-//! own Postgres. Any number of replicas may run.
+//! The service `orders`: reserves tickets for buyers, takes payments, and publishes an event for
+//! each change. It belongs to the queue group `orders-service` and keeps a copy of every ticket in
+//! its own Postgres from the events. Any number of replicas may run.
 //!
 //! - [`http`]: the API.
 //! - [`limit`]: how many tickets a buyer may have reserved at a time.

@@ -2,26 +2,26 @@
 
 use std::{fmt, str::FromStr};
 
-/// The most reservations that one buyer may have open at a time: neither paid, nor cancelled, nor past
-/// their time.
+/// The most open reservations that one buyer may have at a time. A reservation is open until it is
+/// paid, cancelled or expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// So many, 1–1000. That many index entries are read for each order.
+    /// At most this many, 1–1000. Each new order reads that many index entries.
     AtMost(u16),
-    /// As many as there are tickets.
+    /// No limit.
     Off,
 }
 
-/// A text is not a [`Limit`].
+/// The text is not a [`Limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it must be a whole number from 1 to 1000, or off")]
 pub struct LimitError;
 
 impl Limit {
-    /// Where the settings say nothing: as many as a person buys for family and friends.
+    /// The default: enough to buy for family and friends.
     pub const DEFAULT: Self = Self::AtMost(10);
 
-    /// The number, as the database takes it. `None` without a limit.
+    /// The number, as the database takes it. `None` means no limit.
     #[must_use]
     pub fn most(self) -> Option<i64> {
         match self {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_a_number_that_can_be_counted_to_or_off() {
+    fn a_limit_is_a_whole_number_in_range_or_off() {
         assert_eq!("1".parse(), Ok(Limit::AtMost(1)));
         assert_eq!("1000".parse(), Ok(Limit::AtMost(1_000)));
         assert_eq!("off".parse(), Ok(Limit::Off));

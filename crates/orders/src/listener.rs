@@ -1,4 +1,4 @@
-//! What the service does with an event about a ticket: it keeps the newest state.
+//! Handles ticket events: keeps each ticket's newest state.
 
 use common::{
     bus::{Failure, Listener, Received},

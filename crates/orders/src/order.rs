@@ -1,4 +1,4 @@
-//! What can become of an order:
+//! The states of an order:
 //!
 //! ```text
 //!                     pay, in time
@@ -9,8 +9,9 @@
 //!                  └──────────────▶ expired
 //! ```
 //!
-//! The three on the right are for good. Which of the three it is, is decided here alone, by whoever
-//! holds the order's row; the others find it decided.
+//! The three states on the right are final. Only this module decides which one an order reaches,
+//! for the transaction that holds the order's row lock. Others wait for that lock, then find the
+//! decision made.
 
 use std::time::Duration;
 
@@ -29,27 +30,27 @@ use common::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What somebody wants to become of an order.
+/// A requested change of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
     /// Its buyer has paid for it.
     Pay(Payment),
-    /// Its buyer does not want it any more.
+    /// Its buyer cancels it.
     Cancel,
     /// Its time has passed.
     Expire,
 }
 
-/// Why it cannot become of it.
+/// Why a transition is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is paid.
+    /// The order is paid.
     #[error("The order is completed: it was paid.")]
     Completed,
-    /// It was given back.
+    /// The order was cancelled.
     #[error("The order was cancelled.")]
     Cancelled,
-    /// Its time has passed, whether or not somebody has noticed.
+    /// Its time has passed, whether or not it has been marked as expired.
     #[error("The order has expired: it was not paid in time.")]
     Expired,
     /// Its time has not passed.
@@ -57,7 +58,7 @@ pub enum Refused {
     NotDue,
 }
 
-/// An order that reserves a ticket for some time from now.
+/// Creates an order that reserves a ticket for a time, starting now.
 #[must_use]
 pub fn reserve(
     ticket_id: Uuid,
@@ -80,10 +81,11 @@ pub fn reserve(
     }
 }
 
-/// What becomes of an order by a command: its next version, or `None` when it has become that already.
+/// Applies a transition. Returns the order's next version, or `None` if the order is in the target
+/// state already.
 ///
 /// # Errors
-/// When something else has become of it.
+/// If the order's state rules the transition out.
 pub fn decide(
     order: &Order,
     command: Transition,
@@ -108,16 +110,16 @@ pub fn decide(
         status,
         payment,
         version: order.version + 1,
-        // Clocks of databases may be set back; an order's time never runs backwards all the same.
+        // A database's clock may be set back; an order's time still never runs backwards.
         updated_at: now.max(order.updated_at),
         ..order.clone()
     }))
 }
 
-/// The event that tells of an order's newest version, as part of the current trace.
+/// Returns the event for an order's newest version, as part of the current trace.
 ///
 /// # Errors
-/// When it does not serialize.
+/// If the order does not serialize.
 pub fn event(order: Order) -> Result<OutboxEvent, BusError> {
     match order.status {
         OrderStatus::Reserved => outbox::prepare(&OrderCreated(order)),
@@ -141,8 +143,8 @@ mod tests {
         "20.50".parse().unwrap()
     }
 
-    /// A command, and when it comes: before, at and after the end of the reservation, and in no order, as
-    /// by clocks that are set back.
+    /// A transition and its time: before, at and after the end of the reservation, in any order,
+    /// because clocks may be set back.
     fn command() -> impl Strategy<Value = (Transition, OffsetDateTime)> {
         let payment = |reference| Transition::Pay(Payment { amount: price(), reference });
         let command = prop_oneof![
@@ -155,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_an_order_changes_once_in_time_and_for_good(
+        fn any_sequence_of_transitions_changes_an_order_at_most_once(
             commands in vec(command(), 0..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
@@ -171,7 +173,7 @@ mod tests {
                     Transition::Cancel | Transition::Expire => None,
                 };
                 prop_assert_eq!(next.status == OrderStatus::Completed, paid_with.is_some());
-                // All else is as it was.
+                // Everything else is unchanged.
                 let Order { status, version, updated_at, .. } = next;
                 let expected = Order { status, version, updated_at, payment: paid_with, ..order };
                 prop_assert_eq!(&next, &expected);
@@ -181,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn a_command_changes_nothing_exactly_when_it_has_come_true_before(
+        fn a_transition_is_a_no_op_exactly_when_it_was_applied_before(
             commands in vec(command(), 1..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
@@ -201,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn the_reason_of_a_refusal_is_what_has_become_of_the_order(
+        fn a_refusal_names_the_state_of_the_order(
             commands in vec(command(), 1..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);

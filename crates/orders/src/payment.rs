@@ -1,59 +1,60 @@
-//! Payments, as this service needs them of a provider, and a provider to try it with.
+//! The interface of a payment provider, and a fake provider for trials.
 //!
-//! An order is paid in three steps, so that nobody is charged for a ticket that they do not get: the
-//! amount is authorized, which charges nothing; the order is completed, if nothing else has become of
-//! it meanwhile; and after that commit the payment is captured. An authorization that loses the race is
-//! voided, and one that is forgotten, because the process died or the buyer hung up between the first
-//! two steps, lapses at the provider by itself.
+//! A payment takes three steps, so that nobody is charged for a ticket that they do not get. First
+//! the amount is authorized, which charges nothing. Then the order is completed, unless it was
+//! cancelled or has expired meanwhile. After that commit the payment is captured. An authorization
+//! that loses the race is voided. One that is abandoned between the first two steps, because the
+//! process died or the buyer hung up, lapses at the provider by itself.
 
 use common::events::{money::Price, order::Payment};
 use futures::future::{BoxFuture, FutureExt};
 use uuid::Uuid;
 
-/// What is to be paid, and with what.
+/// The amount to charge, and the means of payment.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
-    /// The order that it is for.
+    /// The order to pay for.
     pub order_id: Uuid,
-    /// How much.
+    /// The amount.
     pub amount: Price,
-    /// The buyer's means of payment, as the provider has named it to the buyer.
+    /// The buyer's means of payment: a token that the provider issued to the buyer.
     pub token: &'a str,
 }
 
 /// Why an amount was not authorized.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAuthorized {
-    /// The provider will not: the reason is for the buyer.
+    /// The provider declined. The reason is for the buyer.
     #[error("{0}")]
     Declined(String),
-    /// Nobody knows: the provider cannot be reached, or failed.
+    /// The outcome is unknown: the provider is unreachable or failed.
     #[error("the payment provider failed: {0:#}")]
     Failed(anyhow::Error),
 }
 
-/// A payment provider. Each call may be repeated, after a crash or an answer that was lost, and must
-/// then have the effect of one.
+/// A payment provider. Every call is idempotent, because it is repeated after a crash or a lost
+/// answer.
 pub trait Provider: Send + Sync + 'static {
-    /// Sets an amount aside. The same order and token are the same payment.
+    /// Authorizes an amount, without charging it. Repeating an order and token returns the same
+    /// payment.
     fn authorize<'a>(&'a self, charge: Charge<'a>)
     -> BoxFuture<'a, Result<Payment, NotAuthorized>>;
 
-    /// Takes what was set aside.
+    /// Captures an authorized payment.
     fn capture<'a>(&'a self, payment: &'a Payment) -> BoxFuture<'a, anyhow::Result<()>>;
 
-    /// Gives back what was set aside.
+    /// Voids an authorized payment.
     fn void<'a>(&'a self, payment: &'a Payment) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
-/// A provider that has nobody's money: it authorizes whatever it is asked to, but for two tokens.
+/// A provider without real money. It authorizes everything except two tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FakeProvider;
 
 impl FakeProvider {
-    /// The token that is declined.
+    /// A token that is declined.
     pub const DECLINED: &'static str = "tok_declined";
-    /// The token with which the provider cannot be reached.
+    /// A token that simulates an unreachable provider.
     pub const UNREACHABLE: &'static str = "tok_unreachable";
 }
 
@@ -65,7 +66,7 @@ impl Provider for FakeProvider {
         let authorized = match charge.token {
             Self::DECLINED => Err(NotAuthorized::Declined("insufficient funds".to_owned())),
             Self::UNREACHABLE => {
-                Err(NotAuthorized::Failed(anyhow::anyhow!("{} says so", Self::UNREACHABLE)))
+                Err(NotAuthorized::Failed(anyhow::anyhow!("{} was used", Self::UNREACHABLE)))
             }
             token => {
                 let name = Uuid::new_v5(&charge.order_id, token.as_bytes());

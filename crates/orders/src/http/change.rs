@@ -1,4 +1,4 @@
-//! How a request changes what becomes of an order.
+//! The common path of requests that change an order.
 
 use axum::http::StatusCode;
 use common::{
@@ -19,9 +19,9 @@ use crate::{
 /// Why an order was not changed.
 #[derive(Debug)]
 pub(super) enum NotChanged {
-    /// What has become of it rules the change out.
+    /// The order's state rules the change out.
     Refused(Refused),
-    /// There is no such order, or the database failed.
+    /// The order does not exist, or the database failed.
     Failed(Problem),
 }
 
@@ -32,7 +32,7 @@ impl<E: Into<Problem>> From<E> for NotChanged {
 }
 
 impl NotChanged {
-    /// The answer: 409 for what is ruled out.
+    /// The answer. 409 if the order's state rules the change out.
     pub(super) fn problem(self) -> Problem {
         match self {
             Self::Refused(refused) => Problem::new(StatusCode::CONFLICT, refused.to_string()),
@@ -41,8 +41,8 @@ impl NotChanged {
     }
 }
 
-/// Applies a transition to a buyer's order: locked, decided, and committed with the event that tells of
-/// it. Returns the order as it is then, whether it became that now or before.
+/// Locks a buyer's order, applies a transition, and commits the result with its event. Returns the
+/// new state, which the order may have reached earlier.
 pub(super) async fn change(
     api: &Api,
     id: Uuid,
@@ -51,7 +51,7 @@ pub(super) async fn change(
 ) -> Result<Order, NotChanged> {
     let change = async |tx: &mut PgConnection| {
         let order = orders::lock(tx, id, buyer.as_str()).await?.ok_or_else(no_order)?;
-        // After the lock, for which it may have waited.
+        // Read after the lock: waiting for the lock may have taken time.
         let now = orders::now(tx).await?;
         let next = match order::decide(&order, transition, now).map_err(NotChanged::Refused)? {
             Some(next) => next,

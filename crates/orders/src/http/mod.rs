@@ -1,5 +1,5 @@
-//! The API: orders at `/api/orders`, the copy of the tickets at `/api/tickets`, and what it says of
-//! itself at `/openapi.json` and `/docs`; the events are described at `/asyncapi.json`.
+//! The HTTP API: orders at `/api/orders`, the copy of the tickets at `/api/tickets`, the API's
+//! description at `/openapi.json` and `/docs`, and the events' description at `/asyncapi.json`.
 
 mod cancel;
 mod change;
@@ -26,16 +26,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{limit::Limit, payment::Provider};
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Clone)]
 pub struct Api {
     /// The service's database.
     pub pool: Pool,
     /// Wakes the relay after a commit.
     pub wake: Wake,
-    /// Who a request's buyer is.
+    /// Determines the buyer of a request.
     pub auth: Auth,
-    /// Who takes the money.
+    /// The payment provider.
     pub provider: Arc<dyn Provider>,
     /// How long a ticket is reserved.
     pub reservation: Duration,
@@ -66,7 +66,7 @@ pub fn router(api: Api, settings: &MiddlewareSettings) -> Router {
     middleware(routes.merge(description).merge(asyncapi::routes()), settings)
 }
 
-/// 404, for somebody else's order as well.
+/// 404, also for another buyer's order.
 fn no_order() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "You have no order with this id.")
 }

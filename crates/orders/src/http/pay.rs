@@ -1,5 +1,5 @@
-//! `POST /api/orders/{id}/payment`: authorized at the provider, then decided with everything else that
-//! may become of the order, and captured after the commit.
+//! `POST /api/orders/{id}/payment`. Authorizes the payment at the provider, then completes the
+//! order unless it was cancelled or has expired. The capture follows the commit.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ use crate::{
     store::orders,
 };
 
-/// How long the provider may take to set an amount aside, and to give it back. Together with what a
-/// database that serves takes, below the HTTP middleware's time for a whole request, so that what was
-/// decided is what is answered.
+/// How long the provider may take to authorize, and to void. Together with the time that a healthy
+/// database takes, it is below the HTTP middleware's timeout for a whole request, so that the
+/// client gets the decision as its answer.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(5);
 const VOID_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest token, in characters.
@@ -108,7 +108,8 @@ pub(super) async fn pay(
     let payment = authorize(&api, charge).await?;
     match change(&api, id, &buyer, Transition::Pay(payment.clone())).await {
         Ok(paid) => {
-            // Another payment was faster; the same one again is what has paid for it.
+            // Another payment won the race. A repetition of the same one is the payment that
+            // completed the order.
             if paid.payment.as_ref() != Some(&payment) {
                 void(&api, id, &payment).await;
             }
@@ -119,13 +120,14 @@ pub(super) async fn pay(
             let detail = format!("{refused} Nothing is charged.");
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
-        // It may have been committed, so the payment must stand. If not, it lapses.
+        // The commit may have succeeded, so the payment must stand. If not, its authorization
+        // lapses.
         Err(NotChanged::Failed(unknown)) => Err(unknown),
     }
 }
 
-/// The order, if it can be paid or is; so that the provider is not asked in vain. `None` when there is
-/// none.
+/// Returns the order if it can be paid or is paid already, to save useless calls to the provider.
+/// `None` if it does not exist.
 async fn payable(api: &Api, id: Uuid, buyer: &Caller) -> Result<Option<Order>, Problem> {
     let find = async |connection: &mut PgConnection| {
         let order = orders::find(connection, id, buyer.as_str()).await?;
@@ -155,7 +157,8 @@ async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
 
-/// Gives back what was set aside in vain. Should that fail, it lapses by itself.
+/// Voids an authorization that completed no order. If that fails, the authorization lapses by
+/// itself.
 async fn void(api: &Api, id: Uuid, payment: &Payment) {
     let voided = timeout(VOID_TIMEOUT, api.provider.void(payment)).await;
     let error = match voided {

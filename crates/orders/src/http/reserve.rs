@@ -1,6 +1,6 @@
-//! `POST /api/orders`: the order, its event and the answer kept for a repetition become true in one
-//! transaction, or none of them does. That a ticket has one order, and a buyer no more than they may, is
-//! the database's word.
+//! `POST /api/orders`. One transaction stores the order, its event and the answer kept for a
+//! repetition. The database ensures that a ticket has one order, and that no buyer exceeds the
+//! limit.
 
 use axum::{
     extract::State,
@@ -31,7 +31,7 @@ use crate::{
     store::{orders, reservations},
 };
 
-/// Where orders are.
+/// The path of the orders.
 const PATH: &str = "/api/orders";
 
 /// What somebody wants to order.
@@ -115,7 +115,7 @@ pub(super) async fn reserve(
     Ok(answer.created(PATH))
 }
 
-/// Makes the order. Returns its answer and the event's id.
+/// Creates the order. Returns the answer and the event's id.
 async fn make(
     tx: &mut PgConnection,
     api: &Api,
@@ -137,7 +137,7 @@ async fn make(
     Ok((answer, event.id))
 }
 
-/// Why nothing was stored.
+/// Returns why nothing was stored.
 async fn refused(
     tx: &mut PgConnection,
     ticket_id: Uuid,
@@ -154,7 +154,7 @@ async fn refused(
     Ok(taken(by, buyer, now))
 }
 
-/// That the buyer must pay or cancel something first, or wait.
+/// Tells the buyer to pay, to cancel or to wait.
 fn too_many(most: i64, until: OffsetDateTime, now: OffsetDateTime) -> Problem {
     let detail = format!(
         "One buyer may have {most} tickets reserved at a time, and you have reached that limit. Pay for \
@@ -165,7 +165,7 @@ fn too_many(most: i64, until: OffsetDateTime, now: OffsetDateTime) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail).retry_after(seconds)
 }
 
-/// Why the ticket cannot be had. Whose it is, nobody learns but the buyer.
+/// Tells why the ticket is unavailable. Only its own buyer learns who has it.
 fn taken(by: Option<Order>, buyer: &Caller, now: OffsetDateTime) -> Problem {
     let detail = match by {
         Some(order) if order.buyer == buyer.as_str() => match order.status {
@@ -179,7 +179,7 @@ fn taken(by: Option<Order>, buyer: &Caller, now: OffsetDateTime) -> Problem {
             "The ticket is reserved until {}. If it is not paid by then, it becomes available again.",
             order.expires_at.format(&Rfc3339).unwrap_or_default()
         ),
-        // Given back between the two statements, or about to expire.
+        // The ticket was given back between the two statements, or its order is about to expire.
         _ => {
             let detail = "The ticket was reserved a moment ago. Try again.";
             return Problem::new(StatusCode::CONFLICT, detail).retry_after(1);

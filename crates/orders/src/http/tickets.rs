@@ -1,4 +1,4 @@
-//! `GET /api/tickets` and `GET /api/tickets/{id}`: the copy as this service keeps it.
+//! `GET /api/tickets` and `GET /api/tickets/{id}`: this service's copy of the tickets.
 
 use axum::{Json, extract::State, http::StatusCode};
 use common::pod::responses::PageResponses;
@@ -81,15 +81,16 @@ pub(super) async fn read(
     api.pool.run(find).await?.map(Json).ok_or_else(|| no_ticket(id))
 }
 
-/// How long after a ticket was made its event may still be on its way: an outage of NATS may last.
+/// How long after a ticket's creation its event may still be on its way. NATS may be down for that
+/// long.
 const ON_ITS_WAY: Duration = Duration::DAY;
 
-/// 404. The ticket of an id that was made lately may be known in a moment.
+/// 404. If the id is recent, the event of the ticket may still arrive.
 pub(super) fn no_ticket(id: Uuid) -> Problem {
     let made_lately = id.get_timestamp().is_some_and(|made| {
         let (seconds, _) = made.to_unix();
         let age = OffsetDateTime::now_utc().unix_timestamp().saturating_sub_unsigned(seconds);
-        // The clock of who made it may be ahead.
+        // The clock of the id's creator may be ahead.
         Duration::seconds(age).abs() < ON_ITS_WAY
     });
     if made_lately {

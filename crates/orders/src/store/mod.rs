@@ -1,9 +1,9 @@
-//! All SQL of the service. Whoever begins a transaction commits it; everything here receives a
-//! connection and never commits.
+//! All SQL of the service. The caller that begins a transaction also commits it: functions here
+//! take a connection and never commit.
 //!
-//! - [`orders`]: its own orders.
-//! - [`reservations`]: how an order comes to be one.
-//! - [`tickets`]: its copy of the tickets.
+//! - [`orders`]: orders after they are created.
+//! - [`reservations`]: creation of orders.
+//! - [`tickets`]: the copy of the tickets.
 
 pub mod orders;
 pub mod reservations;

@@ -1,4 +1,4 @@
-//! Orders: found, locked, saved, claimed when they are due; and the payments that are to be captured.
+//! Finds, locks, saves and claims orders, and keeps the payments to capture.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 common::statements! {
-    /// The time.
+    /// The current time.
     NOW = "select clock_timestamp()";
-    /// The order that has a ticket.
+    /// The order that holds a ticket.
     OF_TICKET = select("where ticket_id = $1 and status in ('reserved', 'completed')");
     /// A buyer's order.
     FIND = select("where id = $1 and buyer = $2");
-    /// The same, locked.
+    /// A buyer's order, locked.
     LOCK = select("where id = $1 and buyer = $2 for update");
     /// A page of a buyer's orders.
     PAGE = select("where buyer = $1 and id < $2 order by id desc limit $3");
-    /// Locks due orders that nobody else has locked.
+    /// Locks due orders, and skips those that are locked already.
     LOCK_DUE = select(
         "where status = 'reserved' and expires_at <= $1
          order by expires_at limit $2 for update skip locked",
     );
-    /// Stores the next version of orders, in what a transition changes, and notes the payments that are to
-    /// be captured.
+    /// Stores the next version of orders (only the columns that a transition changes), and queues
+    /// the payments to capture.
     SAVE =
         "with saved as (
              update orders
@@ -44,15 +44,15 @@ common::statements! {
          owed as (
              insert into captures (order_id) select id from saved where status = 'completed')
          select count(*) from saved";
-    /// Locks payments that are to be captured and that nobody else has locked.
+    /// Locks payments that are due for capture, and skips those that are locked already.
     LOCK_CAPTURES =
         "select order_id, payment_amount, payment_reference
          from captures join orders on orders.id = order_id
          where due_at <= statement_timestamp()
          order by due_at limit $1 for update of captures skip locked";
-    /// Forgets payments that were captured.
+    /// Deletes captured payments.
     CAPTURED = "delete from captures where order_id = any($1)";
-    /// Puts payments off.
+    /// Postpones captures.
     CAPTURE_LATER = "update captures set due_at = clock_timestamp() + $2 where order_id = any($1)";
 }
 
@@ -66,7 +66,7 @@ fn select(rest: &str) -> String {
     )
 }
 
-/// Now, by the database's clock: the one that all replicas share.
+/// Returns the current time of the database's clock, which all replicas share.
 ///
 /// # Errors
 /// Any database error.
@@ -74,7 +74,7 @@ pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, sqlx::
     sqlx::query_scalar(&NOW).fetch_one(connection).await
 }
 
-/// The order that has a ticket.
+/// Returns the order that holds a ticket.
 ///
 /// # Errors
 /// Any database error.
@@ -85,7 +85,7 @@ pub async fn of_ticket(
     sqlx::query_as(&OF_TICKET).bind(ticket_id).fetch_optional(connection).await
 }
 
-/// A buyer's order. `None` as well when it is somebody else's.
+/// Returns a buyer's order. `None` also for another buyer's order.
 ///
 /// # Errors
 /// Any database error.
@@ -97,8 +97,8 @@ pub async fn find(
     sqlx::query_as(&FIND).bind(id).bind(buyer).fetch_optional(connection).await
 }
 
-/// A buyer's order, locked until the transaction's end: what becomes of it meanwhile, becomes of it
-/// here.
+/// Returns a buyer's order and locks it until the transaction ends. Nothing else can change it
+/// meanwhile.
 ///
 /// # Errors
 /// Any database error.
@@ -110,7 +110,7 @@ pub async fn lock(
     sqlx::query_as(&LOCK).bind(id).bind(buyer).fetch_optional(tx).await
 }
 
-/// At most `limit` of a buyer's orders, newest first, all older than `after` when it is given.
+/// Returns at most `limit` of a buyer's orders, newest first. With `after`, only older ones.
 ///
 /// # Errors
 /// Any database error.
@@ -120,13 +120,13 @@ pub async fn page(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Order>, sqlx::Error> {
-    // No id is as great as the greatest.
+    // No real id is the greatest UUID.
     let before = after.unwrap_or(Uuid::max());
     sqlx::query_as(&PAGE).bind(buyer).bind(before).bind(limit).fetch_all(connection).await
 }
 
-/// Locks reserved orders whose time has passed, at most `limit`, the longest overdue first; and passes
-/// over those that somebody else has locked, who will decide what becomes of them.
+/// Locks at most `limit` reserved orders whose time has passed, the longest overdue first. Skips
+/// orders that are locked: the holder of the lock decides their state.
 ///
 /// # Errors
 /// Any database error.
@@ -138,12 +138,12 @@ pub async fn lock_due(
     sqlx::query_as(&LOCK_DUE).bind(now).bind(limit).fetch_all(tx).await
 }
 
-/// Stores the next version of orders that this transaction has locked; those that were paid are to be
-/// captured.
+/// Stores the next version of orders that this transaction has locked, and queues the payments of
+/// completed ones for capture.
 ///
 /// # Errors
-/// Any database error; [`sqlx::Error::RowNotFound`] when one is not at the version before, which
-/// whoever has locked them does not meet.
+/// Any database error. [`sqlx::Error::RowNotFound`] if a stored order is not at the previous
+/// version, which the row lock rules out.
 pub async fn save(tx: &mut PgConnection, orders: &[Order]) -> Result<(), sqlx::Error> {
     let payments = || orders.iter().map(|order| order.payment.as_ref());
     let saved: i64 = sqlx::query_scalar(&SAVE)
@@ -162,8 +162,8 @@ pub async fn save(tx: &mut PgConnection, orders: &[Order]) -> Result<(), sqlx::E
     if usize::try_from(saved) == Ok(orders.len()) { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
 }
 
-/// Locks payments that are to be captured now, at most `limit`, and passes over those that another
-/// replica has in hand.
+/// Locks at most `limit` payments that are due for capture, and skips those that another replica
+/// has claimed.
 ///
 /// # Errors
 /// Any database error.
@@ -177,7 +177,7 @@ pub async fn lock_captures(
     Ok(payments.map(|(id, amount, reference)| (id, Payment { amount, reference })).collect())
 }
 
-/// These payments were captured.
+/// Deletes payments that were captured.
 ///
 /// # Errors
 /// Any database error.
@@ -186,7 +186,7 @@ pub async fn captured(tx: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx
     Ok(())
 }
 
-/// These payments could not be captured, and are to be after a while.
+/// Postpones payments that could not be captured.
 ///
 /// # Errors
 /// Any database error.

@@ -1,9 +1,10 @@
-//! A ticket is reserved: no more than one order has it, and no buyer has more than so many.
+//! Creates reservations: a ticket has at most one order, and a buyer at most a given number of
+//! reservations.
 //!
-//! Both are the database's word, whichever replicas are asked at the same time. The first is a unique
-//! index. For the second, who reserves something waits for the same buyer's other reservations that are
-//! under way ([`price`]), and then counts and inserts in one statement ([`insert`]): none can be added in
-//! between. Other buyers do not wait.
+//! The database enforces both across replicas. The first is a unique index. For the second, a
+//! request waits for the same buyer's other reservations in progress ([`price`]), and then counts
+//! and inserts in one statement ([`insert`]), so that none can be added in between. Other buyers do
+//! not wait.
 
 use common::{
     columns::{self, Columns},
@@ -14,15 +15,16 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 common::statements! {
-    /// What a ticket costs, after waiting for the buyer's other reservations. Two names that share a lock
-    /// by chance cost a needless wait, no more.
+    /// A ticket's price, read after waiting for the buyer's other reservations. Two buyers whose
+    /// names hash to the same lock wait needlessly, nothing worse.
     PRICE =
         "select case when $2::text is not null
                      then pg_advisory_xact_lock(hashtextextended('reservations of ' || $2, 0))::text
                 end,
                 price, clock_timestamp()
          from tickets where id = $1";
-    /// Stores an order, if its buyer has fewer than $1 reservations and nobody else has its ticket.
+    /// Stores an order, if its buyer has fewer than $1 reservations and no other order holds its
+    /// ticket.
     INSERT = format!(
         "insert into orders ({names})
          select {columns} from {new}
@@ -36,7 +38,7 @@ common::statements! {
         columns = columns::of::<Order>("new"),
         new = columns::unnest::<Order>(2, "new"),
     );
-    /// When the $3rd reservation of a buyer ends.
+    /// When the buyer's $3rd reservation ends.
     FULL_UNTIL =
         "select min(expires_at) from (
              select expires_at from orders
@@ -45,9 +47,9 @@ common::statements! {
          having count(*) = $3";
 }
 
-/// What a ticket costs, and the time by the database's clock. `None` when it is not known here. With a
-/// buyer, waits until none of their reservations is under way, and keeps others from beginning until the
-/// transaction's end.
+/// Returns a ticket's price and the time of the database's clock. `None` if this service does not
+/// know the ticket. With a buyer, waits until none of their reservations is in progress, and blocks
+/// new ones until the transaction ends.
 ///
 /// # Errors
 /// Any database error.
@@ -61,9 +63,9 @@ pub async fn price(
     Ok(row.map(|(_, price, now)| (price, now)))
 }
 
-/// Stores a new order, unless another has its ticket, or its buyer has `most` reservations already.
-/// Waits for one of the ticket that is just being stored. Returns whether it did. With `most`, [`price`]
-/// must have been asked for the buyer in this transaction.
+/// Stores a new order, unless another order holds its ticket or its buyer has `most` reservations
+/// already. Waits for an order of the same ticket that is not committed yet. Returns whether the
+/// order was stored. With `most`, call [`price`] for the buyer first in this transaction.
 ///
 /// # Errors
 /// Any database error.
@@ -76,8 +78,8 @@ pub async fn insert(
     Ok(inserted.rows_affected() == 1)
 }
 
-/// When a buyer who has `most` reservations or more may have another, if none is paid or cancelled
-/// before. `None` when they have fewer.
+/// Returns when a buyer with at least `most` reservations may make another one, if none is paid or
+/// cancelled before. `None` if they have fewer.
 ///
 /// # Errors
 /// Any database error.

@@ -1,4 +1,4 @@
-//! The copy of the tickets: the newest state that has come of each.
+//! The copy of the tickets: the newest state received of each.
 
 use common::{
     columns::{self, Columns},
@@ -16,8 +16,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 common::columns! {
-    /// What is written of a ticket. What this service computes with has a column; a field that the
-    /// tickets service adds is in `state`, and needs no change here.
+    /// The columns written for a ticket. Fields that this service computes with have a column; a
+    /// field that the tickets service adds is kept in `state` and needs no change here.
     pub(super) struct Written {
         id: Uuid,
         version: i32,
@@ -35,9 +35,9 @@ common::columns! {
 }
 
 common::statements! {
-    /// Keeps the newest state of tickets. One state a ticket, because a statement may not change a row
-    /// twice; and in the order of ids, so that two batches with the same tickets wait for one another and
-    /// do not deadlock.
+    /// Keeps the newest state of each ticket. `distinct on` leaves one state per ticket, because a
+    /// statement may not change a row twice. Sorting by id makes two batches with the same tickets
+    /// wait for one another instead of deadlocking.
     UPSERT = format!(
         "insert into tickets ({names})
          select distinct on (id) * from {told} order by id, version desc
@@ -54,8 +54,8 @@ common::statements! {
     FIND = select("where id = $1");
 }
 
-/// Reads a [`KnownTicket`]. A replica of the release before has written no state: it is made of the
-/// columns that it has.
+/// Reads a [`KnownTicket`]. The previous release writes no `state`: it is then built from the
+/// columns.
 fn select(rest: &str) -> String {
     let time = |column| {
         format!("to_char({column} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
@@ -78,15 +78,15 @@ fn select(rest: &str) -> String {
 pub struct Copied<'a> {
     /// The state.
     pub ticket: &'a Ticket,
-    /// The same with the fields that this release does not know.
+    /// The same state, with the fields that this release does not know.
     pub state: &'a State,
     /// The event.
     pub event_id: Uuid,
-    /// The member that took it.
+    /// The queue group member that handled the event.
     pub processed_by: &'a str,
 }
 
-/// Keeps the newest of what is known and what is given, ticket by ticket.
+/// Keeps the newer of the stored and the given state, ticket by ticket.
 ///
 /// # Errors
 /// Any database error.
@@ -103,7 +103,7 @@ pub async fn upsert_if_newer(
 impl From<&Copied<'_>> for Written {
     fn from(copied: &Copied<'_>) -> Self {
         let ticket = copied.ticket;
-        // As the release before reads it.
+        // In the format that the previous release reads.
         let hold = |hold: Hold| Json(json!({ "order_id": hold.order_id, "status": hold.status }));
         Self {
             id: ticket.id,
@@ -144,12 +144,12 @@ pub struct KnownTicket {
     pub processed_at: OffsetDateTime,
 }
 
-/// The state, without fields that have the names of those that are added here.
+/// The state, without fields whose names clash with those added here.
 fn told<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
     state.serialize_without(&["eventId", "processedBy", "processedAt"], serializer)
 }
 
-/// A page of tickets, newest first, after the one with this id.
+/// Returns a page of tickets, newest first, after the one with this id.
 ///
 /// # Errors
 /// Any database error.
@@ -161,7 +161,7 @@ pub async fn page(
     sqlx::query_as(&PAGE).bind(after.unwrap_or(Uuid::max())).bind(limit).fetch_all(connection).await
 }
 
-/// One ticket.
+/// Returns one ticket.
 ///
 /// # Errors
 /// Any database error.

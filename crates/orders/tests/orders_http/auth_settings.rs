@@ -1,4 +1,5 @@
-//! Settings that would accept no token, or any, are refused at the start by the name of the setting.
+//! Settings that would accept no token, or every token, stop the start with an error that names the
+//! setting.
 
 use common::pod::auth::{AuthSettings, Scheme};
 use testkit::{
@@ -9,7 +10,7 @@ use testkit::{
 use crate::service;
 
 #[test]
-fn a_key_that_is_none_is_refused_by_the_name_of_its_setting() {
+fn a_malformed_key_is_refused_by_the_name_of_its_setting() {
     let refused = |auth, key: Option<&str>| {
         let jwt_key = key.map(|key| key.to_owned().into());
         service::auth(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
@@ -61,7 +62,7 @@ fn a_key_is_never_shown() {
 }
 
 #[test]
-fn an_issuer_that_cannot_be_asked_is_refused_by_the_name_of_its_setting() {
+fn an_unusable_issuer_is_refused_by_the_name_of_its_setting() {
     for url in ["", "login.example.com", "http://login.example.com", "https://a@login.example.com"]
     {
         let reason = service::auth(&issuer::settings(url)).unwrap_err();

@@ -1,4 +1,4 @@
-//! Somebody with a token, and what they ask of the API.
+//! A client with a token, and the requests it makes.
 
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::json;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::service::Service;
 
-/// Who makes requests with a token.
+/// A client that sends a token with each request.
 pub(crate) struct Buyer<'a> {
     pub(crate) service: &'a Service,
     pub(crate) base: String,
@@ -19,7 +19,7 @@ impl Buyer<'_> {
         self.service.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
-    /// The same, of another replica.
+    /// The same buyer, at another replica.
     pub(crate) fn at(&self, base: &str) -> Self {
         Self { service: self.service, base: base.to_owned(), token: self.token.clone() }
     }

@@ -1,4 +1,5 @@
-//! Who a buyer is: by a token that is signed, in time, and for this service; or nobody.
+//! Identifies the buyer by a token that is signed, valid now, and meant for this service. Everyone
+//! else is refused.
 
 use axum::http::StatusCode;
 use common::pod::auth::{AuthSettings, Scheme};
@@ -27,7 +28,7 @@ async fn with(settings: &AuthSettings) -> Service {
     Service::with_auth(service::auth(settings).unwrap()).await
 }
 
-/// The request is answered 401 for this reason, and told what would be accepted.
+/// Checks that the request is answered 401 for this reason, and is told what would be accepted.
 async fn is_refused(request: RequestBuilder, detail: &str) {
     is_challenged(request, "Bearer", detail).await;
 }
@@ -56,7 +57,7 @@ async fn is_accepted(orders: &Service, token: String) {
 }
 
 #[tokio::test]
-async fn whoever_has_no_token_is_refused_by_every_operation_on_orders_before_all_else() {
+async fn every_operation_on_orders_refuses_a_missing_token_before_any_other_check() {
     let orders = Service::start().await;
     let id = orders.buyer("anna").order().await;
     let one = format!("/api/orders/{id}");
@@ -74,12 +75,12 @@ async fn whoever_has_no_token_is_refused_by_every_operation_on_orders_before_all
         is_challenged(garbage, INVALID, UNACCEPTED).await;
     }
     orders.holds(1, 1).await;
-    // The tickets are no secret.
+    // Tickets are public.
     assert_eq!(orders.get("/api/tickets").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn what_is_not_one_bearer_token_is_refused() {
+async fn anything_but_a_single_bearer_token_is_refused() {
     let orders = Service::start().await;
     let token = hs256(&claims("anna"));
     let with = |values: &[&str]| {
@@ -93,7 +94,7 @@ async fn what_is_not_one_bearer_token_is_refused() {
         is_refused(with(&[value]), NO_BEARER).await;
     }
     for value in ["Bearer ", "Bearer a.b.c", &format!("Bearer {token}x")] {
-        // A client may drop the blank at the end.
+        // A client may drop the space at the end.
         match value.trim_end() {
             "Bearer" => is_refused(with(&[value]), NO_BEARER).await,
             _ => is_challenged(with(&[value]), INVALID, UNACCEPTED).await,
@@ -134,7 +135,7 @@ async fn a_token_that_is_not_signed_with_the_private_key_is_refused() {
         &orders,
         [
             (ed25519(&anna, [7; 32]), UNACCEPTED),
-            // Everybody has the public key: as the secret of an HMAC it must prove nothing.
+            // The public key is public: used as the secret of an HMAC, it must prove nothing.
             (hmac(Algorithm::HS256, &anna, PUBLIC_KEY), UNACCEPTED),
             (hmac(Algorithm::HS256, &anna, PUBLIC_KEY.trim()), UNACCEPTED),
             (hs256(&anna), UNACCEPTED),
@@ -147,7 +148,7 @@ async fn a_token_that_is_not_signed_with_the_private_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_is_refused_after_its_time_and_before_it_but_for_what_clocks_differ() {
+async fn a_token_is_refused_before_and_after_its_validity_within_the_clock_tolerance() {
     let orders = Service::start().await;
     let anna = |claim, value: Value| hs256(&but(claims("anna"), claim, value));
     tokens_are_refused(
@@ -170,7 +171,7 @@ async fn a_token_is_refused_after_its_time_and_before_it_but_for_what_clocks_dif
 }
 
 #[tokio::test]
-async fn a_token_without_a_time_or_a_buyer_is_refused() {
+async fn a_token_without_an_expiry_or_a_subject_is_refused() {
     let orders = Service::start().await;
     let anna = |claim, value| hs256(&but(claims("anna"), claim, value));
     tokens_are_refused(
@@ -192,7 +193,7 @@ async fn a_token_without_a_time_or_a_buyer_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_issuer_or_for_another_service_is_refused_where_that_is_asked_for() {
+async fn a_configured_issuer_and_audience_are_required_of_every_token() {
     let asking = AuthSettings {
         jwt_issuer: Some("https://issuer.example".to_owned()),
         jwt_audience: Some("orders".to_owned()),
@@ -219,7 +220,7 @@ async fn a_token_of_another_issuer_or_for_another_service_is_refused_where_that_
 }
 
 #[tokio::test]
-async fn where_no_audience_is_asked_for_a_token_for_somebody_is_refused() {
+async fn without_a_configured_audience_a_token_that_names_one_is_refused() {
     let orders = Service::start().await;
     let anna = |claim, value| hs256(&but(claims("anna"), claim, value));
     let shops = [
@@ -231,7 +232,7 @@ async fn where_no_audience_is_asked_for_a_token_for_somebody_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_that_asks_for_an_extension_or_can_be_read_in_two_ways_is_refused() {
+async fn a_token_with_a_critical_extension_or_an_ambiguous_claim_is_refused() {
     let orders = Service::start().await;
     tokens_are_refused(&orders, tokens::wrong_though_signed()).await;
     let anna = claims("anna").to_string();
@@ -242,18 +243,18 @@ async fn a_token_that_asks_for_an_extension_or_can_be_read_in_two_ways_is_refuse
     ] {
         is_accepted(&orders, tokens::raw(header, &anna)).await;
     }
-    // As long as issuers make them that put all of a person's groups into a token.
+    // As long as the tokens of issuers that list all of a user's groups.
     let groups = but(claims("anna"), "groups", json!(vec!["g".repeat(1_000); 5]));
     is_accepted(&orders, hs256(&groups)).await;
 }
 
 #[tokio::test]
-async fn a_buyer_is_the_tokens_subject_to_the_character() {
+async fn a_buyer_is_exactly_the_tokens_subject() {
     let orders = Service::start().await;
     for name in ["anna", "Anna", " anna", "anna|7 \"é\" 🎫", &"🎫".repeat(200)] {
         let ticket = orders.ticket("1").await;
         let buyer = orders.buyer(name);
-        // The longest name with the longest key is stored as well.
+        // The longest name with the longest key fits too.
         let order = buyer.reserve_with_key(&"k".repeat(255), ticket).await;
         assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!(name)));
         let list = buyer.get("/api/orders").await.json();
@@ -262,7 +263,7 @@ async fn a_buyer_is_the_tokens_subject_to_the_character() {
 }
 
 #[tokio::test]
-async fn a_buyer_neither_sees_nor_changes_anothers_order() {
+async fn a_buyer_neither_sees_nor_changes_another_buyers_order() {
     let orders = Service::start().await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let id = anna.order().await;
@@ -276,7 +277,7 @@ async fn a_buyer_neither_sees_nor_changes_anothers_order() {
 }
 
 #[tokio::test]
-async fn where_tokens_are_turned_off_every_order_is_the_default_buyers() {
+async fn with_authentication_off_every_order_belongs_to_the_default_buyer() {
     let orders = with(&settings(Scheme::Off)).await;
     let ticket = orders.ticket("1").await;
     for buyer in [orders.bearer("garbage".to_owned()), orders.buyer("anna")] {

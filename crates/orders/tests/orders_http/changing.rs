@@ -1,4 +1,4 @@
-//! What can become of an order, cell by cell; and the requests that change it.
+//! Every state of an order against every request that changes it.
 
 use axum::http::StatusCode;
 
@@ -7,10 +7,10 @@ use crate::service::{Answer, Buyer, Service};
 const PAID: &str = "The order is completed: it was paid.";
 const CANCELLED: &str = "The order was cancelled.";
 const TOO_LATE: &str = "The order has expired: it was not paid in time.";
-/// What an order can be. One that is overdue has expired, and nobody has noticed yet.
+/// The states of an order. An overdue one has passed its time but is not marked as expired yet.
 const STATES: [&str; 5] = ["reserved", "overdue", "completed", "cancelled", "expired"];
 
-/// An order in a state. Those to which nothing can happen any more are overdue as well.
+/// Creates an order in a state. Those in a final state are overdue as well.
 async fn order_that_is(orders: &Service, anna: &Buyer<'_>, state: &str) -> String {
     let id = anna.order().await;
     match state {
@@ -27,7 +27,7 @@ async fn order_that_is(orders: &Service, anna: &Buyer<'_>, state: &str) -> Strin
     id
 }
 
-/// Waits until every order that was overdue has expired.
+/// Waits until every overdue order has expired.
 async fn all_expire(orders: &Service) {
     let marker = orders.buyer("marker").order().await;
     orders.time_passes(&marker).await;
@@ -36,7 +36,7 @@ async fn all_expire(orders: &Service) {
     orders.expires_until(&expired).await;
 }
 
-/// What an order in each state becomes, and how the request that would change it is answered.
+/// Checks which state an order in each state reaches, and how the request is answered.
 async fn becomes(
     command: impl AsyncFn(&Buyer<'_>, &str) -> Option<Answer>,
     cells: [(&str, Result<(), &str>, &str, usize); 5],
@@ -56,7 +56,7 @@ async fn becomes(
                 refused.is_problem(StatusCode::CONFLICT);
                 assert_eq!(refused.detail(), detail, "{state}");
                 assert_eq!(after.body, before.body, "{state}");
-                // Where nothing can be bought, the provider is not asked.
+                // The provider is not called if the order cannot be paid.
                 assert_eq!(orders.provider.authorized().len(), authorized, "{state}");
             }
             Ok(()) => {
@@ -74,7 +74,7 @@ async fn becomes(
 }
 
 #[tokio::test]
-async fn an_order_is_paid_in_time_or_not_at_all() {
+async fn an_order_can_be_paid_only_in_time() {
     let pay = async |anna: &Buyer<'_>, id: &str| Some(anna.pay(id, "tok_second").await);
     let cells = [
         ("reserved", Ok(()), "completed", 2),
@@ -87,7 +87,7 @@ async fn an_order_is_paid_in_time_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn an_order_is_cancelled_in_time_or_not_at_all() {
+async fn an_order_can_be_cancelled_only_in_time() {
     let cancel = async |anna: &Buyer<'_>, id: &str| Some(anna.cancel(id).await);
     let cells = [
         ("reserved", Ok(()), "cancelled", 2),
@@ -100,7 +100,7 @@ async fn an_order_is_cancelled_in_time_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn an_order_expires_when_its_time_has_passed_and_nothing_else_has_become_of_it() {
+async fn only_a_reserved_order_whose_time_has_passed_expires() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let cells = [
@@ -135,7 +135,8 @@ async fn a_change_whose_event_cannot_be_stored_is_not_made() {
     for id in [&paid, &cancelled, &overdue] {
         orders.is_now(&anna, id, "reserved", 1).await;
     }
-    // The payment may have been committed for all the handler knows: it stands, and is not voided.
+    // The commit may have succeeded as far as the handler can tell, so the payment stands and is
+    // not voided.
     assert_eq!((orders.provider.voided().len(), orders.provider.authorized().len()), (0, 1));
     assert_eq!(anna.pay(&paid, "tok_visa").await.status, StatusCode::OK);
     orders.captures_until("select count(*) = 0 from captures").await;
@@ -157,7 +158,7 @@ async fn a_change_that_is_not_committed_has_no_event() {
 }
 
 #[tokio::test]
-async fn an_order_that_is_not_there_is_answered_404_and_an_id_that_is_none_400() {
+async fn an_unknown_order_is_answered_404_and_a_malformed_id_400() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = "01936b2e-7c00-7000-8000-000000000001";

@@ -1,4 +1,4 @@
-//! What nobody pays for in time is given back, by itself and once.
+//! Reservations that are not paid in time expire on their own, once each.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::service::Service;
 
 #[tokio::test]
-async fn an_order_that_nobody_pays_expires_by_itself_and_not_before_its_time() {
+async fn an_unpaid_order_expires_on_its_own_and_not_early() {
     let orders = Service::with_reservation(Duration::from_millis(400)).await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let ticket = orders.ticket("20.50").await;
@@ -23,7 +23,7 @@ async fn an_order_that_nobody_pays_expires_by_itself_and_not_before_its_time() {
 }
 
 #[tokio::test]
-async fn what_came_due_while_no_replica_was_there_expires_once_each_on_two_replicas() {
+async fn orders_that_came_due_during_downtime_expire_once_each_on_two_replicas() {
     let orders = Service::start().await;
     // More than two batches.
     let made = "with made as (
@@ -48,7 +48,7 @@ async fn what_came_due_while_no_replica_was_there_expires_once_each_on_two_repli
 }
 
 #[tokio::test]
-async fn an_order_that_somebody_holds_keeps_no_other_from_expiring() {
+async fn a_locked_order_does_not_keep_others_from_expiring() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let (held, other) = (anna.order().await, anna.order().await);
@@ -69,7 +69,7 @@ async fn an_order_that_somebody_holds_keeps_no_other_from_expiring() {
 }
 
 #[tokio::test]
-async fn a_change_that_waited_until_after_the_orders_time_comes_too_late() {
+async fn a_change_that_gets_the_lock_after_the_orders_time_is_too_late() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;

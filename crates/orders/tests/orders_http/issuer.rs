@@ -1,5 +1,5 @@
-//! Buyers whose tokens an issuer has signed, with keys that it publishes and changes: discovered, fetched,
-//! and kept while it is away.
+//! Tokens signed by an issuer that publishes and rotates its keys. The service discovers and
+//! fetches the keys, and keeps them while the issuer is down.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ const INCOMPLETE: &str =
     "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
 const OTHER_ISSUER: &str = "The token is of another issuer.";
 const OTHER_AUDIENCE: &str = "The token is not for this service.";
-/// How often tokens may have the keys fetched.
+/// The shortest time between two fetches that unknown keys can trigger.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// The service, of which the issuer at this URL names the buyers.
+/// Starts the service with the issuer at this URL.
 async fn with(url: &str) -> (Service, Health) {
     let auth: Auth = service::auth(&settings(url)).unwrap();
     let health = keep(&auth);
@@ -55,35 +55,35 @@ async fn is_refused(orders: &Service, token: String, detail: &str) {
     assert_eq!(answer.header("www-authenticate"), "Bearer error=\"invalid_token\"");
 }
 
-/// It may be right: nobody can tell.
+/// Checks that the token is neither accepted nor refused: it may be valid.
 async fn cannot_be_checked(orders: &Service, token: String) {
     let begun = Instant::now();
     let answer = asked(orders, token).await;
     answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.detail(), CANNOT_CHECK);
     assert_eq!(answer.header("retry-after"), "5");
-    assert!(begun.elapsed() < Duration::from_secs(8), "below the time of a request");
+    assert!(begun.elapsed() < Duration::from_secs(8), "longer than a request may take");
 }
 
 #[tokio::test]
-async fn tokens_by_the_issuers_keys_are_accepted_and_no_others() {
+async fn only_tokens_signed_with_the_issuers_keys_are_accepted() {
     let (rsa, ec, ed) = (Key::rs256("rsa"), Key::es256("ec"), Key::eddsa("ed"));
     let (begun, issuer) = (Instant::now(), Issuer::start(&[&rsa, &ec, &ed]).await);
     let (orders, health) = with(&issuer.url).await;
-    until("it is ready", async || health.is_ready()).await;
+    until("the service is ready", async || health.is_ready()).await;
     let anna = issuer.claims("anna");
     for key in [&rsa, &ec, &ed] {
         let ticket = orders.ticket("1").await;
         let order = orders.bearer(key.sign(&anna)).reserve(ticket).await;
         assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!("anna")));
         let unnamed = asked(&orders, key.sign_unnamed(&anna)).await;
-        assert_eq!(unnamed.status, StatusCode::OK, "it has one key for this algorithm");
+        assert_eq!(unnamed.status, StatusCode::OK, "the issuer has one key for this algorithm");
     }
     is_refused(&orders, Key::es256("ec").sign(&anna), UNACCEPTED).await;
     is_refused(&orders, Key::eddsa("new").sign(&anna), UNKNOWN_KEY).await;
-    // A key's name with another's algorithm.
+    // One key's name with another key's algorithm.
     is_refused(&orders, Key::eddsa("rsa").sign(&anna), UNKNOWN_KEY).await;
-    // What everybody can read is no secret of an HMAC.
+    // A published key proves nothing as the secret of an HMAC.
     let modulus = rsa.jwk["n"].as_str().unwrap();
     for token in [
         hmac(Algorithm::HS256, &anna, modulus),
@@ -115,10 +115,10 @@ async fn tokens_by_the_issuers_keys_are_accepted_and_no_others() {
     }
     let asked = issuer.asked().1 as u64;
     let most = 2 + begun.elapsed().as_secs() / EVERY.as_secs();
-    assert!(asked <= most, "what cannot be right has nothing fetched, but {asked} times it had");
+    assert!(asked <= most, "invalid tokens triggered {asked} fetches");
 }
 
-/// The signature of one token under the header and the claims of another with the same header.
+/// Puts the signature of one token on the header of the same token and the claims of another.
 fn forged_of(claims: &Value, signed: &str) -> String {
     let other = hs256(claims);
     let parts: Vec<&str> = signed.split('.').collect();
@@ -126,24 +126,24 @@ fn forged_of(claims: &Value, signed: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_key_that_is_new_is_found_and_one_that_is_withdrawn_is_not_used_any_more() {
+async fn a_new_key_is_found_and_a_withdrawn_one_is_no_longer_used() {
     let (old, new) = (Key::rs256("2025"), Key::es256("2026"));
     let issuer = Issuer::start(&[&old]).await;
     let (orders, _) = with(&issuer.url).await;
     let anna = issuer.claims("anna");
     until_answered(&orders, &old.sign(&anna), StatusCode::OK).await;
     issuer.has(&[&new]);
-    // Within the time between two fetches that tokens may ask for.
+    // Before the next fetch that tokens can trigger.
     until_answered(&orders, &new.sign(&anna), StatusCode::OK).await;
     is_refused(&orders, old.sign(&anna), UNKNOWN_KEY).await;
 }
 
 #[tokio::test]
-async fn whatever_keys_tokens_name_the_issuer_is_asked_once_in_ten_seconds() {
+async fn unknown_keys_trigger_at_most_one_fetch_in_ten_seconds() {
     let key = Key::eddsa("a");
     let issuer = Issuer::start(&[&key]).await;
     let (orders, health) = with(&issuer.url).await;
-    until("it is ready", async || health.is_ready()).await;
+    until("the service is ready", async || health.is_ready()).await;
     let (begun, anna) = (Instant::now(), issuer.claims("anna"));
     let mut sent = 0;
     while issuer.asked().1 < 3 {
@@ -159,7 +159,7 @@ async fn whatever_keys_tokens_name_the_issuer_is_asked_once_in_ten_seconds() {
         assert_eq!(asked(&orders, key.sign(&anna)).await.status, StatusCode::OK);
         assert!(
             begun.elapsed() < PATIENCE,
-            "{sent} tokens had it asked {:?} times",
+            "{sent} tokens triggered fetches: {:?}",
             issuer.asked()
         );
     }
@@ -168,7 +168,7 @@ async fn whatever_keys_tokens_name_the_issuer_is_asked_once_in_ten_seconds() {
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_at_the_start_nobody_is_refused_and_then_it_serves() {
+async fn a_service_started_without_its_issuer_refuses_nobody_and_serves_once_it_is_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -185,14 +185,14 @@ async fn while_the_issuer_is_away_at_the_start_nobody_is_refused_and_then_it_ser
 }
 
 #[tokio::test]
-async fn an_issuer_that_goes_away_leaves_its_keys_and_the_service_ready() {
+async fn while_the_issuer_is_down_its_keys_stay_valid_and_the_service_ready() {
     let (key, new) = (Key::eddsa("a"), Key::es256("new"));
     let issuer = Issuer::start(&[&key]).await;
     let (orders, health) = with(&issuer.url).await;
     let (url, anna) = (issuer.url.clone(), issuer.claims("anna"));
     until_answered(&orders, &key.sign(&anna), StatusCode::OK).await;
     drop(issuer);
-    // Once it is asked in vain, a key that is not known may be the issuer's all the same.
+    // After a failed fetch, an unknown key may still be the issuer's.
     until_answered(&orders, &new.sign(&anna), StatusCode::SERVICE_UNAVAILABLE).await;
     cannot_be_checked(&orders, new.sign(&anna)).await;
     assert_eq!(asked(&orders, key.sign(&anna)).await.status, StatusCode::OK);
@@ -203,7 +203,7 @@ async fn an_issuer_that_goes_away_leaves_its_keys_and_the_service_ready() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_does_not_answer_as_it_should_gives_no_keys_and_holds_nobody_up() {
+async fn a_faulty_issuer_yields_no_keys_and_delays_no_request() {
     let key = Key::eddsa("a");
     let moods = [
         Mood::Failing,
@@ -225,14 +225,14 @@ async fn an_issuer_that_does_not_answer_as_it_should_gives_no_keys_and_holds_nob
         issuer.is(mood.clone());
         let (orders, health) = with(&issuer.url).await;
         let token = key.sign(&issuer.claims("anna"));
-        until("it is asked", async || issuer.asked().0 > 0).await;
+        until("the issuer is asked", async || issuer.asked().0 > 0).await;
         if mood == Mood::Text(r#"{"keys":[]}"#.to_owned()) {
-            // Its word that it has no key.
+            // The issuer answers that it has no key.
             until_answered(&orders, &token, StatusCode::UNAUTHORIZED).await;
         } else {
             cannot_be_checked(&orders, token.clone()).await;
             if mood != Mood::Silent {
-                until("it is asked again", async || issuer.asked().0 > 1).await;
+                until("the issuer is asked again", async || issuer.asked().0 > 1).await;
                 cannot_be_checked(&orders, token.clone()).await;
             }
         }
@@ -245,7 +245,7 @@ async fn an_issuer_that_does_not_answer_as_it_should_gives_no_keys_and_holds_nob
 }
 
 #[tokio::test]
-async fn a_key_that_does_not_fit_is_not_used() {
+async fn an_unsuitable_key_is_not_used() {
     let good = Key::eddsa("good");
     let bad = [
         Key::es256("to encrypt").shown("use", json!("enc")),
@@ -271,11 +271,11 @@ async fn a_key_that_does_not_fit_is_not_used() {
     for key in &bad {
         is_refused(&orders, key.sign(&anna), UNKNOWN_KEY).await;
     }
-    // Which of several it is by, a token must say.
+    // A token must name its key if several could fit.
     is_refused(&orders, good.sign_unnamed(&anna), UNKNOWN_KEY).await;
     let off_the_curve = Key::es256("off").shown("x", json!("A".repeat(43)));
     issuer.has(&[&good, &off_the_curve]);
-    until("the key is known, and no good", async || {
+    until("the key is fetched and rejected", async || {
         asked(&orders, off_the_curve.sign(&anna)).await.detail() == UNACCEPTED
     })
     .await;

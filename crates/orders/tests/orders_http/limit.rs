@@ -1,4 +1,4 @@
-//! How many tickets one buyer may have reserved at a time, however many replicas they ask at once.
+//! The limit on one buyer's reservations holds across replicas.
 
 use axum::http::StatusCode;
 use common::events::order::Order;
@@ -12,7 +12,7 @@ use crate::service::{Answer, Buyer, RESERVATION, Service};
 
 const MOST: u16 = 10;
 
-/// The answer is that the buyer has too many, and when that will be otherwise.
+/// Checks that the answer names the limit and when the buyer may order again.
 fn is_too_many(answer: &Answer, most: u16) {
     answer.is_problem(StatusCode::CONFLICT);
     let detail = answer.detail();
@@ -32,7 +32,7 @@ async fn reserves(buyer: &Buyer<'_>, service: &Service) -> Answer {
 }
 
 #[tokio::test]
-async fn of_fifty_reservations_by_one_buyer_at_once_over_three_replicas_ten_are_made() {
+async fn of_fifty_concurrent_reservations_by_one_buyer_on_three_replicas_ten_succeed() {
     let orders = Service::with_limit(MOST).await;
     let anna = orders.buyer("anna");
     let replicas = [orders.base.clone(), orders.replica().await, orders.replica().await];
@@ -52,14 +52,14 @@ async fn of_fifty_reservations_by_one_buyer_at_once_over_three_replicas_ten_are_
     }
     assert_eq!(made, MOST);
     orders.holds(MOST.into(), MOST.into()).await;
-    // Nobody else is concerned.
+    // Other buyers are unaffected.
     for name in ["bob", "Anna", "anna "] {
         assert_eq!(reserves(&orders.buyer(name), &orders).await.status, StatusCode::CREATED);
     }
 }
 
 #[tokio::test]
-async fn whatever_ends_a_reservation_makes_room_for_one_more() {
+async fn the_end_of_a_reservation_makes_room_for_another() {
     let orders = Service::with_limit(2).await;
     let anna = orders.buyer("anna");
     let mut ids = vec![anna.order().await, anna.order().await];
@@ -69,7 +69,7 @@ async fn whatever_ends_a_reservation_makes_room_for_one_more() {
         match round {
             0 => assert_eq!(anna.cancel(&ended).await.status, StatusCode::OK),
             1 => assert_eq!(anna.pay(&ended, "tok_visa").await.status, StatusCode::OK),
-            // At its time, whether or not a replica has noticed.
+            // When its time has passed, whether or not it is marked as expired.
             2 => orders.time_passes(&ended).await,
             _ => {
                 orders.time_passes(&ended).await;
@@ -84,7 +84,7 @@ async fn whatever_ends_a_reservation_makes_room_for_one_more() {
 }
 
 #[tokio::test]
-async fn who_has_too_many_is_told_all_the_same_what_they_have_and_what_others_have() {
+async fn a_buyer_at_the_limit_still_gets_the_specific_refusal() {
     let orders = Service::with_limit(1).await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let (hers, his) = (orders.ticket("1").await, orders.ticket("1").await);
@@ -99,14 +99,14 @@ async fn who_has_too_many_is_told_all_the_same_what_they_have_and_what_others_ha
     assert_eq!(others.header("retry-after"), "");
     anna.reserve(Uuid::now_v7()).await.is_problem(StatusCode::NOT_FOUND);
 
-    // A refusal does not spend its key.
+    // A refused request does not use up its key.
     let wanted = orders.ticket("1").await;
     is_too_many(&anna.reserve_with_key("later", wanted).await, 1);
     anna.cancel(&first.id()).await;
     assert_eq!(anna.reserve_with_key("later", wanted).await.status, StatusCode::CREATED);
 }
 
-/// What the statements read of orders: rows by sequential scans, entries of indexes.
+/// Counts what statements read of orders: rows by sequential scans, entries of indexes.
 async fn read(connection: &mut PgConnection) -> i64 {
     sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     sqlx::raw_sql("select 1").execute(&mut *connection).await.unwrap();
@@ -120,9 +120,10 @@ async fn read(connection: &mut PgConnection) -> i64 {
 }
 
 #[tokio::test]
-async fn counting_a_buyers_reservations_reads_none_that_have_ended() {
+async fn counting_a_buyers_reservations_reads_only_open_ones() {
     let orders = Service::with_limit(MOST).await;
-    // A buyer with a long history and many open reservations, as from before there was a limit; and others.
+    // A buyer with a long history and many open reservations, made before there was a limit; and
+    // other buyers.
     orders
         .execute(
             "create function id(kind int, n int) returns uuid return
@@ -163,7 +164,7 @@ async fn counting_a_buyers_reservations_reads_none_that_have_ended() {
             assert_eq!(full.unwrap().is_some(), !stored, "{what}");
             let entries = read(&mut connection).await - before;
             println!("{mode}, {what}: {entries} entries");
-            // Twice so many, and what the planner looks at to know where an index ends.
+            // Twice the limit, plus what the planner reads to find the end of an index.
             assert!(entries <= 100, "{mode}, {what}: {entries} entries were read");
         };
         cost("a buyer with a long history", "anna", false).await;

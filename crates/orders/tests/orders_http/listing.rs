@@ -1,4 +1,4 @@
-//! Lists, page by page; and what the API says of itself.
+//! Lists and their pages, and the API's description.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use crate::service::Service;
 
 #[tokio::test]
-async fn pages_show_each_order_once_newest_first_whatever_is_ordered_meanwhile() {
+async fn pages_show_each_order_once_newest_first_while_new_orders_arrive() {
     let orders = Service::start().await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let mut ids = Vec::new();
     for n in 0..7 {
         let id = anna.order().await;
         bob.order().await;
-        // Whatever has become of it, it stays in the list.
+        // Its state does not matter: it stays in the list.
         match n % 3 {
             0 => drop(anna.pay(&id, "tok_visa").await),
             1 => drop(anna.cancel(&id).await),
@@ -41,7 +41,7 @@ async fn pages_show_each_order_once_newest_first_whatever_is_ordered_meanwhile()
 }
 
 #[tokio::test]
-async fn a_cursor_into_anothers_orders_shows_none_of_them() {
+async fn a_cursor_into_another_buyers_orders_shows_none_of_them() {
     let orders = Service::start().await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let bobs = [bob.order().await, bob.order().await];
@@ -73,7 +73,7 @@ async fn a_full_last_page_has_no_next_and_an_empty_list_is_a_page() {
 }
 
 #[tokio::test]
-async fn a_page_that_cannot_be_is_refused_by_the_parameters_name() {
+async fn an_invalid_page_is_refused_by_the_parameters_name() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     for path in ["/api/orders", "/api/tickets"] {
@@ -82,7 +82,7 @@ async fn a_page_that_cannot_be_is_refused_by_the_parameters_name() {
             ("limit=101", "limit", "must be a whole number from 1 to 100"),
             ("after=7", "after", "must be the next of an earlier page"),
             ("limit=5&limit=5", "limit", "must be given once"),
-            // There is no way to ask for somebody else's.
+            // There is no way to list another buyer's orders.
             ("buyer=bob", "buyer", "is not a parameter of this request"),
         ] {
             let answer = anna.get(&format!("{path}?{query}")).await;
@@ -92,7 +92,7 @@ async fn a_page_that_cannot_be_is_refused_by_the_parameters_name() {
 }
 
 #[tokio::test]
-async fn a_ticket_is_shown_as_the_newest_event_has_told_it() {
+async fn a_ticket_is_shown_in_the_state_of_its_newest_event() {
     let orders = Service::start().await;
     let ticket = orders.ticket("20.5").await;
     let shown = orders.get(&format!("/api/tickets/{ticket}")).await;
@@ -105,7 +105,7 @@ async fn a_ticket_is_shown_as_the_newest_event_has_told_it() {
 }
 
 #[tokio::test]
-async fn the_description_has_every_route_with_its_refusals() {
+async fn the_description_lists_every_route_with_its_errors() {
     let orders = Service::without_database().await;
     let description = orders.get("/openapi.json").await.json();
     let statuses = |path: &str, method: &str| {

@@ -20,6 +20,6 @@ mod reserving;
 mod service;
 
 #[test]
-fn the_word_provision_makes_the_program_its_own_provisioner() {
+fn the_provision_subcommand_provisions_the_service() {
     testkit::program::has_a_provisioner(env!("CARGO_BIN_EXE_orders"), "orders");
 }

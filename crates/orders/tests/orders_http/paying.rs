@@ -1,4 +1,4 @@
-//! A payment is authorized, then decided, then captured; and whoever gets no ticket pays nothing.
+//! A payment is authorized, then decided, then captured. A buyer who gets no ticket pays nothing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
 const NONE_TO_CAPTURE: &str = "select count(*) = 0 from captures";
 
 #[tokio::test]
-async fn an_order_is_completed_by_a_payment_of_its_price_which_is_captured_after_the_commit() {
+async fn paying_the_price_completes_the_order_and_is_captured_after_the_commit() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let order = anna.reserve(orders.ticket("20.5").await).await;
@@ -32,13 +32,13 @@ async fn an_order_is_completed_by_a_payment_of_its_price_which_is_captured_after
         Call::Authorized { order: id.parse().unwrap(), amount, reference: reference.clone() };
     assert_eq!(orders.provider.calls(), std::slice::from_ref(&authorized));
 
-    // What the provider captures was committed, says the provider.
+    // The provider checks that the order was committed before the capture.
     orders.captures_until(NONE_TO_CAPTURE).await;
     assert_eq!(orders.provider.calls(), [authorized, Call::Captured(reference.clone())]);
 }
 
 #[tokio::test]
-async fn what_was_paid_for_is_not_charged_again_by_the_same_token_or_another() {
+async fn a_paid_order_is_not_charged_again_with_the_same_or_another_token() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -53,7 +53,7 @@ async fn what_was_paid_for_is_not_charged_again_by_the_same_token_or_another() {
 }
 
 #[tokio::test]
-async fn of_two_payments_at_once_one_is_captured_and_the_other_voided() {
+async fn of_two_concurrent_payments_one_is_captured_and_the_other_voided() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -78,7 +78,7 @@ async fn of_two_payments_at_once_one_is_captured_and_the_other_voided() {
 }
 
 #[tokio::test]
-async fn the_same_payment_twice_at_once_is_one_payment_and_stands() {
+async fn the_same_payment_sent_twice_concurrently_counts_once() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -95,7 +95,7 @@ async fn the_same_payment_twice_at_once_is_one_payment_and_stands() {
 }
 
 #[tokio::test]
-async fn a_payment_that_comes_after_the_cancellation_is_voided() {
+async fn a_payment_after_a_cancellation_is_voided() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -112,7 +112,7 @@ async fn a_payment_that_comes_after_the_cancellation_is_voided() {
 }
 
 #[tokio::test]
-async fn a_payment_that_comes_after_the_orders_time_is_voided_whether_or_not_it_was_noticed() {
+async fn a_payment_after_the_orders_time_is_voided_even_before_it_is_marked_as_expired() {
     for noticed in [false, true] {
         let orders = Service::start().await;
         let anna = orders.buyer("anna");
@@ -135,7 +135,7 @@ async fn a_payment_that_comes_after_the_orders_time_is_voided_whether_or_not_it_
     }
 }
 
-/// The only payment was voided, and there is none to capture.
+/// Checks that the only payment was voided and that none is left to capture.
 async fn was_voided(orders: &Service) {
     assert_eq!(orders.provider.voided(), orders.provider.authorized());
     assert_eq!(orders.provider.voided().len(), 1);
@@ -143,7 +143,7 @@ async fn was_voided(orders: &Service) {
 }
 
 #[tokio::test]
-async fn a_declined_payment_leaves_the_order_to_be_paid_in_another_way() {
+async fn after_a_declined_payment_the_order_can_be_paid_with_another_token() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -156,7 +156,7 @@ async fn a_declined_payment_leaves_the_order_to_be_paid_in_another_way() {
 }
 
 #[tokio::test]
-async fn a_provider_that_cannot_be_reached_is_answered_503_with_retry_after() {
+async fn an_unreachable_provider_gives_503_with_retry_after() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -170,7 +170,7 @@ async fn a_provider_that_cannot_be_reached_is_answered_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn a_provider_that_does_not_answer_is_given_up_and_may_be_asked_again() {
+async fn a_silent_provider_times_out_and_the_payment_can_be_retried() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -186,7 +186,7 @@ async fn a_provider_that_does_not_answer_is_given_up_and_may_be_asked_again() {
 }
 
 #[tokio::test]
-async fn a_capture_that_fails_is_tried_again_after_a_while() {
+async fn a_failed_capture_is_retried_later() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -205,7 +205,7 @@ async fn a_capture_that_fails_is_tried_again_after_a_while() {
 }
 
 #[tokio::test]
-async fn a_payment_that_fails_to_be_captured_holds_up_no_other() {
+async fn a_failed_capture_does_not_delay_others() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     for _ in 0..3 {
@@ -232,7 +232,7 @@ async fn two_replicas_capture_each_payment_once() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_payment_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_payment_is_refused_by_the_names_of_its_fields() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;
@@ -246,7 +246,7 @@ async fn a_body_that_is_no_payment_is_refused_by_the_names_of_its_fields() {
         (r#"{"token":"tok visa"}"#, &[("token", visible)]),
         (r#"{"token":"tok_é"}"#, &[("token", visible)]),
         (&long, &[("token", visible)]),
-        // The price is the order's, whatever somebody would like to pay.
+        // The amount is the order's price; a request cannot set it.
         (r#"{"token":"tok_visa","amount":0.01}"#, &[("amount", "is not a field of this request")]),
     ];
     for (body, errors) in unprocessable {
@@ -266,7 +266,7 @@ async fn a_body_that_is_no_payment_is_refused_by_the_names_of_its_fields() {
 }
 
 #[tokio::test]
-async fn an_order_that_costs_nothing_is_paid_like_any_other() {
+async fn a_free_order_is_paid_like_any_other() {
     let orders = Service::with_reservation(Duration::from_mins(1)).await;
     let anna = orders.buyer("anna");
     let id = anna.reserve(orders.ticket("0").await).await.id();

@@ -1,4 +1,4 @@
-//! A payment provider that writes down what it is asked, and can be made to take its time or to fail.
+//! A payment provider that records its calls, and can be told to stall or to fail.
 
 use std::sync::{
     Arc, Mutex,
@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 
-/// What was asked.
+/// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
     Authorized {
@@ -21,7 +21,7 @@ pub(crate) enum Call {
         reference: String,
     },
     Captured(String),
-    /// It was told to fail, or the payment had completed no order.
+    /// The capture failed as told, or the payment had completed no order.
     NotCaptured(String),
     Voided(String),
 }
@@ -30,7 +30,7 @@ pub(crate) enum Call {
 pub(crate) struct Recorder {
     pool: PgPool,
     calls: Mutex<Vec<Call>>,
-    /// Whoever holds it for writing holds up the answers to what was authorized.
+    /// While it is held for writing, authorizations are not answered.
     gate: Arc<RwLock<()>>,
     failures: AtomicUsize,
 }
@@ -41,12 +41,12 @@ impl Recorder {
         Self { pool, calls, gate, failures: AtomicUsize::new(0) }
     }
 
-    /// Authorizes and says nothing of it until this is dropped.
+    /// Holds back the answers to authorizations until the guard is dropped.
     pub(crate) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         self.gate.clone().write_owned().await
     }
 
-    /// The next so many captures fail.
+    /// Fails the next so many captures.
     pub(crate) fn fail_captures(&self, times: usize) {
         self.failures.store(times, Ordering::Relaxed);
     }
@@ -55,7 +55,7 @@ impl Recorder {
         self.calls.lock().unwrap().clone()
     }
 
-    /// The payments that were authorized, in order; again for each repetition.
+    /// The authorized payments in order, repetitions included.
     pub(crate) fn authorized(&self) -> Vec<String> {
         self.those(|call| match call {
             Call::Authorized { reference, .. } => Some(reference),
@@ -108,7 +108,7 @@ impl Provider for Recorder {
             let fewer = |left: usize| left.checked_sub(1);
             let fails =
                 self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok();
-            // On a connection of its own: what is not committed cannot be seen.
+            // On a connection of its own, which cannot see uncommitted changes.
             let completed: i64 = sqlx::query_scalar(
                 "select count(*) from orders
                  where status = 'completed' and payment_reference = $1 and payment_amount = $2",

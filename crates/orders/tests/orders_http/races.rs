@@ -1,4 +1,4 @@
-//! Everything that can become of an order is tried at once.
+//! Concurrent payments, cancellations and expiry of the same orders.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::service::{Answer, Buyer, Service};
 
-/// How many orders are fought over at once.
+/// How many orders are contended at once.
 const ORDERS: usize = 40;
 
-/// Two payments and a cancellation at once. A payment takes more steps than a cancellation: for every
-/// other order it has a head start, so that each wins now and then.
+/// Sends two payments and a cancellation at once. A payment takes more steps than a cancellation,
+/// so it gets a head start for every other order: each side wins sometimes.
 async fn fought_over(buyer: &Buyer<'_>, nth: usize, id: &str) -> [Answer; 3] {
     let cancel = async {
         for _ in 0..nth % 2 * 3 {
@@ -24,14 +24,15 @@ async fn fought_over(buyer: &Buyer<'_>, nth: usize, id: &str) -> [Answer; 3] {
 }
 
 #[tokio::test]
-async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
+async fn of_payment_cancellation_and_expiry_exactly_one_wins_and_the_payments_add_up() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let mut ids = Vec::new();
     for _ in 0..ORDERS {
         ids.push(anna.order().await);
     }
-    // From now on one comes due after the other, while requests for all of them are on their way.
+    // From here on the orders come due one after another, while requests for all of them are in
+    // progress.
     orders
         .execute(
             "update orders set expires_at = clock_timestamp() + nth * interval '15 ms'
@@ -53,7 +54,7 @@ async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
     for (id, answers) in ids.iter().zip(&fights) {
         let order = anna.read(id).await.json();
         let status = order["status"].as_str().unwrap();
-        // Its two events are checked here as well.
+        // This also checks its two events.
         orders.is_now(&anna, id, status, 2).await;
         let [pay, cancel, pay_otherwise] = answers;
         for (answer, winning) in
@@ -73,7 +74,7 @@ async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
 
     let (captured, voided) = (orders.provider.captured(), orders.provider.voided());
     assert_eq!(captured.iter().cloned().collect::<BTreeSet<_>>(), paid);
-    // Each payment that was authorized was captured or voided, once.
+    // Each authorized payment was either captured or voided, once.
     let mut ended = [captured, voided].concat();
     let mut authorized = orders.provider.authorized();
     ended.sort();
@@ -82,7 +83,7 @@ async fn of_payment_cancellation_and_expiry_one_wins_and_the_payments_add_up() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_is_ordered_and_given_back_by_many_is_only_ever_one_buyers() {
+async fn a_contended_ticket_never_has_two_buyers() {
     let orders = Service::start().await;
     let ticket = orders.ticket("20.50").await;
     let buyers: Vec<_> = (0..10).map(|n| orders.buyer(&format!("buyer {n}"))).collect();
@@ -103,7 +104,7 @@ async fn a_ticket_that_is_ordered_and_given_back_by_many_is_only_ever_one_buyers
     let had: i64 = reserved.iter().sum();
     assert!(had >= 1);
     orders.holds(had, 2 * had).await;
-    // By the events: each reservation begins after the one before has ended.
+    // According to the events, each reservation begins after the previous one has ended.
     let alternate = "select bool_and((subject = 'order:created') = (place % 2 = 1))
          from (select subject, row_number() over (order by position) as place from bus.log)";
     assert!(orders.one::<bool>(alternate).await);

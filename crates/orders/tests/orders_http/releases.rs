@@ -1,5 +1,5 @@
-//! Replicas of three releases on one database: the one before this, this one, and one that knows a field
-//! of tickets that this one does not.
+//! Replicas of three releases on one database: the previous one, this one, and a later one with a
+//! ticket field that this one does not know.
 
 use axum::http::StatusCode;
 use common::{
@@ -16,14 +16,14 @@ use crate::service::Service;
 
 const ID: &str = "01936b2e-7c00-7000-8000-000000000001";
 
-/// An event's state, as a release that knows `seat` tells it.
+/// A state as a release that knows `seat` writes it.
 fn with_seat(version: i32) -> String {
     format!(
         r#"{{"id":"{ID}","title":"Concert","price":20.50,"version":{version},"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z","seller":"grace","seat":{{"row":"\u0000","number":1.50}},"hold":{{"orderId":"{ID}","status":"reserved","until":7}},"created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:05Z"}}"#
     )
 }
 
-/// The event takes effect in this release.
+/// Has this release handle the event.
 async fn handle(orders: &Service, state: &str) {
     let event = AsReceived::<TicketEvent>::decode("ticket:updated", 1, state).unwrap();
     let (id, time) = (Uuid::now_v7(), OffsetDateTime::now_utc());
@@ -33,7 +33,7 @@ async fn handle(orders: &Service, state: &str) {
     tx.commit().await.unwrap();
 }
 
-/// The statement with which the release before keeps a state, to the letter.
+/// Runs the previous release's statement that stores a state, verbatim.
 async fn handle_before(orders: &Service, version: i32) {
     let at = OffsetDateTime::from_unix_timestamp(1_767_323_045).unwrap();
     sqlx::query(
@@ -82,7 +82,7 @@ type Before = (
     OffsetDateTime,
 );
 
-/// The statement with which the release before reads a ticket.
+/// Runs the previous release's statement that reads a ticket.
 async fn read_before(orders: &Service) -> Before {
     sqlx::query_as(
         "select id, title, price::text, version, created_at, updated_at, seller, hold, event_id,
@@ -95,7 +95,7 @@ async fn read_before(orders: &Service) -> Before {
 }
 
 #[tokio::test]
-async fn a_field_that_a_newer_release_has_added_is_kept_to_the_digit() {
+async fn a_field_added_by_a_newer_release_is_kept_digit_for_digit() {
     let orders = Service::start().await;
     handle(&orders, &with_seat(1)).await;
     for path in [format!("/api/tickets/{ID}"), "/api/tickets".to_owned()] {
@@ -109,10 +109,10 @@ async fn a_field_that_a_newer_release_has_added_is_kept_to_the_digit() {
 }
 
 #[tokio::test]
-async fn replicas_of_the_release_before_run_beside() {
+async fn replicas_of_the_previous_release_run_alongside() {
     let orders = Service::start().await;
     let path = format!("/api/tickets/{ID}");
-    // What one of them has kept, this one reads.
+    // This release reads what the previous one stored.
     handle_before(&orders, 1).await;
     let expected = |version: i32| {
         json!({
@@ -128,14 +128,14 @@ async fn replicas_of_the_release_before_run_beside() {
         Value::Object(known.clone())
     };
     assert_eq!(known().await, expected(1));
-    // What this one has kept, they read.
+    // The previous release reads what this one stored.
     handle(&orders, &with_seat(2)).await;
     assert_eq!(known().await["seat"]["number"], json!(1.5));
     let (_, title, price, version, created_at, _, seller, hold, ..) = read_before(&orders).await;
     assert_eq!((title.as_str(), price.as_str(), version), ("Concert", "20.50", 2));
     assert_eq!((created_at.unix_timestamp(), seller.as_deref()), (1_767_323_045, Some("grace")));
     assert_eq!(hold.unwrap().0, json!({ "order_id": ID, "status": "reserved" }));
-    // And what they have changed is no older state of this one.
+    // What the previous release then changes must not bring back an older state here.
     handle_before(&orders, 3).await;
     assert_eq!(known().await, expected(3));
     handle(&orders, &with_seat(2)).await;

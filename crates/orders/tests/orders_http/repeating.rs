@@ -1,4 +1,4 @@
-//! `POST /api/orders` that is repeated with the same Idempotency-Key makes one order and gets one answer.
+//! `POST /api/orders` repeated with the same Idempotency-Key makes one order and gets one answer.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,14 @@ use uuid::Uuid;
 
 use crate::service::{Answer, Service};
 
-/// A transaction has claimed an Idempotency-Key. Other tests have databases of their own on the same
-/// server.
+/// A transaction holds the lock of an Idempotency-Key. Filtered by database, because other tests
+/// use the same server.
 const A_KEY_IS_CLAIMED: &str =
     "select count(*) = 1 from pg_locks join pg_database on database = pg_database.oid
      where datname = current_database() and locktype = 'advisory' and granted";
 
 #[tokio::test]
-async fn a_repetition_with_the_same_key_gets_the_first_answer_whatever_has_become_of_the_order() {
+async fn a_repetition_gets_the_first_answer_even_after_the_order_has_changed() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let first = anna.reserve_with_key("k-1", ticket).await;
@@ -43,7 +43,7 @@ async fn a_repetition_with_the_same_key_gets_the_first_answer_whatever_has_becom
 }
 
 #[tokio::test]
-async fn a_key_that_came_with_another_request_is_refused() {
+async fn a_key_reused_for_another_request_is_refused() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     anna.reserve_with_key("k", orders.ticket("20.50").await).await;
@@ -56,9 +56,9 @@ async fn a_key_that_came_with_another_request_is_refused() {
 }
 
 #[tokio::test]
-async fn the_same_key_of_another_buyer_is_another_key() {
+async fn two_buyers_can_use_the_same_key() {
     let orders = Service::start().await;
-    // The last two would be the same if the name and the key were only put together.
+    // The last two would collide if the name and the key were simply concatenated.
     for (buyer, key) in [("anna", "k"), ("bob", "k"), ("anna", "kl"), ("annak", "l")] {
         let order = orders.buyer(buyer).reserve_with_key(key, orders.ticket("1").await).await;
         assert_eq!((order.status, &order.json()["buyer"]), (StatusCode::CREATED, &json!(buyer)));
@@ -67,7 +67,7 @@ async fn the_same_key_of_another_buyer_is_another_key() {
 }
 
 #[tokio::test]
-async fn of_many_requests_with_one_key_at_once_one_makes_the_order() {
+async fn of_concurrent_requests_with_one_key_one_makes_the_order() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let answers = join_all((0..20).map(|_| anna.reserve_with_key("k", ticket))).await;
@@ -85,7 +85,7 @@ async fn of_many_requests_with_one_key_at_once_one_makes_the_order() {
 }
 
 #[tokio::test]
-async fn a_key_whose_first_request_is_under_way_is_answered_409() {
+async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let lock = orders.lock("orders").await;
@@ -103,7 +103,7 @@ async fn a_key_whose_first_request_is_under_way_is_answered_409() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_refused_does_not_spend_its_key_and_may_be_repeated_at_once() {
+async fn a_refused_request_does_not_use_up_its_key_and_can_be_retried_at_once() {
     let orders = Service::start().await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let unknown = Uuid::now_v7();

@@ -1,4 +1,4 @@
-//! `POST /api/orders`: one buyer gets the ticket, and hears of it once.
+//! `POST /api/orders`: one buyer gets the ticket, and the order is published once.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn at(order: &Value, field: &str) -> OffsetDateTime {
 }
 
 #[tokio::test]
-async fn a_reservation_is_answered_with_the_order_and_where_it_is() {
+async fn a_reservation_returns_the_order_and_its_location() {
     let orders = Service::with_reservation(Duration::from_millis(90_500)).await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.5").await);
     let answer = anna.reserve(ticket).await;
@@ -44,7 +44,7 @@ async fn a_reservation_is_answered_with_the_order_and_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_reservations_price_is_the_tickets_to_the_cent() {
+async fn a_reservations_price_is_exactly_the_tickets() {
     let orders = Service::start().await;
     for (price, kept) in [("0", "0.00"), ("0.29", "0.29"), ("1000000", "1000000.00")] {
         let order = orders.buyer("anna").reserve(orders.ticket(price).await).await;
@@ -58,12 +58,12 @@ async fn a_reservations_price_is_the_tickets_to_the_cent() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_no_event_has_told_of_is_answered_404() {
+async fn an_unknown_ticket_is_answered_404() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let (now, day) = (std::time::UNIX_EPOCH.elapsed().unwrap(), Duration::from_hours(24));
     let made = |when: Duration| Uuid::new_v7(Timestamp::from_unix(NoContext, when.as_secs(), 0));
-    // Its event is on its way, or was lost with the clock of who made it.
+    // Its event may be on its way, or the creator's clock was wrong.
     for lately in [Uuid::now_v7(), made(now - day * 9 / 10), made(now + day / 2)] {
         let ordered = anna.reserve(lately).await;
         let read = orders.get(&format!("/api/tickets/{lately}")).await;
@@ -83,7 +83,7 @@ async fn a_ticket_that_no_event_has_told_of_is_answered_404() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_somebody_has_is_answered_409_with_the_reason() {
+async fn an_unavailable_ticket_is_answered_409_with_the_reason() {
     let orders = Service::start().await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let ticket = orders.ticket("20.50").await;
@@ -112,7 +112,7 @@ async fn a_ticket_that_somebody_has_is_answered_409_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_is_given_back_can_be_ordered_again() {
+async fn a_released_ticket_can_be_ordered_again() {
     let orders = Service::start().await;
     let ticket = orders.ticket("20.50").await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
@@ -131,7 +131,7 @@ async fn a_ticket_that_is_given_back_can_be_ordered_again() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_order_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_order_is_refused_by_the_names_of_its_fields() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let ticket = orders.ticket("20.50").await;
@@ -151,7 +151,7 @@ async fn a_body_that_is_no_order_is_refused_by_the_names_of_its_fields() {
             r#"{"ticket_id":"x"}"#,
             &[("ticketId", "is required"), ("ticket_id", "is not a field of this request")],
         ),
-        // Nobody names a price, or orders for another.
+        // A request cannot set the price or the buyer.
         (
             &other,
             &[
@@ -183,7 +183,7 @@ async fn a_body_that_is_no_order_is_refused_by_the_names_of_its_fields() {
 }
 
 #[tokio::test]
-async fn of_fifty_buyers_at_once_one_gets_the_ticket() {
+async fn of_fifty_concurrent_buyers_one_gets_the_ticket() {
     let orders = Service::start().await;
     let ticket = orders.ticket("20.50").await;
     let buyers: Vec<_> = (0..50).map(|n| orders.buyer(&format!("buyer {n}"))).collect();
@@ -199,7 +199,7 @@ async fn of_fifty_buyers_at_once_one_gets_the_ticket() {
 }
 
 #[tokio::test]
-async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_spends_no_key() {
+async fn an_order_whose_event_cannot_be_stored_is_not_stored_and_uses_up_no_key() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     orders.execute("alter table bus.log rename to away").await;
@@ -238,7 +238,7 @@ async fn an_order_belongs_to_the_trace_of_its_request() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_answered_503_with_retry_after() {
+async fn an_unreachable_database_gives_503_with_retry_after() {
     let orders = Service::without_database().await;
     let (anna, id) = (orders.buyer("anna"), UNKNOWN);
     for answer in [
@@ -251,7 +251,7 @@ async fn a_database_that_is_away_is_answered_503_with_retry_after() {
         answer.is_problem(StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.header("retry-after"), "1");
     }
-    // A token is checked all the same.
+    // Tokens are still checked.
     let nobody = orders.bearer(tokens::unsigned(&tokens::claims("anna")));
     nobody.read(id).await.is_problem(StatusCode::UNAUTHORIZED);
 }

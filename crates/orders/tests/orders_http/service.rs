@@ -1,5 +1,5 @@
-//! The API in this process, on a free port, with a database and a payment provider of its own; and the
-//! buyers who use it.
+//! Runs the API in this process, on a free port, with its own database and payment provider, and
+//! with buyers who use it.
 
 use std::{net::Ipv4Addr, ops::Deref, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use uuid::Uuid;
 pub(crate) use crate::buyer::Buyer;
 use crate::provider::Recorder;
 
-/// Long enough that no test sees its end, unless it moves it.
+/// Long enough to outlast every test; tests that need its end move it.
 pub(crate) const RESERVATION: Duration = Duration::from_mins(15);
 
 pub(crate) struct Service {
@@ -41,7 +41,7 @@ pub(crate) struct Service {
     api: Api,
 }
 
-/// Serves an API from now on. Returns where.
+/// Serves an API in the background. Returns its URL.
 fn start(api: Api) -> String {
     let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -52,13 +52,13 @@ fn start(api: Api) -> String {
 }
 
 impl Service {
-    /// Its buyers have tokens that are signed with HS256.
+    /// Starts a service whose buyers have HS256 tokens.
     pub(crate) async fn start() -> Self {
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
         Self::with(auth, RESERVATION).await
     }
 
-    /// Each of its buyers may have so many tickets reserved.
+    /// Starts a service that allows each buyer so many reservations.
     pub(crate) async fn with_limit(most: u16) -> Self {
         let database = Database::new("orders", orders::store::migrate).await;
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();
@@ -102,14 +102,14 @@ impl Service {
         Answer::of(self.request(Method::GET, path)).await
     }
 
-    /// Another process on the same database, with connections of its own. Returns where it is.
+    /// Starts another replica on the same database, with its own connections. Returns its URL.
     pub(crate) async fn replica(&self) -> String {
         let options = PgConnectOptions::clone(&self.pool.connect_options());
         let pool = PgPool::connect_lazy_with(options).into();
         start(Api { pool, ..self.api.clone() })
     }
 
-    /// Somebody with a token.
+    /// A buyer with a token.
     pub(crate) fn buyer(&self, name: &str) -> Buyer<'_> {
         self.bearer(tokens::hs256(&tokens::claims(name)))
     }
@@ -118,7 +118,7 @@ impl Service {
         Buyer { service: self, base: self.base.clone(), token }
     }
 
-    /// A ticket that an event has told of.
+    /// Creates a ticket, as if from an event.
     pub(crate) async fn ticket(&self, price: &str) -> Uuid {
         let id = Uuid::now_v7();
         self.known_ticket(id, price).await;
@@ -142,7 +142,7 @@ impl Service {
         .await;
     }
 
-    /// From now on, whatever a transaction does to an order is taken back by its commit.
+    /// Makes every later commit that touches an order fail.
     pub(crate) async fn commits_of_orders_fail(&self) {
         self.execute(
             "create function refuse() returns trigger language plpgsql
@@ -156,14 +156,14 @@ impl Service {
         .await;
     }
 
-    /// Has orders expire, as each replica does, until a query says so.
+    /// Expires orders, as each replica does, until a query returns true.
     pub(crate) async fn expires_until(&self, condition: &str) {
         let (shutdown, _) = Shutdown::new();
         let expiry = expiry::run(self.pool.clone().into(), Wake::default(), shutdown.clone());
         self.runs_until(expiry, shutdown, self.until(condition)).await;
     }
 
-    /// Captures payments, as each replica does, until a query says so.
+    /// Captures payments, as each replica does, until a query returns true.
     pub(crate) async fn captures_until(&self, condition: &str) {
         let (shutdown, _) = Shutdown::new();
         let captures =
@@ -184,15 +184,13 @@ impl Service {
         ended.unwrap();
     }
 
-    /// Waits until so many payments were authorized.
+    /// Waits until this many payments are authorized.
     pub(crate) async fn authorizes(&self, payments: usize) {
-        until("so many payments are authorized", async || {
-            self.provider.authorized().len() >= payments
-        })
-        .await;
+        until("the payments are authorized", async || self.provider.authorized().len() >= payments)
+            .await;
     }
 
-    /// The events that tell of an order, in the order of their commits.
+    /// An order's events, in commit order.
     pub(crate) async fn events(&self, order: &str) -> Vec<Value> {
         let events: Value = self
             .one(&format!(
@@ -203,7 +201,7 @@ impl Service {
         events.as_array().unwrap().clone()
     }
 
-    /// An order has come to this, at this version, and an event told of each version.
+    /// Checks that an order has this state and version, and that each version has an event.
     pub(crate) async fn is_now(
         &self,
         buyer: &Buyer<'_>,
@@ -221,24 +219,24 @@ impl Service {
         let expected =
             if status == "reserved" { vec!["order:created"] } else { vec!["order:created", &last] };
         assert_eq!(told, expected);
-        // A test that lets time pass moves the end of the row's, and of no event's.
+        // Tests that move the deadline change only the row, not the events.
         let mut data = events[events.len() - 1]["data"].clone();
         data["expiresAt"] = is["expiresAt"].clone();
         assert_eq!(data, is);
     }
 
-    /// How many orders and how many events are committed.
+    /// Checks how many orders and events are committed.
     pub(crate) async fn holds(&self, orders: i64, events: i64) {
         self.counts("orders", orders, events).await;
     }
 }
 
-/// By these settings; where they turn tokens off, every buyer is `local`.
+/// Auth with these settings; if they turn tokens off, every buyer is `local`.
 pub(crate) fn auth(settings: &AuthSettings) -> Result<Auth, String> {
     Auth::new(settings, &"local".parse().unwrap())
 }
 
-/// What a test asks of the database, it asks of the service that has it.
+/// Gives tests direct access to the service's database.
 impl Deref for Service {
     type Target = Database;
 

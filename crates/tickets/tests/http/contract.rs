@@ -8,7 +8,7 @@ use testkit::{
 use crate::service::Service;
 
 #[tokio::test]
-async fn no_answer_is_a_failure_of_the_server_or_missing_in_the_description() {
+async fn every_answer_is_described_and_none_is_a_server_error() {
     let tickets = Service::start().await;
     // A schema cannot say that a version must be the newest one, or that a title is more than blanks:
     // what it allows may still be refused.

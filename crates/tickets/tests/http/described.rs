@@ -33,7 +33,7 @@ async fn every_answer_has_its_request_id_its_trace_and_the_security_headers() {
 }
 
 #[tokio::test]
-async fn the_description_has_every_route_with_its_refusals() {
+async fn the_description_lists_every_route_with_its_errors() {
     let tickets = Service::without_database().await;
     let answer = tickets.get("/openapi.json").await;
     assert_eq!(

@@ -11,7 +11,7 @@ const TWO_WAIT: &str =
      where datname = current_database() and not granted";
 
 #[tokio::test]
-async fn a_database_that_is_away_is_answered_503_with_retry_after() {
+async fn an_unreachable_database_gives_503_with_retry_after() {
     let tickets = Service::without_database().await;
     for answer in
         [tickets.post(r#"{"title":"a","price":1}"#).await, tickets.get("/api/tickets").await]

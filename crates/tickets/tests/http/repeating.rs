@@ -40,7 +40,7 @@ async fn a_repetition_with_the_same_key_gets_the_first_answer_and_makes_no_secon
 }
 
 #[tokio::test]
-async fn a_key_that_came_with_another_request_is_refused() {
+async fn a_key_reused_for_another_request_is_refused() {
     let tickets = Service::start().await;
     tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
     for other in [r#"{"title":"Concert","price":20.51}"#, r#"{"title":"concert","price":20.5}"#] {
@@ -61,7 +61,7 @@ async fn a_request_that_was_refused_does_not_spend_its_key() {
 }
 
 #[tokio::test]
-async fn a_key_whose_first_request_is_under_way_is_answered_409() {
+async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     let lock = tickets.lock_tickets().await;
