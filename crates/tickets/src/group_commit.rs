@@ -1,9 +1,9 @@
-//! New tickets that arrive while a transaction is under way share the next one: a commit costs the
-//! database the same for one ticket as for fifty, and under load it is most of what a POST costs.
-//! Nobody waits for company: an idle service commits each ticket at once.
+//! Group commit: new tickets that arrive while a transaction is in progress share the next one. A
+//! commit costs the database the same for one ticket as for fifty, and under load it is most of the
+//! cost of a POST. An idle service commits each ticket at once.
 //!
-//! A ticket is answered after the commit that holds it, as if it had been alone. What fails, fails
-//! for all tickets of the transaction; as each was valid, that is the database and none of them.
+//! Each ticket is answered after its commit, as if it had been alone. A failure fails every ticket
+//! of the transaction. As each ticket was validated before, only the database can cause one.
 
 use std::sync::Arc;
 
@@ -20,21 +20,21 @@ use uuid::Uuid;
 
 use crate::store;
 
-/// The most tickets of one transaction: well above what arrives during one commit, and few enough
-/// that it stays a matter of milliseconds.
+/// The most tickets in one transaction: well above what arrives during one commit, and few enough
+/// that the transaction takes milliseconds.
 const BATCH: usize = 256;
-/// How many tickets may wait. The HTTP middleware's bound on requests is usually below.
+/// How many tickets may wait. The HTTP middleware's limit on concurrent requests is usually lower.
 const WAITING: usize = 1_024;
-/// How many transactions may be under way: one collects rows while another waits for the disk.
+/// How many transactions may be in progress: one collects rows while another waits for the disk.
 const COMMITTERS: usize = 2;
 
-/// Where new tickets are handed in. Clones are the same place.
+/// The queue for new tickets. Clones share the queue.
 #[derive(Debug, Clone)]
 pub struct GroupCommit {
     waiting: mpsc::Sender<Waiting>,
 }
 
-/// A ticket, its event, and who waits for the commit of both.
+/// A ticket, its event, and the channel that reports their commit.
 #[derive(Debug)]
 struct Waiting {
     ticket: Ticket,
@@ -44,7 +44,7 @@ struct Waiting {
 
 impl GroupCommit {
     /// Starts the tasks that commit. They end after the last handle is dropped, so that every
-    /// request under way at a stop is answered.
+    /// request in progress during a shutdown is answered.
     #[must_use]
     pub fn start(pool: &Pool, wake: &Wake, shutdown: &Shutdown) -> Self {
         let (waiting, receiver) = mpsc::channel(WAITING);
@@ -59,16 +59,16 @@ impl GroupCommit {
     /// Stores a ticket and its event. Returns the event's id after the commit.
     ///
     /// # Errors
-    /// When the database fails.
+    /// If the database fails.
     pub(crate) async fn create(&self, ticket: Ticket) -> Result<Uuid, Problem> {
         let (answer, committed) = oneshot::channel();
         let created = TicketCreated(ticket);
-        // Here, where the request's trace is the current one.
+        // Prepared here, where the request's trace is current.
         let event = outbox::prepare(&created)?;
         let id = event.id;
         let waiting = Waiting { ticket: created.0, event, answer };
         self.waiting.send(waiting).await.map_err(|_| lost())?;
-        // Also here: the log line about a failure is the request's.
+        // Converted here, so that a failure is logged in the request's trace.
         committed.await.map_err(|_| lost())?.map_err(|error| Problem::internal(&error))?;
         Ok(id)
     }
@@ -84,12 +84,11 @@ async fn run(
         if receiver.lock().await.recv_many(&mut batch, BATCH).await == 0 {
             return Ok(());
         }
-        // In time: the pool sees to that, so that a connection whose peer has vanished does not hold
-        // up those that follow.
+        // The pool bounds this, so that a dead connection does not block the batches that follow.
         let committed = commit(&pool, &batch).await.map_err(|error| Arc::new(error.into()));
         wake.wake();
         for waiting in batch {
-            // Nobody there: the client has gone, its ticket stays.
+            // If the client has gone, its ticket stays.
             let _ = waiting.answer.send(committed.clone());
         }
     }

@@ -1,10 +1,10 @@
-//! The service `tickets`: handles `POST /api/tickets`, stores the ticket and its event in one
-//! transaction in its own Postgres, and answers 201. The event is published later, from the
-//! outbox, so a POST works while NATS is unavailable.
+//! The service `tickets`: creates tickets on `POST /api/tickets`, stores each with its event in one
+//! transaction in its own Postgres, and answers 201. The outbox publishes the event later, so a
+//! POST works while NATS is unavailable.
 //!
 //! - [`http`]: the API. It parses requests into types that are valid by construction.
 //! - [`ticket`]: those types.
-//! - [`group_commit`]: tickets that arrive together are committed together.
+//! - [`group_commit`]: commits tickets that arrive together in one transaction.
 //! - [`listener`]: handles events about orders.
 //! - [`sellers`]: who may create and change tickets.
 //! - [`store`]: all SQL.

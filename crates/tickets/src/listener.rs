@@ -1,5 +1,5 @@
-//! What the service does with an event about an order: the order's ticket is held by it, or free again,
-//! and that is a new version of the ticket, of which every service hears.
+//! Handles order events. An order holds or releases its ticket, which makes a new version of the
+//! ticket and publishes it to every service.
 
 use common::{
     bus::{Failure, Listener, Received, Wake, outbox},
@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::store;
 
-/// The member of `tickets-service`.
+/// The service's member of `tickets-service`.
 #[derive(Debug, Clone)]
 pub struct OrderListener {
     wake: Wake,

@@ -1,4 +1,4 @@
-//! The service `tickets`; the library says what it does.
+//! The service `tickets`. See the library of the same name.
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {

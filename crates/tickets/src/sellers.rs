@@ -1,26 +1,26 @@
-//! Who sells: how a request says who its seller is, and who may change a ticket that has none.
+//! Identifies sellers, and decides who may change a ticket.
 
 use common::pod::auth::{Auth, AuthSettings, Caller};
 
-/// How sellers are known.
+/// The rules about sellers.
 #[derive(Debug, Clone)]
 pub struct Sellers {
-    /// Who a request's seller is.
+    /// Determines the seller of a request.
     pub auth: Auth,
     of_old_tickets: Option<Caller>,
 }
 
-/// Who wants to change a ticket.
+/// The seller who requests a change.
 #[derive(Debug, Clone, Copy)]
 pub struct Seller<'a> {
     /// Their name.
     pub name: &'a str,
-    /// Whether they may change a ticket without a seller as well, and become its seller by that.
+    /// Whether they may also change a ticket without a seller, and so become its seller.
     pub adopts: bool,
 }
 
 impl Seller<'_> {
-    /// Whether a ticket of this seller, or of none, is theirs to change.
+    /// Whether this seller may change a ticket of `seller`, or of no seller.
     #[must_use]
     pub fn may_change(&self, seller: Option<&str>) -> bool {
         seller.map_or(self.adopts, |seller| seller == self.name)
@@ -28,11 +28,11 @@ impl Seller<'_> {
 }
 
 impl Sellers {
-    /// By these settings. `default` is everybody's name while tokens are turned off; then it has the old
-    /// tickets as well, unless the settings say whose they are.
+    /// Rules from the settings. `default` is every caller's name while tokens are turned off; it
+    /// then also owns the old tickets, unless the settings name another owner.
     ///
     /// # Errors
-    /// As [`Auth::new`].
+    /// Same as [`Auth::new`].
     pub fn new(
         settings: &AuthSettings,
         default: &Caller,
@@ -43,7 +43,7 @@ impl Sellers {
         Ok(Self { auth, of_old_tickets })
     }
 
-    /// What a caller may change.
+    /// Returns what a caller may change.
     #[must_use]
     pub fn seller<'a>(&self, caller: &'a Caller) -> Seller<'a> {
         Seller { name: caller.as_str(), adopts: self.of_old_tickets.as_ref() == Some(caller) }

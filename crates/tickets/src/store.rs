@@ -1,5 +1,5 @@
-//! All SQL of the service. Whoever begins a transaction commits it; everything here receives a
-//! connection and never commits.
+//! All SQL of the service. The caller that begins a transaction also commits it: functions here
+//! take a connection and never commit.
 
 use common::{
     columns::{self, Columns},
@@ -23,9 +23,10 @@ common::statements! {
     );
     /// One ticket.
     FIND = format!("select {} from tickets where id = $1", ticket());
-    /// A page of tickets: one plan for the first page and the others, straight from the primary key.
+    /// A page of tickets. The first page and the others share one plan: a scan of the primary key.
     PAGE = format!("select {} from tickets where id < $1 order by id desc limit $2", ticket());
-    /// A seller's change. Clocks of replicas differ; a ticket's time never runs backwards all the same.
+    /// Applies a seller's change. The clocks of replicas may differ; a ticket's time still never
+    /// runs backwards.
     CHANGE = format!(
         "update tickets set ({names}) = row({new}), version = version + 1,
                             updated_at = greatest(updated_at, $2), seller = $4
@@ -38,9 +39,9 @@ common::statements! {
         rows = columns::unnest::<NewTicket>(6, "new"),
         ticket = ticket(),
     );
-    /// Keeps the newest state of orders. One state an order, because a statement may not change a row
-    /// twice; and in the order of ids, so that two batches with the same orders wait for one another and
-    /// do not deadlock.
+    /// Keeps the newest state of each order. `distinct on` leaves one state per order, because a
+    /// statement may not change a row twice. Sorting by id makes two batches with the same orders
+    /// wait for one another instead of deadlocking.
     UPSERT_ORDERS =
         "insert into orders (id, ticket_id, status, version)
          select distinct on (id) *
@@ -49,11 +50,11 @@ common::statements! {
          order by id, version desc
          on conflict (id) do update set status = excluded.status, version = excluded.version
          where orders.version < excluded.version";
-    /// Locks tickets in the order of ids.
+    /// Locks tickets, sorted by id.
     LOCK = "select from tickets where id = any($1) order by id for update";
-    /// Lets orders hold tickets. The orders service lets one order at a time have a ticket. Two are seen
-    /// here only while the end of the earlier one is still on its way: a paid one stands, else the later
-    /// one.
+    /// Sets or clears the orders that hold tickets. The orders service lets one order at a time
+    /// hold a ticket. Two can appear here only while the end of the earlier one is still on its
+    /// way: a paid one wins, else the later one.
     HOLD = format!(
         "update tickets set version = version + 1, updated_at = greatest(updated_at, $2),
                             hold_order_id = holding.order_id, hold_status = holding.status
@@ -73,7 +74,7 @@ common::statements! {
     );
 }
 
-/// What makes a [`Ticket`] of a row of `tickets`.
+/// The columns that make a [`Ticket`] from a row of `tickets`.
 fn ticket() -> String {
     let columns = columns::of::<Ticket>("tickets");
     format!(
@@ -105,24 +106,24 @@ pub async fn insert<'a>(
     Ok(())
 }
 
-/// How a change went.
+/// The result of a change.
 #[derive(Debug)]
 pub enum Change {
-    /// The ticket after the change.
+    /// The changed ticket.
     Made(Ticket),
-    /// It is at this version, which is none of those expected.
+    /// The ticket is at this version, which is not an expected one.
     Stale(i32),
-    /// It has this seller, or none, and is not the caller's to change.
+    /// The ticket has this seller, or none, and the caller may not change it.
     NotYours(Option<String>),
-    /// An order holds it, so that it must stay as it is.
+    /// An order holds the ticket, so it cannot be changed.
     Held(Hold),
-    /// There is no such ticket.
+    /// The ticket does not exist.
     NoTicket,
 }
 
-/// Replaces the title and price of a seller's ticket, if no order holds it and its version is one of
-/// `expected` (`None`: whatever it is). Of two changes at the same time, the second waits for the first to
-/// commit and then sees its version, so never both win.
+/// Replaces the title and price of a seller's ticket, if no order holds it and its version is one
+/// of `expected` (`None`: any version). Of two concurrent changes, the second waits for the first
+/// to commit and then sees its version, so never both win.
 ///
 /// # Errors
 /// Any database error.
@@ -143,7 +144,7 @@ pub async fn change(
                 Change::NotYours(ticket.seller)
             }
             Some(Ticket { hold: Some(hold), .. }) => Change::Held(hold),
-            // Held when it was to be changed, and free by now.
+            // It was held when the change was tried, and has been released since.
             Some(ticket) if expected.is_none_or(|some| some.contains(&ticket.version)) => continue,
             Some(ticket) => Change::Stale(ticket.version),
         });
@@ -166,8 +167,8 @@ async fn try_change(
     NewTicket::bind(&[to], change).fetch_optional(tx).await
 }
 
-/// Keeps the newest of what is known and what is given, order by order. Before [`hold`], for these
-/// orders' tickets, in the same transaction.
+/// Keeps the newer of the stored and the given state, order by order. Call it before [`hold`] for
+/// these orders' tickets, in the same transaction.
 ///
 /// # Errors
 /// Any database error.
@@ -182,19 +183,19 @@ pub async fn upsert_if_newer(tx: &mut PgConnection, orders: &[&Order]) -> Result
     Ok(())
 }
 
-/// Has each of the tickets held by the order that its orders say, or by none. Returns those for which
-/// that is a change, in their new state.
+/// Makes each ticket held by the order that the stored orders name, or by none. Returns the changed
+/// tickets in their new state.
 ///
 /// # Errors
 /// Any database error.
 pub async fn hold(tx: &mut PgConnection, tickets: &[Uuid]) -> Result<Vec<Ticket>, sqlx::Error> {
-    // First and by a statement of its own: the next one then sees what whoever had a ticket before us
-    // has written of its orders.
+    // The lock is a statement of its own, so that the next one sees what the previous holder of the
+    // lock wrote about orders.
     sqlx::query(&LOCK).bind(tickets).execute(&mut *tx).await?;
     sqlx::query_as(&HOLD).bind(tickets).bind(now()).fetch_all(tx).await
 }
 
-/// One ticket.
+/// Returns one ticket.
 ///
 /// # Errors
 /// Any database error.
@@ -202,7 +203,7 @@ pub async fn find(connection: &mut PgConnection, id: Uuid) -> Result<Option<Tick
     sqlx::query_as(&FIND).bind(id).fetch_optional(connection).await
 }
 
-/// At most `limit` tickets, newest first, all older than `after` when it is given.
+/// Returns at most `limit` tickets, newest first. With `after`, only older ones.
 ///
 /// # Errors
 /// Any database error.
@@ -211,7 +212,7 @@ pub async fn page(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Ticket>, sqlx::Error> {
-    // No id is as great as the greatest.
+    // No real id is the greatest UUID.
     let before = after.unwrap_or(Uuid::max());
     sqlx::query_as(&PAGE).bind(before).bind(limit).fetch_all(connection).await
 }
@@ -222,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    /// What the tables have that no type carries, or several columns make.
+    /// The columns that no type of this crate declares: the parts of a hold.
     const HOLD_COLUMNS: &[&str] = &["hold_order_id", "hold_status"];
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a client may ask for, as types that cannot be wrong.
+//! Requests, parsed into types that are valid by construction.
 
 use std::collections::BTreeMap;
 
@@ -28,10 +28,10 @@ common::columns! {
 }
 
 impl NewTicket {
-    /// Reads a POST's body.
+    /// Parses a POST's body.
     ///
     /// # Errors
-    /// 422 with each bad field.
+    /// 422 with every invalid field.
     pub fn parse(mut fields: Fields) -> Result<Self, Problem> {
         let new = Self::take(&mut fields);
         fields.finish(new)
@@ -45,14 +45,14 @@ impl NewTicket {
         Some(Self { title: title?, price: price? })
     }
 
-    /// What tells this request from another with the same Idempotency-Key: every field. Title and price
-    /// are written as the first release wrote them, and a field that is left out not at all: requests
-    /// from before a field was added are still the same.
+    /// Returns what tells this request from another with the same Idempotency-Key: every field.
+    /// Title and price are written as the first release wrote them, and absent fields are omitted,
+    /// so that a request from before a field was added still compares equal.
     ///
     /// # Errors
-    /// When a field does not serialize.
+    /// If a field does not serialize.
     pub fn canonical(&self) -> serde_json::Result<String> {
-        // A title holds no U+0000, so the parts cannot be read as other parts.
+        // A title cannot contain U+0000, so the parts are unambiguous.
         let mut canonical = format!("{}\0{}", self.title.as_str(), self.price);
         let mut fields: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(&serde_json::to_string(self)?)?;
@@ -65,7 +65,7 @@ impl NewTicket {
         Ok(canonical)
     }
 
-    /// The first version of a seller's ticket, with an id of its own.
+    /// Returns the first version of a seller's ticket, with a new id.
     #[must_use]
     pub fn into_ticket(self, seller: &Caller) -> Ticket {
         let now = now();
@@ -92,10 +92,10 @@ pub struct ChangedTicket {
 }
 
 impl ChangedTicket {
-    /// Reads a PUT's body.
+    /// Parses a PUT's body.
     ///
     /// # Errors
-    /// 422 with each bad field.
+    /// 422 with every invalid field.
     pub fn parse(mut fields: Fields) -> Result<Self, Problem> {
         let to = NewTicket::take(&mut fields);
         let version = fields.optional::<i32>("version");
@@ -107,7 +107,7 @@ impl ChangedTicket {
 }
 
 impl PartialSchema for ChangedTicket {
-    /// A [`NewTicket`]'s with a version.
+    /// A [`NewTicket`]'s schema plus a version.
     fn schema() -> RefOr<Schema> {
         let mut schema = NewTicket::schema();
         if let RefOr::T(Schema::Object(object)) = &mut schema {
@@ -141,11 +141,11 @@ mod tests {
 
     use super::*;
 
-    /// The columns of a ticket that no seller says.
+    /// The columns of a ticket that the seller does not set.
     const SET_HERE: &[&str] = &["id", "version", "created_at", "updated_at", "seller"];
 
     #[test]
-    fn the_same_values_are_the_same_request_however_they_were_written() {
+    fn equal_values_are_the_same_request_however_they_are_written() {
         let canonical = |body: &'static str| {
             NewTicket::parse(Fields::parse(body.into()).unwrap()).unwrap().canonical().unwrap()
         };
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_the_same_as_by_the_release_before() {
+    fn requests_compare_as_in_the_previous_release() {
         let new =
             NewTicket::parse(Fields::parse(r#"{"title":"Concert","price":1}"#.into()).unwrap());
         assert_eq!(new.unwrap().canonical().unwrap(), "Concert\u{0}1.00");
     }
 
     #[test]
-    fn a_sellers_words_and_what_is_set_here_make_a_whole_ticket() {
+    fn the_sellers_columns_and_those_set_here_make_a_whole_ticket() {
         let mut made = [NewTicket::NAMES, SET_HERE].concat();
         let mut whole = Ticket::NAMES.to_vec();
         made.sort_unstable();

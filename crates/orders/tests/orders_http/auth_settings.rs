@@ -10,7 +10,7 @@ use testkit::{
 use crate::service;
 
 #[test]
-fn a_malformed_key_is_refused_by_the_name_of_its_setting() {
+fn an_unusable_key_is_refused_by_the_name_of_its_setting() {
     let refused = |auth, key: Option<&str>| {
         let jwt_key = key.map(|key| key.to_owned().into());
         service::auth(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()

@@ -1,5 +1,5 @@
-//! `PUT /api/tickets/{id}`: a change is made from a version that the client has seen, or not at
-//! all.
+//! `PUT /api/tickets/{id}`. Optimistic locking: a change applies only to a version that the client
+//! names.
 
 use axum::{
     extract::State,
@@ -102,7 +102,7 @@ pub(super) async fn change(
     ticket_body(StatusCode::OK, &event.0)
 }
 
-/// The versions that the change may be made from; `None` for any.
+/// The versions that the change may be based on; `None` for any.
 fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i32>>, Problem> {
     match (if_match, version) {
         (None, None) => Err(Problem::new(
@@ -119,7 +119,7 @@ fn expected(if_match: Option<Tags>, version: Option<i32>) -> Result<Option<Vec<i
     }
 }
 
-/// 403: the ticket itself is no secret, so that it is there need not be one.
+/// 403, not 404: tickets are public, so this reveals nothing.
 fn not_yours(seller: Option<&str>) -> Problem {
     let detail = match seller {
         Some(_) => "This ticket belongs to another seller.",
@@ -135,7 +135,7 @@ fn stale(version: i32) -> Problem {
     )
 }
 
-/// Whatever version the change was made from: it would be refused from the newest as well.
+/// 409, whichever version the change was based on: the newest would be refused as well.
 fn held(hold: Hold) -> Problem {
     let detail = match hold.status {
         HoldStatus::Reserved => {

@@ -3,17 +3,17 @@
 use axum::http::{HeaderMap, HeaderName, header};
 use common::pod::{page::bad_request, problem::Problem};
 
-/// What If-Match or If-None-Match asks for.
+/// The condition in If-Match or If-None-Match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tags {
     /// `*`: any version.
     Any,
-    /// One of these versions. Tags that are not of this service match none.
+    /// One of these versions. Tags that are not this service's match none.
     Versions(Vec<i32>),
 }
 
 impl Tags {
-    /// Whether a version is among them.
+    /// Returns whether the tags include a version.
     pub(super) fn contain(&self, version: i32) -> bool {
         match self {
             Self::Any => true,
@@ -22,18 +22,18 @@ impl Tags {
     }
 }
 
-/// The request's If-Match, which compares strongly: a weak tag never matches.
+/// Returns the request's If-Match, which compares strongly: a weak tag never matches.
 ///
 /// # Errors
-/// 400 when it is malformed.
+/// 400 if it is malformed.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Tags>, Problem> {
     tags(headers, &header::IF_MATCH, "If-Match", false)
 }
 
-/// The request's If-None-Match, which compares weakly.
+/// Returns the request's If-None-Match, which compares weakly.
 ///
 /// # Errors
-/// 400 when it is malformed.
+/// 400 if it is malformed.
 pub(super) fn if_none_match(headers: &HeaderMap) -> Result<Option<Tags>, Problem> {
     tags(headers, &header::IF_NONE_MATCH, "If-None-Match", true)
 }
@@ -47,7 +47,7 @@ fn tags(
     if !headers.contains_key(name) {
         return Ok(None);
     }
-    // Several lines of a list header are one list.
+    // Several lines of a list header form one list.
     let lines: Option<Vec<&str>> =
         headers.get_all(name).iter().map(|value| value.to_str().ok()).collect();
     lines
@@ -71,7 +71,7 @@ fn parse(list: &str, weak_counts: bool) -> Option<Tags> {
         if !tag.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
         }
-        // `"01"` is another tag than `"1"`.
+        // `"01"` and `"1"` are different tags.
         let version = tag.parse().ok().filter(|version: &i32| version.to_string() == tag);
         versions.extend(version.filter(|_| weak_counts || !weak));
         let next = after.trim_start_matches([' ', '\t']);
@@ -83,7 +83,7 @@ fn parse(list: &str, weak_counts: bool) -> Option<Tags> {
     Some(Tags::Versions(versions))
 }
 
-/// What may stand between the tags of a list.
+/// The characters allowed between the tags of a list.
 const BETWEEN: [char; 3] = [' ', '\t', ','];
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_refused() {
+    fn a_malformed_list_of_tags_is_refused() {
         for text in
             ["", ",", "1", "\"1", "1\"", "\"1\" \"2\"", "\"1\"2", "w/\"1\"", "*, \"1\"", "\"a b\""]
         {

@@ -1,5 +1,5 @@
-//! `POST /api/tickets`: the ticket, its event and the answer kept for a repetition become true in
-//! one transaction, or none of them does.
+//! `POST /api/tickets`. One transaction stores the ticket, its event and the answer kept for a
+//! repetition.
 
 use axum::{
     extract::State,
@@ -24,9 +24,9 @@ use uuid::Uuid;
 use super::{Api, body_of, etag};
 use crate::{store, ticket::NewTicket};
 
-/// Where tickets are.
+/// The path of the tickets.
 const PATH: &str = "/api/tickets";
-/// Every answer of a POST, the replayed as well, is of the ticket's first version.
+/// Every answer to a POST, replayed ones included, shows the ticket's first version.
 const FIRST_VERSION: i32 = 1;
 
 /// Create a ticket.
@@ -76,9 +76,9 @@ pub(super) async fn create(
         None => without_key(&api, new.into_ticket(&seller)).await?,
         Some(key) => {
             let canonical = new.canonical().map_err(|error| Problem::internal(&error.into()))?;
-            // A client may repeat what it has sent before the upgrade.
+            // A client may retry a request that it first sent before the upgrade.
             let request = IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key);
-            // With a key, a ticket has a transaction of its own: the key is claimed for as long as it lasts.
+            // With a key, a ticket gets its own transaction: it holds the key's lock until it ends.
             let make = async |tx: &mut PgConnection| {
                 let ticket = new.into_ticket(&seller);
                 let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
@@ -107,14 +107,14 @@ pub(super) async fn create(
     }
 }
 
-/// Without a key, a ticket may share its transaction with others. Returns the event's id as well.
+/// Without a key, a ticket may share its transaction with others. Returns the event's id too.
 async fn without_key(api: &Api, ticket: Ticket) -> Result<Outcome<Uuid>, Problem> {
     let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
     let event_id = api.group_commit.create(ticket).await?;
     Ok(Outcome::Made(answer, event_id))
 }
 
-/// With the ETag of what was created.
+/// Adds the ETag of the new ticket.
 fn tagged(mut response: Response) -> Response {
     response.headers_mut().insert(header::ETAG, etag(FIRST_VERSION));
     response

@@ -1,5 +1,5 @@
-//! `GET /api/tickets`: pages by cursor, newest first. A ticket made meanwhile never moves the
-//! pages that follow, because a cursor names a ticket and not a count.
+//! `GET /api/tickets`, paginated by cursor, newest first. New tickets never shift the following
+//! pages, because a cursor names a ticket and not an offset.
 
 use axum::{Json, extract::State};
 use common::pod::responses::PageResponses;

@@ -1,5 +1,5 @@
-//! The API: `POST` and `GET /api/tickets`, `GET` and `PUT /api/tickets/{id}`, and what it says of
-//! itself at `/openapi.json` and `/docs`; the events are described at `/asyncapi.json`.
+//! The HTTP API: `POST` and `GET /api/tickets`, `GET` and `PUT /api/tickets/{id}`, the API's
+//! description at `/openapi.json` and `/docs`, and the events' description at `/asyncapi.json`.
 
 mod change;
 mod conditional;
@@ -27,14 +27,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{group_commit::GroupCommit, sellers::Sellers};
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Debug, Clone)]
 pub struct Api {
     /// The service's database.
     pub pool: Pool,
     /// Wakes the relay after a commit.
     pub wake: Wake,
-    /// Who its sellers are.
+    /// Determines the seller of a request, and what that seller may change.
     pub sellers: Sellers,
     /// Stores new tickets.
     pub group_commit: GroupCommit,
@@ -79,6 +79,6 @@ fn body_of(ticket: &Ticket) -> Result<String, Problem> {
 }
 
 fn etag(version: i32) -> HeaderValue {
-    // Digits within quotes are always a header value.
+    // Quoted digits are always a valid header value.
     HeaderValue::from_str(&format!("\"{version}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use super::{Api, conditional, etag, ticket_body};
 use crate::store;
 
-/// A client may keep the ticket, but asks each time whether it is still the same.
+/// A client may cache the ticket, but must revalidate it before each use.
 const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// Read a ticket.

@@ -1,4 +1,5 @@
-//! `PUT /api/tickets/{id}`: a change names the version that it was made from, and of several changes from one version one wins.
+//! `PUT /api/tickets/{id}`: a change names the version that it is based on, and of several changes
+//! based on one version one wins.
 
 use axum::http::StatusCode;
 use futures::future::join_all;
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use crate::service::{Answer, Service};
 
 #[tokio::test]
-async fn a_put_makes_a_new_version_and_tells_of_it() {
+async fn a_put_makes_a_new_version_and_publishes_it() {
     let tickets = Service::start().await;
     let first = tickets.post(r#"{"title":"Concert","price":20.5}"#).await;
     let id = first.id();
@@ -33,7 +34,7 @@ async fn a_put_makes_a_new_version_and_tells_of_it() {
 }
 
 #[tokio::test]
-async fn a_put_that_cannot_be_made_is_refused_and_changes_nothing() {
+async fn an_invalid_put_is_refused_and_changes_nothing() {
     let tickets = Service::start().await;
     let id = tickets.post(r#"{"title":"Concert","price":20.5}"#).await.id();
     let good = r#"{"title":"Opera","price":30}"#;
@@ -87,7 +88,7 @@ async fn a_put_that_cannot_be_made_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_puts_from_one_version_at_once_exactly_one_wins() {
+async fn of_concurrent_puts_based_on_one_version_exactly_one_wins() {
     let tickets = Service::start().await;
     let id = tickets.post(r#"{"title":"Concert","price":20.5}"#).await.id();
     for round in 1..=5 {

@@ -1,4 +1,5 @@
-//! `POST /api/tickets`: what was posted is stored exactly once, with its event; and what is refused, and how.
+//! `POST /api/tickets`: a valid ticket is stored exactly once, with its event; an invalid one is
+//! refused with the reason.
 
 use axum::http::StatusCode;
 use futures::future::join_all;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::service::{Answer, Service};
 
 #[tokio::test]
-async fn a_post_is_answered_with_the_ticket_and_where_it_is() {
+async fn a_post_returns_the_ticket_and_its_location() {
     let tickets = Service::start().await;
     let answer = tickets.post(r#"{"title":"  Konzert für zwei ","price":20.5}"#).await;
 
@@ -27,7 +28,7 @@ async fn a_post_is_answered_with_the_ticket_and_where_it_is() {
 }
 
 #[tokio::test]
-async fn the_price_that_was_posted_is_exact_everywhere() {
+async fn a_posted_price_is_exact_everywhere() {
     let tickets = Service::start().await;
     for (given, kept) in [
         ("0", "0.00"),
@@ -51,7 +52,7 @@ async fn the_price_that_was_posted_is_exact_everywhere() {
 }
 
 #[tokio::test]
-async fn a_post_that_is_not_a_ticket_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_ticket_is_refused_by_the_names_of_its_fields() {
     let tickets = Service::start().await;
     let long = json!({ "title": "é".repeat(201), "price": 1 }).to_string();
     let unprocessable: [(&str, &[(&str, &str)]); 17] = [
@@ -109,7 +110,7 @@ async fn a_post_that_is_not_a_ticket_is_refused_by_the_names_of_its_fields() {
 }
 
 #[tokio::test]
-async fn what_no_handler_takes_is_refused_by_its_status() {
+async fn a_request_that_reaches_no_handler_gets_the_right_status() {
     let tickets = Service::start().await;
     let large = json!({ "title": "a".repeat(16 * 1024), "price": 1 }).to_string();
     let answer = tickets.post(&large).await;
@@ -155,7 +156,7 @@ async fn each_committed_ticket_has_exactly_one_event_with_the_same_state() {
 }
 
 #[tokio::test]
-async fn a_ticket_whose_event_cannot_be_stored_is_not_stored_and_the_answer_hides_why() {
+async fn a_ticket_whose_event_cannot_be_stored_is_not_stored_and_the_answer_hides_the_cause() {
     let tickets = Service::start().await;
     tickets.execute("alter table bus.log rename to away").await;
     let keyed =

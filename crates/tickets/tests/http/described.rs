@@ -1,4 +1,4 @@
-//! The headers of every answer, and the descriptions of the API for programs and for people.
+//! The headers of every answer, and the API's machine-readable and HTML descriptions.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ async fn the_description_lists_every_route_with_its_errors() {
 }
 
 #[tokio::test]
-async fn the_page_for_people_loads_nothing_from_elsewhere() {
+async fn the_html_page_loads_nothing_from_other_origins() {
     let tickets = Service::without_database().await;
     let page = tickets.get("/docs/").await;
     assert_eq!(page.status, StatusCode::OK);
@@ -92,6 +92,6 @@ async fn the_page_for_people_loads_nothing_from_elsewhere() {
     assert!(resources > 3, "{}", page.body);
     let start = tickets.get("/docs/swagger-initializer.js").await.body;
     assert!(start.contains("/openapi.json") && !start.contains("://"), "{start}");
-    // The online validator's badge would be an image from elsewhere.
+    // The online validator's badge would be an image from another origin.
     assert!(start.contains(r#""validatorUrl": "none""#), "{start}");
 }

@@ -1,11 +1,12 @@
-//! What a request gets when the service or its database cannot take it now, and what is left of it then: nothing.
+//! A request that an overloaded service or its database cannot take is refused and leaves nothing
+//! behind.
 
 use axum::http::StatusCode;
 use sqlx::Connection;
 
 use crate::service::Service;
 
-/// Two transactions wait for a lock. Other tests have databases of their own on the same server.
+/// Two transactions wait for a lock. Filtered by database, because other tests use the same server.
 const TWO_WAIT: &str =
     "select count(*) = 2 from pg_locks join pg_database on database = pg_database.oid
      where datname = current_database() and not granted";
@@ -23,11 +24,11 @@ async fn an_unreachable_database_gives_503_with_retry_after() {
 }
 
 #[tokio::test]
-async fn a_request_above_the_bound_waits_its_turn_for_a_second_and_those_within_it_finish() {
+async fn a_request_above_the_limit_waits_for_up_to_a_second_and_those_within_it_finish() {
     let tickets = Service::with_concurrency(2).await;
     let lock = tickets.lock_tickets().await;
     let body = r#"{"title":"a","price":1}"#;
-    // With a key each has its own transaction, which can be seen to wait.
+    // With a key each request has its own transaction, so its wait for the lock is visible.
     let (first, second) = (tickets.post_with_key("1", body), tickets.post_with_key("2", body));
     let (first, second, ()) = tokio::join!(first, second, async {
         tickets.until(TWO_WAIT).await;
@@ -43,7 +44,7 @@ async fn a_request_above_the_bound_waits_its_turn_for_a_second_and_those_within_
 }
 
 #[tokio::test]
-async fn a_statement_that_waits_too_long_is_given_up_and_leaves_nothing() {
+async fn a_statement_that_waits_too_long_is_cancelled_and_leaves_nothing() {
     let tickets = Service::start().await;
     let lock = tickets.lock_tickets().await;
     let answer = tickets.post(r#"{"title":"a","price":1}"#).await;
@@ -54,7 +55,7 @@ async fn a_statement_that_waits_too_long_is_given_up_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_given_up_and_leaves_nothing() {
+async fn a_request_that_takes_too_long_is_cancelled_and_leaves_nothing() {
     let tickets = Service::patient().await;
     let lock = tickets.lock_tickets().await;
     let answer = tickets.post_with_key("k", r#"{"title":"a","price":1}"#).await;

@@ -1,4 +1,5 @@
-//! `GET /api/tickets` and `GET /api/tickets/{id}`: pages, conditional requests, and ids that are none.
+//! `GET /api/tickets` and `GET /api/tickets/{id}`: pages, conditional requests, and unknown or
+//! malformed ids.
 
 use axum::http::StatusCode;
 use reqwest::{Method, header};
@@ -7,7 +8,7 @@ use serde_json::Value;
 use crate::service::{Answer, Service};
 
 #[tokio::test]
-async fn a_ticket_that_the_client_has_is_not_sent_again() {
+async fn a_ticket_that_the_client_has_cached_is_not_sent_again() {
     let tickets = Service::start().await;
     let id = tickets.post(r#"{"title":"Concert","price":20.5}"#).await.id();
     let path = format!("/api/tickets/{id}");
@@ -28,7 +29,7 @@ async fn a_ticket_that_the_client_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_ticket_that_is_not_there_is_answered_404_and_an_id_that_is_none_400() {
+async fn an_unknown_ticket_is_answered_404_and_a_malformed_id_400() {
     let tickets = Service::start().await;
     let absent = tickets.get("/api/tickets/01936b2e-7c00-7000-8000-000000000001").await;
     absent.is_problem(StatusCode::NOT_FOUND);
@@ -40,7 +41,7 @@ async fn a_ticket_that_is_not_there_is_answered_404_and_an_id_that_is_none_400()
 }
 
 #[tokio::test]
-async fn pages_show_each_ticket_once_newest_first_whatever_is_created_meanwhile() {
+async fn pages_show_each_ticket_once_newest_first_while_new_tickets_arrive() {
     let tickets = Service::start().await;
     let mut ids = Vec::new();
     for n in 0..7 {

@@ -1,4 +1,4 @@
-//! A POST that is repeated with the same Idempotency-Key creates one ticket and gets one answer.
+//! A POST repeated with the same Idempotency-Key creates one ticket and gets one answer.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use uuid::Uuid;
 
 use crate::service::{Answer, Service};
 
-/// A transaction has claimed an Idempotency-Key. Other tests have databases of their own on the same
-/// server.
+/// A transaction holds the lock of an Idempotency-Key. Filtered by database, because other tests
+/// use the same server.
 const A_KEY_IS_CLAIMED: &str =
     "select count(*) = 1 from pg_locks join pg_database on database = pg_database.oid
      where datname = current_database() and locktype = 'advisory' and granted";
 
 #[tokio::test]
-async fn a_repetition_with_the_same_key_gets_the_first_answer_and_makes_no_second_ticket() {
+async fn a_repetition_gets_the_first_answer_and_makes_no_second_ticket() {
     let tickets = Service::start().await;
     let first = tickets
         .post_with_key("k 1".replace(' ', "-").as_str(), r#"{"title":"Concert","price":20.5}"#)
         .await;
     assert_eq!(first.status, StatusCode::CREATED);
     assert!(first.headers.get("idempotency-replayed").is_none());
-    // What happens to the ticket later does not change what the POST was answered.
+    // A later change of the ticket does not change the POST's answer.
     tickets.put(&first.id(), "*", r#"{"title":"Changed","price":1}"#).await;
 
     for same in
@@ -52,7 +52,7 @@ async fn a_key_reused_for_another_request_is_refused() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_refused_does_not_spend_its_key() {
+async fn a_refused_request_does_not_use_up_its_key() {
     let tickets = Service::start().await;
     let refused = tickets.post_with_key("k", r#"{"title":"","price":20.5}"#).await;
     refused.is_problem(StatusCode::UNPROCESSABLE_ENTITY);
@@ -79,7 +79,7 @@ async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
 }
 
 #[tokio::test]
-async fn of_many_requests_with_one_key_at_once_one_makes_the_ticket() {
+async fn of_concurrent_requests_with_one_key_one_makes_the_ticket() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     let answers = join_all((0..20).map(|_| tickets.post_with_key("k", body))).await;
@@ -112,9 +112,9 @@ async fn a_malformed_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_release_before_has_kept_is_known() {
+async fn a_key_stored_by_the_previous_release_is_recognized() {
     let tickets = Service::start().await;
-    // Its statement, while replicas of both releases run.
+    // Its statement, run while replicas of both releases run.
     tickets
         .execute(
             "insert into idempotency_keys (key, request_hash, ticket_id, answer)
@@ -123,7 +123,8 @@ async fn a_key_that_the_release_before_has_kept_is_known() {
         .await;
     let again = tickets.post_with_key("k", r#"{"title":"Concert","price":20.5}"#).await;
     assert_eq!((again.status, &*again.body), (StatusCode::CREATED, "{}"));
-    // Of another request nothing is known: nobody knows whose it was.
+    // Another request under this key is new: the old release stored no caller, so nobody knows
+    // whose key it was.
     let other = tickets.post_with_key("k", r#"{"title":"Concert","price":21}"#).await;
     assert_eq!(other.status, StatusCode::CREATED, "{}", other.body);
     tickets.execute("delete from idempotency_keys").await;
@@ -134,10 +135,10 @@ async fn a_key_that_the_release_before_has_kept_is_known() {
 }
 
 #[tokio::test]
-async fn an_answer_of_the_release_before_is_repeated_to_the_byte_and_it_finds_those_of_this_one() {
+async fn answers_stored_by_this_and_the_previous_release_are_replayed_byte_for_byte_by_both() {
     let tickets = Service::start().await;
     let body = r#"{"id":"01936b2e-7c00-7000-8000-000000000001","title":"Concert","price":20.50,"version":1,"created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:05Z"}"#;
-    // Its statements, to the letter, while replicas of both releases run.
+    // Its statements, verbatim, run while replicas of both releases run.
     let hash: Vec<u8> = tickets.one("select sha256('Concert\\00020.50'::bytea)").await;
     sqlx::query(
         "insert into bus.idempotency_keys (key, request_hash, resource_id, answer)
@@ -180,7 +181,7 @@ async fn an_answer_of_the_release_before_is_repeated_to_the_byte_and_it_finds_th
 }
 
 #[tokio::test]
-async fn a_key_is_forgotten_after_its_time_and_not_before() {
+async fn a_key_expires_after_its_time_and_not_before() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     for key in ["a", "b", "c"] {

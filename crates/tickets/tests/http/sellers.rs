@@ -1,4 +1,5 @@
-//! A ticket is its seller's: who has no token stores and changes none, and nobody changes another's.
+//! A ticket belongs to its seller. Requests without a token store and change nothing, and no seller
+//! changes another's ticket.
 
 use axum::http::StatusCode;
 use common::pod::auth::Scheme;
@@ -31,7 +32,7 @@ async fn is_challenged(answer: Answer, challenge: &str, detail: &str) {
 }
 
 #[tokio::test]
-async fn whoever_has_no_token_stores_and_changes_no_ticket_but_may_read_all() {
+async fn without_a_token_every_ticket_can_be_read_and_none_stored_or_changed() {
     let tickets = Service::start().await;
     let created = tickets.post(TICKET).await;
     let path = format!("/api/tickets/{}", created.id());
@@ -52,7 +53,7 @@ async fn whoever_has_no_token_stores_and_changes_no_ticket_but_may_read_all() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_accepted_stores_and_changes_no_ticket() {
+async fn a_rejected_token_stores_and_changes_no_ticket() {
     let tickets = Service::start().await;
     let id = tickets.post(TICKET).await.id();
     let sally = claims("sally");
@@ -71,13 +72,13 @@ async fn a_token_that_is_not_accepted_stores_and_changes_no_ticket() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_signed_with_another_key_stores_and_changes_no_ticket() {
+async fn a_token_signed_with_another_key_stores_and_changes_no_ticket() {
     let sally = claims("sally");
     let mallory = eddsa(&claims("mallory"));
     let by_hs256 = vec![eddsa(&sally), forged(&sally, &hs256(&claims("mallory")))];
     let by_eddsa = vec![
         ed25519(&sally, [7; 32]),
-        // Everybody has the public key: as the secret of an HMAC it must prove nothing.
+        // The public key is public: used as the secret of an HMAC, it must prove nothing.
         hmac(Algorithm::HS256, &sally, PUBLIC_KEY),
         hs256(&sally),
         unsigned(&sally),
@@ -100,13 +101,13 @@ async fn a_token_that_is_signed_with_another_key_stores_and_changes_no_ticket() 
 }
 
 #[tokio::test]
-async fn sellers_whose_tokens_an_issuer_has_signed_are_known_by_its_keys() {
+async fn tokens_of_sellers_are_verified_with_the_issuers_keys() {
     let (rsa, ec, ed) = (Key::rs256("rsa"), Key::es256("ec"), Key::eddsa("ed"));
     let issuer = Issuer::start(&[&rsa, &ec, &ed]).await;
     let sellers = sellers(&issuer::settings(&issuer.url), None);
     let health = keep(&sellers.auth);
     let tickets = Service::with_sellers(sellers).await;
-    until("it has the issuer's keys", async || health.is_ready()).await;
+    until("the service has the issuer's keys", async || health.is_ready()).await;
     let (sally, bob) = (issuer.claims("sally"), issuer.claims("bob"));
     for key in [&rsa, &ec, &ed] {
         let created = tickets.bearer(key.sign(&sally)).post(TICKET).await;
@@ -137,7 +138,7 @@ async fn only_its_seller_changes_a_ticket() {
     let ticket = sally.post(TICKET).await;
     assert_eq!(ticket.json()["seller"], "sally");
     let id = ticket.id();
-    // Whatever else is wrong with it, and whoever is alike.
+    // Refused whatever else is wrong with the request, and however similar the seller's name.
     for (seller, if_match) in [(&bob, "*"), (&bob, "\"1\""), (&bob, "\"7\"")] {
         let refused = seller.put(&id, if_match, FREE).await;
         refused.is_problem(StatusCode::FORBIDDEN);
@@ -169,7 +170,7 @@ async fn only_its_seller_changes_a_ticket() {
 }
 
 #[tokio::test]
-async fn of_many_sellers_who_change_a_ticket_at_once_its_own_alone_does() {
+async fn of_sellers_who_change_a_ticket_concurrently_only_its_own_succeeds() {
     let tickets = Service::start().await;
     let id = tickets.post(TICKET).await.id();
     let names: Vec<String> = (0..20).map(|n| format!("seller {n}")).collect();
@@ -183,7 +184,7 @@ async fn of_many_sellers_who_change_a_ticket_at_once_its_own_alone_does() {
 }
 
 #[tokio::test]
-async fn two_sellers_with_one_idempotency_key_neither_collide_nor_see_each_others_answer() {
+async fn two_sellers_with_one_idempotency_key_neither_collide_nor_see_each_others_answers() {
     let tickets = Service::start().await;
     let (sally, bob) = (tickets.seller("sally"), tickets.seller("bob"));
     let (hers, his) =
@@ -196,14 +197,14 @@ async fn two_sellers_with_one_idempotency_key_neither_collide_nor_see_each_other
     }
     let again = bob.post_with_key("k", TICKET).await;
     assert_eq!((again.header("idempotency-replayed"), &again.body), ("true", &his.body));
-    // The longest name with the longest key is stored as well.
+    // The longest name with the longest key fits too.
     let longest = tickets.seller(&"🎫".repeat(200));
     let answer = longest.post_with_key(&"k".repeat(255), TICKET).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
     tickets.holds(4, 4).await;
 }
 
-/// Stores a ticket as a replica of the release before sellers does. Returns its id.
+/// Stores a ticket as a replica of the last release without sellers does. Returns its id.
 async fn old_ticket(tickets: &Service) -> String {
     tickets
         .one(
@@ -214,7 +215,7 @@ async fn old_ticket(tickets: &Service) -> String {
 }
 
 #[tokio::test]
-async fn a_ticket_of_the_release_before_sellers_is_nobodys_unless_the_operator_says_whose() {
+async fn a_ticket_from_before_sellers_is_nobodys_until_the_operator_assigns_it() {
     let tickets = Service::start().await;
     let id = old_ticket(&tickets).await;
     let read = tickets.get(&format!("/api/tickets/{id}")).await;
@@ -234,7 +235,7 @@ async fn a_ticket_of_the_release_before_sellers_is_nobodys_unless_the_operator_s
 }
 
 #[tokio::test]
-async fn where_tokens_are_turned_off_every_ticket_is_the_default_sellers() {
+async fn with_authentication_off_every_ticket_belongs_to_the_default_seller() {
     let tickets = Service::with_sellers(sellers(&settings(Scheme::Off), None)).await;
     let old = old_ticket(&tickets).await;
     let created = Answer::of(

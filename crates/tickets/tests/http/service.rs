@@ -1,4 +1,5 @@
-//! The API in this process, on a free port, with a database of its own; and the sellers who use it.
+//! Runs the API in this process, on a free port, with its own database, and with sellers who use
+//! it.
 
 use std::{net::Ipv4Addr, ops::Deref};
 
@@ -22,7 +23,7 @@ use tickets::{
     sellers::Sellers,
 };
 
-/// Who sells, where a test does not say.
+/// The seller of tests that name none.
 const SELLER: &str = "sally";
 
 pub(crate) struct Service {
@@ -49,7 +50,8 @@ impl Service {
         Self::serve(database, pool, sellers, &MiddlewareSettings::default())
     }
 
-    /// Its statements have no time limit, so that the request's own is what ends it.
+    /// Starts a service whose statements have no time limit, so that the request's own limit ends
+    /// them.
     pub(crate) async fn patient() -> Self {
         let database = migrated().await;
         let pool = migration_pool(&database.pool.clone().into());
@@ -80,7 +82,7 @@ impl Service {
         Self { database, base, client: Client::new() }
     }
 
-    /// Somebody with a token.
+    /// A seller with a token.
     pub(crate) fn seller(&self, name: &str) -> Seller<'_> {
         self.bearer(tokens::hs256(&tokens::claims(name)))
     }
@@ -89,12 +91,12 @@ impl Service {
         Seller { service: self, token }
     }
 
-    /// Without a token.
+    /// A request without a token.
     pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// Of the one seller of most tests.
+    /// A request of the default seller.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.seller(SELLER).request(method, path)
     }
@@ -115,7 +117,7 @@ impl Service {
         self.seller(SELLER).post_with_key(key, body).await
     }
 
-    /// Changes a ticket; an empty `if_match` is not sent.
+    /// Changes a ticket. An empty `if_match` is not sent.
     pub(crate) async fn put(&self, id: &str, if_match: &str, body: &str) -> Answer {
         self.seller(SELLER).put(id, if_match, body).await
     }
@@ -125,13 +127,13 @@ impl Service {
         self.lock("tickets").await
     }
 
-    /// How many tickets and how many events are committed.
+    /// Checks how many tickets and events are committed.
     pub(crate) async fn holds(&self, tickets: i64, events: i64) {
         self.counts("tickets", tickets, events).await;
     }
 }
 
-/// Who makes requests with a token.
+/// A client that sends a token with each request.
 pub(crate) struct Seller<'a> {
     service: &'a Service,
     token: String,
@@ -157,7 +159,7 @@ impl Seller<'_> {
         Answer::of(self.posting(body).header("idempotency-key", key)).await
     }
 
-    /// Changes a ticket; an empty `if_match` is not sent.
+    /// Changes a ticket. An empty `if_match` is not sent.
     pub(crate) async fn put(&self, id: &str, if_match: &str, body: &str) -> Answer {
         let mut request = self
             .request(Method::PUT, &format!("/api/tickets/{id}"))
@@ -170,7 +172,7 @@ impl Seller<'_> {
     }
 }
 
-/// What a test asks of the database, it asks of the service that has it.
+/// Gives tests direct access to the service's database.
 impl Deref for Service {
     type Target = Database;
 
@@ -179,7 +181,7 @@ impl Deref for Service {
     }
 }
 
-/// Sellers by these settings; where they turn tokens off, everybody is `local`.
+/// Sellers with these settings; if they turn tokens off, every caller is `local`.
 pub(crate) fn sellers(settings: &AuthSettings, of_old_tickets: Option<&str>) -> Sellers {
     let of_old_tickets = of_old_tickets.map(|name| name.parse().unwrap());
     Sellers::new(settings, &"local".parse().unwrap(), of_old_tickets.as_ref()).unwrap()
