@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// The stream of its own events.
+/// The stream of this service's events.
 const NOTIFICATIONS: Stream = Stream {
     name: "NOTIFICATIONS",
     subjects: &[NotificationSent::SUBJECT],
     schema_prefix: "urn:notifications:event:",
 };
 
-/// Somebody was told about a ticket.
+/// A notification about a ticket was sent.
 #[derive(Debug, Serialize, Deserialize)]
 struct NotificationSent {
     ticket_id: Uuid,
@@ -42,7 +42,7 @@ impl Event for NotificationSent {
     }
 }
 
-/// A member of the queue group. What it writes and the event that it publishes are committed together with
+/// A member of the queue group. Its writes and the event it publishes are committed together with
 /// the inbox entry: either all of it happens, exactly once, or none.
 struct Tell(Wake);
 
@@ -73,7 +73,7 @@ impl Listener for Tell {
     }
 }
 
-/// Tells people about new tickets.
+/// Sends notifications about new tickets.
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Settings {
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         })
         .publishes(&[&NOTIFICATIONS])
         .listens(|parts| Tell(parts.wake.clone()))
-        // No API of its own: only probes and metrics.
+        // It has no API of its own, only probes and metrics.
         .serve(|_| Router::new())
         .await
 }

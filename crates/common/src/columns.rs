@@ -1,6 +1,6 @@
-//! A struct's fields as the columns of a table, so that a field is named once: `columns!` declares the
-//! struct, and the SQL that lists its columns is made from it. `statements!` gives a store's SQL
-//! names, and [`check`] has Postgres check it in a test.
+//! Maps a struct's fields to the columns of a table, so that each field is named once. `columns!`
+//! declares the struct, and the SQL that lists its columns is generated from it. `statements!`
+//! names a store's SQL statements, and [`check`] lets Postgres check them in a test.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -12,10 +12,10 @@ use sqlx::{
 
 /// A struct whose fields are columns. Declare it with `columns!`(crate::columns!).
 pub trait Columns: Sized {
-    /// The columns' names, in the order of the fields.
+    /// The columns' names, in field order.
     const NAMES: &'static [&'static str];
 
-    /// Their types.
+    /// The columns' types.
     fn types() -> Vec<PgTypeInfo>;
 
     /// Binds one array for each column, as [`unnest`] expects them.
@@ -24,7 +24,7 @@ pub trait Columns: Sized {
 
 /// A query that takes parameters.
 pub trait Bind<'q>: Sized {
-    /// Binds the next one.
+    /// Binds the next parameter.
     #[must_use]
     fn value<T: 'q + sqlx::Encode<'q, Postgres> + sqlx::Type<Postgres>>(self, value: T) -> Self;
 }
@@ -47,21 +47,21 @@ bind! {
     QueryScalar<'q, Postgres, O, PgArguments>, O;
 }
 
-/// The columns of `T` for a select or insert list, each of this table: `tickets.id, tickets.title`.
-/// By name and never `*`: with `*`, a release that adds a column would break the statements that the
-/// release before has prepared.
+/// Lists the columns of `T` for a select or insert, each qualified by this table: `tickets.id,
+/// tickets.title`. Never use `*`: a release that adds a column would break the statements that the
+/// previous release has prepared.
 #[must_use]
 pub fn of<T: Columns>(table: &str) -> String {
     join(T::NAMES.iter().map(|name| format!("{table}.{name}")))
 }
 
-/// The columns of `T` by their bare names: `id, title`.
+/// Lists the unqualified columns of `T`: `id, title`.
 #[must_use]
 pub fn names<T: Columns>() -> String {
     T::NAMES.join(", ")
 }
 
-/// Rows of `T` that come as one array for each column, in parameters from `first` on:
+/// Rows of `T`, passed as one array per column in the parameters from `first` on:
 /// `unnest($1::uuid[], $2::text[]) as new (id, title)`.
 #[must_use]
 pub fn unnest<T: Columns>(first: usize, alias: &str) -> String {
@@ -74,8 +74,8 @@ fn join(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Declares a struct whose fields are columns. Fields in a second pair of braces are not: each is put
-/// together from columns of its own by the SQL that reads it.
+/// Declares a struct whose fields are columns. Fields in a second pair of braces are not columns:
+/// the SQL that reads the struct computes each from columns of its own.
 #[macro_export]
 macro_rules! columns {
     (
@@ -106,18 +106,18 @@ macro_rules! columns {
     };
 }
 
-/// A statement, put together at its first use from text that no caller has a part in.
+/// An SQL statement, built at its first use. No caller's input is part of it.
 #[derive(Debug)]
 pub struct Statement(LazyLock<String>);
 
 impl Statement {
-    /// One that is made so.
+    /// A statement built by this function.
     #[must_use]
     pub const fn new(make: fn() -> String) -> Self {
         Self(LazyLock::new(make))
     }
 
-    /// Its SQL.
+    /// Returns its SQL.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -149,11 +149,11 @@ macro_rules! statements {
     };
 }
 
-/// Has Postgres parse each statement, and compares each table with the columns that are known. For a
+/// Lets Postgres parse each statement, and compares each table with the known columns. For a
 /// service's tests.
 ///
 /// # Errors
-/// What does not fit, all of it.
+/// Every mismatch found.
 pub async fn check(
     connection: &mut PgConnection,
     statements: &[(&str, &str)],
@@ -189,8 +189,8 @@ pub async fn check(
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
 }
 
-/// Whether a store's source runs SQL that is not one of its `statements!`, so that [`check`] does not
-/// see it.
+/// Returns whether a store's source runs SQL that is not declared by `statements!`, which [`check`]
+/// would not see.
 #[must_use]
 pub fn has_unnamed(source: &str) -> bool {
     let source: String = source.split_whitespace().collect();

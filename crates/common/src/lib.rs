@@ -1,9 +1,9 @@
-//! What the services share: the events, and how a process behaves in a pod. Nothing else: a type that
-//! one service uses stays in that service. The bus that carries the events is a library of its own,
-//! [`bus`].
+//! What the services share: the events, and the chassis of a process that runs in a pod. A type
+//! used by a single service stays in that service. The bus that carries the events is a separate
+//! library, [`bus`].
 //!
-//! - [`mod@columns`]: a struct's fields as the columns of a table.
-//! - [`events`]: the contract. One file an event family.
+//! - [`mod@columns`]: maps a struct's fields to the columns of a table.
+//! - [`events`]: the contract. One file per event family.
 //! - [`pod`]: configuration, telemetry, health, the HTTP middleware.
 
 #[macro_use]

@@ -1,5 +1,5 @@
-//! A state as an event brought it, field by field and digit by digit: a service that keeps it so loses
-//! no field that a newer release of the publisher has added.
+//! A state as an event brought it, field by field and digit by digit. A service that stores it this
+//! way loses no field that a newer release of the publisher has added.
 
 use std::fmt;
 
@@ -21,12 +21,12 @@ use super::{
     names::{self, Met},
 };
 
-/// The events of `E`, each with its state as it was received.
+/// The events of `E`, each with its state as received.
 #[derive(Debug, Clone)]
 pub struct AsReceived<E> {
-    /// The event, checked as everywhere.
+    /// The event, checked like any other.
     pub event: E,
-    /// What it said.
+    /// Its state.
     pub state: State,
 }
 
@@ -37,22 +37,22 @@ impl<E: EventSet> EventSet for AsReceived<E> {
 
     fn decode(subject: &str, schema_version: u32, data: &str) -> Result<Self, DecodeError> {
         let event = E::decode(subject, schema_version, data)?;
-        // An object, since the event could be read from it.
+        // An object, because the event was parsed from it.
         let state = serde_json::from_str(data).unwrap_or_default();
         Ok(Self { event, state })
     }
 }
 
-/// The fields of a JSON object, in their order, each with its text. Fields that had another name before
-/// 0.1.0 have the current one.
+/// The fields of a JSON object in order, each with its text. Fields that had another name before
+/// 0.1.0 get the current one.
 #[derive(Debug, Clone, Default)]
 pub struct State(Vec<(String, Box<RawValue>)>);
 
 impl State {
-    /// Serializes it without these fields.
+    /// Serializes the state without these fields.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// Any error of the serializer.
     pub fn serialize_without<S: Serializer>(
         &self,
         fields: &[&str],
@@ -63,7 +63,7 @@ impl State {
     }
 }
 
-/// As `json`, which keeps the text as it is.
+/// Stored as `json`, which keeps the text unchanged.
 impl Type<Postgres> for State {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_name("json")
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for Fields {
                 }
                 current.0.clone_into(&mut name);
             }
-            // A hold has fields with old names as well.
+            // A hold has fields with old names too.
             if name == "hold"
                 && let Ok(hold) = serde_json::from_str::<State>(value.get())
                 && let Ok(hold) = serde_json::value::to_raw_value(&hold)
@@ -142,14 +142,14 @@ mod tests {
     use crate::events::ticket::TicketEvent;
 
     #[test]
-    fn a_state_that_is_a_list_of_its_fields_is_no_state() {
+    fn a_state_given_as_an_array_is_refused() {
         let list = r#"["01936b2e-7c00-7000-8000-000000000001","Concert",20.50,1,"2026-01-02T03:04:05Z","2026-01-02T03:04:05Z"]"#;
         let error = AsReceived::<TicketEvent>::decode("ticket:updated", 1, list).unwrap_err();
         assert!(error.to_string().contains("invalid type: sequence"), "{error}");
     }
 
     #[test]
-    fn an_unknown_field_is_kept_to_the_digit_and_old_names_are_replaced() {
+    fn an_unknown_field_is_kept_digit_for_digit_and_old_names_are_replaced() {
         let data = r#"{"seat":{"row":1.50,"n":"\u0000"},"id":"01936b2e-7c00-7000-8000-000000000001","title":"Concert","price":20.50,"version":1,"created_at":"2026-01-02T03:04:05Z","updated_at":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z","hold":{"order_id":"01936b2e-7c00-7000-8000-0000000000a1","until":9,"status":"sold"}}"#;
         let read = AsReceived::<TicketEvent>::decode("ticket:updated", 1, data).unwrap();
         assert_eq!(

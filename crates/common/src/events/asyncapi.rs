@@ -1,6 +1,6 @@
-//! The contract as a document: every event of [`ticket`] and [`order`] in AsyncAPI 3
-//! (<https://www.asyncapi.com/docs/reference/specification/v3.0.0>), made from the types themselves, each
-//! with examples that every release must be able to read.
+//! The contract as an AsyncAPI 3 document
+//! (<https://www.asyncapi.com/docs/reference/specification/v3.0.0>): every event of [`ticket`] and
+//! [`order`], generated from the types, each with examples that every release must be able to read.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -20,7 +20,7 @@ use bus::envelope;
 /// Every family of events.
 const FAMILIES: &[&[Documented]] = &[ticket::DOCUMENTED, order::DOCUMENTED];
 
-/// An event as the document describes it.
+/// An event, as documented.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Documented {
     subject: &'static str,
@@ -29,20 +29,21 @@ pub(super) struct Documented {
     schema_version: u32,
     summary: &'static str,
     state: State,
-    /// What the event has said at some time, with a name for it.
+    /// Named payloads that some release has published.
     examples: &'static [Example],
-    /// Reads a payload and writes it again.
+    /// Parses a payload and serializes it again.
     #[cfg(test)]
     rewrite: fn(&str) -> Result<String, DecodeError>,
 }
 
-/// What an event has said at some time: a name for it, the file in `golden`, and what that holds.
+/// A payload that some release has published: a name for it, its file in `golden`, and the file's
+/// content.
 pub(super) type Example = (&'static str, &'static str, &'static str);
 
-/// Where examples are that this release would write otherwise.
+/// The folder of examples that this release would write differently.
 const BEFORE: &str = "before-0.1.0/";
 
-/// The schema of what an event tells.
+/// The schema of an event's data.
 #[derive(Debug, Clone, Copy)]
 struct State {
     name: fn() -> Cow<'static, str>,
@@ -78,7 +79,7 @@ fn documented() -> impl Iterator<Item = &'static Documented> {
 
 /// `/asyncapi.json`: the document.
 pub fn routes() -> Router {
-    // Made once: it is the same for everybody.
+    // Built once: the document never changes.
     let json = Bytes::from(document().to_string());
     let answer = move || async { ([(header::CONTENT_TYPE, "application/json")], json) };
     Router::new().route("/asyncapi.json", get(answer))
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_any_release_has_published_can_still_be_read_and_is_written_the_same() {
+    fn payloads_of_every_release_can_be_read_and_are_rewritten_in_todays_form() {
         for event in documented() {
             for (name, file, data) in event.examples {
                 let written = (event.rewrite)(data)
@@ -209,7 +210,7 @@ mod tests {
                     |event: &Documented| event.examples.iter().any(|(.., data)| *data == kept);
                 assert!(
                     documented().any(is_example),
-                    "no event has {} as an example",
+                    "no event uses the example {}",
                     file.display()
                 );
             }
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_an_event_carries_is_in_one_of_its_familys_examples() {
+    fn every_field_of_an_event_appears_in_an_example_of_its_family() {
         for family in FAMILIES {
             let examples: Vec<Value> = family
                 .iter()
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_has_every_subject_of_every_stream_and_no_reference_into_nothing() {
+    fn the_document_has_every_subject_of_every_stream_and_no_dangling_reference() {
         let document = document();
         for subject in documented().flat_map(|event| event.stream.subjects) {
             let name = subject.replace(':', "-");
@@ -247,7 +248,7 @@ mod tests {
         let text = document.to_string();
         for reference in text.split(r##""$ref":"#"##).skip(1) {
             let pointer = reference.split('"').next().unwrap();
-            assert!(document.pointer(pointer).is_some(), "{pointer} is not there");
+            assert!(document.pointer(pointer).is_some(), "{pointer} does not exist");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What is checked of a field when an event is read: as strictly as when a client asked for it, and no
-//! more strictly than any release has. A title for which somebody was answered 201 must take effect,
-//! also where a later release takes no such title any more. So these rules are never narrowed.
+//! Checks fields when an event is read: as strictly as requests were checked, but never more
+//! strictly than in any past release. A ticket that was answered 201 must take effect even if later
+//! releases refuse such a title. So never narrow these rules.
 
 use serde::{Deserialize, Deserializer, de::Error};
 
 /// The longest title, and the longest name of a buyer, in characters.
 const LONGEST: usize = 200;
 
-/// A title: 1–200 characters without the white space around it, none of them a control character.
+/// A title: 1–200 characters without surrounding white space, none of them a control character.
 pub(super) fn title<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     line(text.trim()).map_err(D::Error::custom)?;
@@ -21,20 +21,20 @@ pub(super) fn buyer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
     Ok(text)
 }
 
-/// A payment's name at its provider, whatever that makes of it: the bounds of an event are its own.
+/// A payment's reference at its provider. Only an event's own limits apply to it.
 pub(super) fn reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     let fits = !text.is_empty() && !text.contains('\0');
     fits.then_some(text).ok_or_else(|| D::Error::custom("must not be empty, or hold U+0000"))
 }
 
-/// A version: the first is 1.
+/// A version, counted from 1.
 pub(super) fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     let version = i32::deserialize(deserializer)?;
     (version >= 1).then_some(version).ok_or_else(|| D::Error::custom("must be at least 1"))
 }
 
-/// One line of text.
+/// Checks one line of text.
 fn line(text: &str) -> Result<(), String> {
     let characters = text.chars().count();
     if characters == 0 {

@@ -1,6 +1,5 @@
-//! The contract between services: which events exist, in which stream they travel, and what they
-//! say. A service that wants events of its own implements [`Event`] for them in its own crate;
-//! nothing here needs to change.
+//! The contract between services: the events, their streams, and their data. A service with events
+//! of its own implements [`Event`] for them in its own crate; nothing here needs to change.
 
 pub mod as_received;
 pub mod asyncapi;
@@ -15,27 +14,27 @@ use serde::{Serialize, Serializer};
 
 pub use bus::{DecodeError, Event, EventSet, Stream};
 
-/// What the `dataschema` of every event begins with. Never change it: stored events have it.
+/// The prefix of every event's `dataschema`. Never change it: stored events contain it.
 pub const SCHEMA_PREFIX: &str = "urn:ticketing:event:";
 
-/// What the events of a family carry.
+/// The data of a family's events.
 trait Published: Serialize {
-    /// Writes it into an event.
+    /// Serializes it as the data of an event.
     ///
     /// # Errors
-    /// When the serializer does.
+    /// Any error of the serializer.
     fn published<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.serialize(serializer)
     }
 }
 
-/// Declares a family of events: its stream, a type for each event, the set of them all for
-/// listeners, and their description with examples. Each event carries the full state of one thing,
-/// which has an `id`.
+/// Declares a family of events: its stream, a type per event, an enum of all of them for listeners,
+/// and their documentation with examples. Each event carries the full state of one thing, which has
+/// an `id`.
 ///
-/// An example is a file in `golden` that holds what some release has published. Never change or
-/// remove one: what is in a stream stays readable. In `before-0.1.0` is what was written otherwise; this
-/// release would write the file of the same name.
+/// An example is a file in `golden` that holds a payload published by some release. Never change or
+/// remove one: events in a stream must stay readable. `before-0.1.0` holds payloads that this
+/// release would write differently, as the file of the same name in `golden`.
 macro_rules! family {
     (
         $(#[doc = $stream_doc:literal])+
@@ -55,7 +54,7 @@ macro_rules! family {
                 schema_prefix: $crate::events::SCHEMA_PREFIX,
             };
 
-        /// The events of this family, described.
+        /// The documentation of this family's events.
         pub(super) const DOCUMENTED: &[$crate::events::asyncapi::Documented] = &[$(
             $crate::events::asyncapi::Documented::of::<$event, $state>(
                 concat!($($doc),+),
@@ -91,8 +90,8 @@ macro_rules! family {
         }
 
         impl $set {
-            /// The state that the event carries. Which event it was rarely matters: events come in
-            /// any order, and the version alone says which state is newer.
+            /// Returns the state that the event carries. The kind of event rarely matters: events
+            /// arrive in any order, and only the version says which state is newer.
             #[must_use]
             pub fn state(&self) -> &$state {
                 match self {

@@ -1,4 +1,5 @@
-//! Money that is never a float: the decimal text of a JSON number in, the same decimal out.
+//! Money that is never a float: parsed from the decimal text of a JSON number, and written as the
+//! same decimal.
 
 use std::{fmt, str::FromStr};
 
@@ -17,7 +18,7 @@ use utoipa::{
 pub struct Price(Decimal);
 
 impl Price {
-    /// The dearest price: 1,000,000.00.
+    /// The highest price: 1,000,000.00.
     pub const MAX: Self = Self(Decimal::from_parts(100_000_000, 0, 0, false, 2));
 }
 
@@ -30,7 +31,7 @@ pub enum PriceError {
     /// Below zero.
     #[error("must not be negative")]
     Negative,
-    /// Finer than a hundredth.
+    /// More than two decimals.
     #[error("must have at most two decimals")]
     TooFine,
     /// Above [`Price::MAX`].
@@ -68,7 +69,7 @@ impl FromStr for Price {
             Some(_) => Decimal::from_scientific(text),
         };
         let decimal = decimal.map_err(|error| match error {
-            // More digits than a decimal holds: either far too fine or far too large.
+            // More digits than a decimal holds: far too many decimals, or far too large.
             rust_decimal::Error::Underflow => PriceError::TooFine,
             _ if exponent.is_some_and(|exponent| exponent.starts_with('-')) => PriceError::TooFine,
             _ if text.starts_with('-') && is_numeric(text) => PriceError::Negative,
@@ -79,7 +80,7 @@ impl FromStr for Price {
     }
 }
 
-/// Whether a text that no decimal could be made of is a number all the same.
+/// Returns whether a text that is no valid decimal is a number nevertheless.
 fn is_numeric(text: &str) -> bool {
     text.contains(|c: char| c.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
@@ -100,8 +101,8 @@ impl Serialize for Price {
 }
 
 impl<'de> Deserialize<'de> for Price {
-    /// Reads a JSON number by its text, so that no digit passes through a float. Works with
-    /// `serde_json` only, like every [`RawValue`].
+    /// Reads a JSON number by its text, so that no digit passes through a float. Works only with
+    /// `serde_json`, like every [`RawValue`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         raw.get().parse().map_err(D::Error::custom)
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_survive_the_way_through_json() {
+    fn digits_survive_a_round_trip_through_json() {
         for (given, kept) in [
             ("0", "0.00"),
             ("-0", "0.00"),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_price_is_refused_with_its_reason() {
+    fn an_invalid_price_is_refused_with_its_reason() {
         for (given, reason) in [
             ("-1", "must not be negative"),
             ("-0.001", "must not be negative"),

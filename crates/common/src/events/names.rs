@@ -1,5 +1,6 @@
-//! The names that fields of a ticket had in releases before 0.1.0 (docs/adr/0033). Events of those
-//! releases stay readable, and their listeners can read the events of this one, which have both names.
+//! The names that a ticket's fields had before release 0.1.0 (docs/adr/0033). Events of those
+//! releases stay readable, and their listeners can read this release's events, which carry both
+//! names.
 
 use std::fmt;
 
@@ -9,11 +10,11 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// Each old name, and what replaced it.
+/// Each old name and its replacement.
 pub(super) const OLD_NAMES: [(&str, &str); 3] =
     [("created_at", "createdAt"), ("updated_at", "updatedAt"), ("order_id", "orderId")];
 
-/// The name that a field has now, and whether the given one is the old one.
+/// Returns a field's current name, and whether the given one is the old one.
 pub(super) fn current(name: &str) -> Option<(&'static str, bool)> {
     OLD_NAMES
         .iter()
@@ -21,12 +22,12 @@ pub(super) fn current(name: &str) -> Option<(&'static str, bool)> {
         .map(|(old, new)| (*new, name == *old))
 }
 
-/// Names of an object that were met, to tell which come a second time by their other name.
+/// The names met so far in an object, to find fields that come again under their other name.
 #[derive(Default)]
 pub(super) struct Met(Vec<(&'static str, bool)>);
 
 impl Met {
-    /// Whether a field came before by its other name. Of two, the first counts.
+    /// Returns whether the field came before under its other name. The first of the two counts.
     pub(super) fn came_before(&mut self, (name, is_old): (&'static str, bool)) -> bool {
         let before = self.0.contains(&(name, !is_old));
         self.0.push((name, is_old));
@@ -34,7 +35,7 @@ impl Met {
     }
 }
 
-/// Reads structs whose fields may have either name, or both.
+/// Deserializes structs whose fields may have either name, or both.
 pub(super) struct EitherName<T>(pub(super) T);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for EitherName<D> {

@@ -1,5 +1,5 @@
-//! What the orders service tells of its orders: `order:created`, and then one of `order:completed`,
-//! `order:cancelled` and `order:expired`, each with the order's full state and version.
+//! The orders service's events: `order:created`, then one of `order:completed`, `order:cancelled`
+//! and `order:expired`, each with the order's full state and version.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -39,7 +39,7 @@ columns! {
         pub buyer: String,
         /// What the ticket cost when it was reserved, and what is to be paid.
         pub price: Price,
-        /// What has become of it.
+        /// The order's state.
         pub status: OrderStatus,
         /// 1 when created, one more with each change: the greater one is the newer state.
         #[serde(deserialize_with = "checked::version")]
@@ -55,7 +55,7 @@ columns! {
         #[serde(with = "bus::rfc3339")]
         pub updated_at: OffsetDateTime,
     } and {
-        /// What completed it; missing otherwise.
+        /// The payment that completed the order; absent otherwise.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         #[sqlx(json(nullable))]
@@ -65,12 +65,12 @@ columns! {
 
 impl Published for Order {}
 
-/// What has become of an order.
+/// An order's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum OrderStatus {
-    /// Its ticket is nobody else's until it is paid, or its time has passed.
+    /// Its ticket is reserved until it is paid or its time has passed.
     Reserved,
     /// It is paid, and its ticket sold.
     Completed,
@@ -81,7 +81,7 @@ pub enum OrderStatus {
 }
 
 impl OrderStatus {
-    /// The status as it is in JSON and in databases.
+    /// Returns the status as written in JSON and in databases.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,9 +96,9 @@ impl OrderStatus {
 /// What was paid for an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Payment {
-    /// How much.
+    /// The amount.
     pub amount: Price,
-    /// The payment's name at its provider.
+    /// The payment's reference at its provider.
     #[serde(deserialize_with = "checked::reference")]
     #[schema(min_length = 1)]
     pub reference: String,
@@ -112,7 +112,7 @@ mod tests {
     use crate::events::EventSet;
 
     #[test]
-    fn an_event_is_checked_as_a_request_is_and_the_reason_names_the_field() {
+    fn an_event_is_checked_like_a_request_and_the_error_names_the_field() {
         let golden: Value =
             serde_json::from_str(include_str!("golden/order-completed.json")).unwrap();
         for (field, value, reason) in [

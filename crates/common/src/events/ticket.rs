@@ -1,5 +1,5 @@
-//! What the tickets service tells of its tickets: `ticket:created` and `ticket:updated`, each with
-//! the ticket's full state and version.
+//! The tickets service's events: `ticket:created` and `ticket:updated`, each with the ticket's full
+//! state and version.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
@@ -57,13 +57,13 @@ columns! {
         /// When this version was committed.
         #[serde(with = "bus::rfc3339")]
         pub updated_at: OffsetDateTime,
-        /// Who sells it, by the name that their token gave them; missing where a release without sellers has
-        /// stored it.
+        /// The seller, by the name in their token; absent if the ticket was stored by a release
+        /// without sellers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false, min_length = 1, max_length = 200)]
         pub seller: Option<String>,
     } and {
-        /// Whose it is; missing while anybody may order it.
+        /// The order that holds it; absent while the ticket is available.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schema(nullable = false)]
         #[sqlx(json(nullable))]
@@ -72,8 +72,8 @@ columns! {
 }
 
 impl Ticket {
-    /// The ticket of the examples, with an id of its own. Tests change what they need:
-    /// `Ticket { version: 2, ..Ticket::example() }`.
+    /// Returns the ticket of the examples, with a new id. Tests change what they need: `Ticket {
+    /// version: 2, ..Ticket::example() }`.
     #[must_use]
     pub fn example() -> Self {
         let example = serde_json::from_str(include_str!("golden/ticket-of-seller.json"));
@@ -81,17 +81,17 @@ impl Ticket {
     }
 }
 
-/// Whose a ticket is.
+/// An order's hold on a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Hold {
-    /// The order that has it.
+    /// The order that holds the ticket.
     pub order_id: Uuid,
-    /// For now, or for good.
+    /// Whether the ticket is reserved or sold.
     pub status: HoldStatus,
 }
 
-/// Reads either name of a field; writes the current one.
+/// Reads a field under either name; writes the current one.
 macro_rules! with_either_name {
     ($($type:ty),+) => {
         $(
@@ -112,7 +112,8 @@ macro_rules! with_either_name {
 with_either_name!(Ticket, Hold);
 
 impl Published for Ticket {
-    /// With the old names beside the current ones: listeners of releases before 0.1.0 know no others.
+    /// With the old names next to the current ones: listeners of releases before 0.1.0 know only
+    /// the old ones.
     fn published<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct BothNames {
@@ -138,18 +139,18 @@ impl Published for Ticket {
     }
 }
 
-/// How an order has a ticket.
+/// How an order holds a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HoldStatus {
     /// Until it is paid, cancelled or expires.
     Reserved,
-    /// For good: it is paid.
+    /// Permanently: it is paid.
     Sold,
 }
 
 impl HoldStatus {
-    /// The status as it is in JSON and in databases.
+    /// Returns the status as written in JSON and in databases.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,13 +168,13 @@ mod tests {
     const GOLDEN: &str = include_str!("golden/ticket.json");
 
     #[test]
-    fn a_field_added_by_a_newer_publisher_is_passed_over() {
+    fn a_field_added_by_a_newer_publisher_is_ignored() {
         let newer = GOLDEN.replacen('{', r#"{"seat":"12A","#, 1);
         assert!(TicketUpdated::decode("ticket:updated", 1, &newer).is_ok());
     }
 
     #[test]
-    fn an_event_is_checked_as_a_request_is_and_the_reason_names_the_field() {
+    fn an_event_is_checked_like_a_request_and_the_error_names_the_field() {
         let read = |field: &str, value: &str| {
             let at = GOLDEN.find(&format!(r#""{field}":"#)).unwrap() + field.len() + 3;
             let end = at + GOLDEN[at..].find([',', '}']).unwrap();
@@ -203,7 +204,7 @@ mod tests {
             let named = format!("ticket:updated: {field}: ");
             assert!(error.starts_with(&named) && error.contains(reason), "{value}: {error}");
         }
-        // What any release has answered 201 takes effect, also where a later one takes it no more.
+        // A title that any release has accepted takes effect, even if later releases refuse it.
         for title in ["\u{200b}", "a\u{202e}b", "\u{2066}a\u{2069}", &"é".repeat(200)] {
             let read = read("title", &serde_json::to_string(title).unwrap()).unwrap();
             assert_eq!(read.0.title, title);
@@ -219,7 +220,7 @@ mod tests {
         assert!(error.contains("order:created"), "{error}");
     }
 
-    /// What the release before reads a ticket with, to the letter.
+    /// The types with which the previous release reads a ticket, verbatim.
     mod before {
         use super::*;
 
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_before_reads_events_of_this_one_and_this_one_those_of_the_release_before() {
+    fn this_and_the_previous_release_read_each_others_events() {
         let hold = Hold { order_id: Uuid::now_v7(), status: HoldStatus::Reserved };
         for hold in [None, Some(hold)] {
             let ticket = Ticket { hold, ..Ticket::example() };
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn http_answers_have_the_current_names_alone() {
+    fn http_answers_have_only_the_current_names() {
         let hold = Hold { order_id: Uuid::now_v7(), status: HoldStatus::Sold };
         let answer = serde_json::to_string(&Ticket { hold: Some(hold), ..Ticket::example() });
         let answer = answer.unwrap();
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_comes_twice_by_one_name_is_refused() {
+    fn a_field_that_comes_twice_under_one_name_is_refused() {
         let twice = GOLDEN.replacen('{', r#"{"createdAt":"2026-01-01T00:00:00Z","#, 1);
         let error = TicketUpdated::decode("ticket:updated", 1, &twice).unwrap_err().to_string();
         assert!(error.contains("duplicate field"), "{error}");

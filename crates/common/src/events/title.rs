@@ -1,5 +1,5 @@
-//! What a ticket's title may be: one line of text in which a reader sees something, and which does not
-//! turn around the text beside it.
+//! A ticket's title: one line of text with something visible, which does not change the direction
+//! of surrounding text.
 
 use serde::Serialize;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
@@ -8,7 +8,7 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, Type},
 };
 
-/// A ticket's title, as [`Title::check`] has it.
+/// A ticket's title, as checked by [`Title::check`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]
@@ -17,20 +17,19 @@ pub struct Title(String);
 /// Why a text is not a [`Title`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TitleError {
-    /// A reader would see nothing.
+    /// No visible character.
     #[error("must have at least one visible character")]
     Invisible,
     /// More than [`Title::MAX_CHARACTERS`].
     #[error("must have at most {max} characters, has {0}", max = Title::MAX_CHARACTERS)]
     TooLong(usize),
-    /// A title is one line of text; and Postgres cannot hold U+0000.
+    /// A title is one line of text, and Postgres cannot store U+0000.
     #[error("must not hold control characters or line breaks, holds U+{0:04X}")]
     Control(u32),
-    /// An override, embedding or isolate shows text in another order than it has, beyond the title
-    /// as well.
+    /// Overrides, embeddings and isolates reorder text, even beyond the title.
     #[error("must not hold characters that change the direction of text, holds U+{0:04X}")]
     Direction(u32),
-    /// Only [`Title::check`] says so; a request's title is trimmed.
+    /// Only from [`Title::check`]; a request's title is trimmed.
     #[error("must not begin or end with white space")]
     Untrimmed,
 }
@@ -38,9 +37,9 @@ pub enum TitleError {
 impl Title {
     /// The longest title, in characters (Unicode scalar values).
     pub const MAX_CHARACTERS: usize = 200;
-    /// The rule for machines, as far as a pattern can say it: one line, no control, no change of
-    /// direction, and something else than white space. Spelled out, because `\s` differs from one
-    /// dialect to another.
+    /// The rule for machines, as far as a pattern can express it: one line, no control character,
+    /// no change of direction, and something besides white space. Spelled out, because `\s` differs
+    /// between dialects.
     const PATTERN: &str = concat!(
         r"^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*",
         r"[^\u0000- \u007f-\u00a0\u1680\u2000-\u200a\u2028-\u202f\u205f\u2066-\u2069\u3000]",
@@ -49,11 +48,11 @@ impl Title {
         r"[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$",
     );
 
-    /// Checks a title as it is stored and told of: 1–200 characters without white space around them;
-    /// at least one of them visible; no control character, line break, or character that changes the
-    /// direction of text (U+202A–202E, U+2066–2069). The marks U+200E, U+200F and U+061C may be there,
-    /// as Hebrew and Arabic need them, and so may joiners and variation selectors beside what they
-    /// join or vary.
+    /// Checks a title as stored and published: 1–200 characters without surrounding white space; at
+    /// least one of them visible; no control character, line break, or character that changes the
+    /// direction of text (U+202A–202E, U+2066–2069). The marks U+200E, U+200F and U+061C are
+    /// allowed, because Hebrew and Arabic need them, and so are joiners and variation selectors
+    /// next to the characters that they join or vary.
     ///
     /// # Errors
     /// The first rule that the text breaks.
@@ -78,22 +77,22 @@ impl Title {
         }
     }
 
-    /// The title as text.
+    /// Returns the title as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether a character by itself leaves something to see. A combining mark does not, nor a format
-/// character, a private one, or one that this version of Unicode does not know.
+/// Returns whether a character alone is visible. Combining marks, format characters, private
+/// characters, and characters unknown to this version of Unicode are not.
 fn is_visible(c: char) -> bool {
     use GeneralCategoryGroup::{Letter, Number, Punctuation, Symbol};
     matches!(c.general_category_group(), Letter | Number | Punctuation | Symbol) && !is_blank(c)
 }
 
-/// Letters and symbols that are drawn as nothing: the fillers of Hangul, blanks among the Braille
-/// patterns, hieroglyphs and notes, and the place of an object that is not there.
+/// Letters and symbols drawn as nothing: Hangul fillers, blank Braille patterns, blank hieroglyphs
+/// and notes, and the object replacement character.
 fn is_blank(c: char) -> bool {
     matches!(
         c,
@@ -109,7 +108,7 @@ fn is_blank(c: char) -> bool {
     )
 }
 
-/// Takes the white space around it away, and checks the rest.
+/// Trims surrounding white space and checks the rest.
 impl TryFrom<String> for Title {
     type Error = TitleError;
 
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_title_is_refused_with_its_reason() {
+    fn an_invalid_title_is_refused_with_its_reason() {
         use TitleError::{Control, Direction, Invisible, TooLong};
         for (given, error) in [
             ("", Invisible),
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_of_which_nothing_is_seen_is_refused_whatever_it_is_made_of() {
+    fn a_title_of_invisible_characters_of_any_kind_is_refused() {
         for invisible in [
             "\u{ad}",             // soft hyphen
             "\u{34f}",            // grapheme joiner
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn titles_in_every_script_are_titles() {
+    fn titles_in_every_script_are_accepted() {
         for title in [
             "7",
             "!",

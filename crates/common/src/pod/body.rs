@@ -1,5 +1,5 @@
-//! A JSON request body, taken field by field, so that a refusal names each bad field at once and
-//! not just the first.
+//! Parses a JSON request body field by field, so that a refusal names every invalid field and not
+//! just the first.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use super::{
     repeated_keys::repeated_keys,
 };
 
-/// The fields of a JSON object that came as a request's body. Take each with [`Self::required`] or
-/// [`Self::optional`], report what is wrong with its value through [`Self::refuse`], and end with
-/// [`Self::finish`], which refuses what nobody took.
+/// The fields of a JSON request body. Take each with [`Self::required`] or [`Self::optional`],
+/// report invalid values through [`Self::refuse`], and end with [`Self::finish`], which refuses all
+/// fields that were not taken.
 #[derive(Debug)]
 pub struct Fields {
     body: Bytes,
@@ -30,8 +30,8 @@ impl Fields {
     /// Reads a body.
     ///
     /// # Errors
-    /// 400 when it is not a JSON object; 422 when an object in it has a key twice, of which readers would
-    /// take one or the other.
+    /// 400 if it is not a JSON object. 422 if an object in it has a key twice, because readers
+    /// differ on which one counts.
     pub fn parse(body: Bytes) -> Result<Self, Problem> {
         let raw = serde_json::from_slice(&body).map_err(|error| {
             let detail = format!("The body is not a JSON object: {error}");
@@ -47,13 +47,13 @@ impl Fields {
         }
     }
 
-    /// The body's bytes as they came.
+    /// Returns the body's bytes as received.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.body
     }
 
-    /// A field that must be there. `None` once an error is noted.
+    /// Takes a required field. `None` means that an error is noted.
     pub fn required<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
         if !self.raw.contains_key(field) {
             self.refuse(field, "is required");
@@ -61,7 +61,7 @@ impl Fields {
         self.optional(field)
     }
 
-    /// A field that may be missing. `null` is not missing: it is parsed like any value.
+    /// Takes an optional field. `null` is not absent: it is parsed like any value.
     pub fn optional<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
         let raw = self.raw.remove(field)?;
         match serde_json::from_str(raw.get()) {
@@ -73,15 +73,15 @@ impl Fields {
         }
     }
 
-    /// Notes that a field's value will not do.
+    /// Notes that a field's value is invalid.
     pub fn refuse(&mut self, field: &str, message: impl Into<String>) {
         self.errors.push(FieldError { field: field.to_owned(), message: message.into() });
     }
 
-    /// Ends the reading, with what was made of the fields: `None` only where an error was noted.
+    /// Ends the parsing, with what was built from the fields: `None` only if an error was noted.
     ///
     /// # Errors
-    /// 422 with every error noted, and one for each field that nobody took.
+    /// 422 with every error noted, and one for each field that was not taken.
     pub fn finish<T>(mut self, made: Option<T>) -> Result<T, Problem> {
         for field in std::mem::take(&mut self.raw).into_keys() {
             self.refuse(&field, "is not a field of this request");
@@ -89,13 +89,13 @@ impl Fields {
         if !self.errors.is_empty() {
             return Err(Problem::invalid(self.errors));
         }
-        // A bug of the parser, never of the client.
+        // A bug of the parser, never the client's fault.
         let unreported = || anyhow::anyhow!("a field was refused without a reason");
         made.ok_or_else(|| Problem::internal(&unreported()))
     }
 }
 
-/// What serde says, less the position within the single field.
+/// Returns serde's message without the position, which counts from the field's start.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let at = text.rfind(" at line ").unwrap_or(text.len());
@@ -124,7 +124,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     }
 }
 
-/// A body that could not be read: too large (413), or cut off on its way (400).
+/// Returns the problem for a body that could not be read: too large (413) or cut off (400).
 fn refused(rejection: &BytesRejection) -> Problem {
     let status = rejection.status();
     Problem::new(status, rejection.body_text())

@@ -1,5 +1,5 @@
-//! The service's Postgres: connections that give up before a request does, and a gate of
-//! readiness that knows whether requests are served.
+//! The service's Postgres: a pool whose timeouts are shorter than a request's, and a readiness gate
+//! that tells whether requests can be served.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -17,51 +17,51 @@ use bus::{Pool, database_is_away};
 use super::{config::DatabaseSettings, health::Health};
 use bus::{ClientId, Shutdown};
 
-/// How long a start waits for a Postgres that is itself starting.
+/// How long a start waits for a Postgres that is still starting.
 const START_WAIT: Duration = Duration::from_secs(30);
-/// The pause between two tries of a start.
+/// The pause between two attempts at startup.
 const START_RETRY: Duration = Duration::from_secs(1);
-/// How long one attempt to connect may take at a start.
+/// How long one attempt to connect may take at startup.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one statement may take, waiting for locks included. Below what [`Pool`] gives to a piece of
-/// work, so that the database speaks first.
+/// How long one statement may take, including waits for locks. Shorter than [`Pool`]'s timeout for
+/// a piece of work, so that the database's error comes first.
 const STATEMENT_TIMEOUT: &str = "5s";
-/// How long a transaction may hold its locks while its process says nothing, as when it was
-/// suspended or its node was cut off.
+/// How long a transaction may hold its locks while its process is silent, such as when it is
+/// suspended or its node is cut off.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "10s";
-/// How often to look whether the database answers, and how long it may take. Connections that have
-/// fallen silent are replaced within three seconds.
+/// How often to check that the database answers, and how long the check may take. Connections that
+/// fall silent are replaced within three seconds.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(1);
-/// A pool that had no connection to spare for a question serves, if it has served within this time:
-/// three looks.
+/// A pool that is too busy to answer a check is still healthy if it has served within this time:
+/// three checks.
 const SERVED: Duration = Duration::from_secs(3);
-/// The gate of readiness.
+/// The readiness gate.
 const GATE: &str = "database";
-/// How long closing waits for connections that are in use.
+/// How long closing waits for connections in use.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the pool. Waits up to 30 seconds for a server that cannot be reached; one that refuses
-/// (the password, the database's name) is not waited for.
+/// Opens the pool. Waits up to 30 seconds for an unreachable server, but not for one that refuses
+/// (the password, the database's name).
 ///
 /// # Errors
-/// When the URL is malformed, the server refuses, or the time has passed.
+/// If the URL is malformed, the server refuses, or the time has passed.
 pub async fn connect(settings: &DatabaseSettings, client_id: &ClientId) -> anyhow::Result<Pool> {
     let options = options(&settings.database_url, client_id)?;
     wait_for(&options).await?;
     Ok(Pool::new(options, settings.database_max_connections as usize))
 }
 
-/// A pool of one connection for migrations. Their statements have no time limit: they may take long, or
-/// wait for another replica. A session whose process falls silent ends after 10 s, which releases its
-/// locks.
+/// Returns a pool of one connection for migrations. Their statements have no time limit: they may
+/// take long, or wait for another replica. A session whose process falls silent ends after 10 s,
+/// which releases its locks.
 #[must_use]
 pub fn migration_pool(pool: &Pool) -> PgPool {
     let options = PgConnectOptions::clone(&pool.connect_options()).options([
         ("statement_timeout", "0"),
         ("idle_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
     ]);
-    // Never replaced: its session may hold a lock.
+    // Never replaced, because its session may hold a lock.
     PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
@@ -69,13 +69,13 @@ pub fn migration_pool(pool: &Pool) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Keeps the gate `database` open while the database answers and the pool serves, and renews the pool
-/// when its connections have fallen silent.
+/// Keeps the gate `database` open while the database answers and the pool serves, and renews the
+/// pool when its connections fall silent.
 ///
-/// It has a connection of its own to tell by. One that was answered a moment ago and is not now, while
-/// a new one is, tells that what was open is lost: another server has taken the address, or something
-/// between has forgotten its connections. Those of the pool would each be found out by whoever gets
-/// it; this is faster.
+/// It checks with a connection of its own. If that connection fell silent but a new one is
+/// answered, all older connections are lost: another server has taken over the address, or a device
+/// in between has forgotten them. Without this check, each of the pool's connections would have to
+/// time out on a request first.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
@@ -103,8 +103,8 @@ pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Re
     Ok(())
 }
 
-/// Whether requests are served now: the database may answer, and the pool have no connection on which
-/// it does.
+/// Checks whether requests can be served. The database may answer although the pool has no working
+/// connection.
 async fn serves(pool: &Pool, witness: &mut Witness) -> Result<(), String> {
     witness.ask().await?;
     if witness.silent && pool.renew() {
@@ -120,16 +120,16 @@ async fn serves(pool: &Pool, witness: &mut Witness) -> Result<(), String> {
     }
 }
 
-/// A connection that shows what becomes of those that are open.
+/// A connection that shows whether the open ones still work.
 struct Witness {
     options: Arc<PgConnectOptions>,
     connection: Option<PgConnection>,
-    /// One was not answered, and the pool may have others of its kind.
+    /// A connection fell silent, so the pool may have silent ones too.
     silent: bool,
 }
 
 impl Witness {
-    /// Asks on the connection of last time, and on a new one if it does not answer.
+    /// Pings the current connection, or opens a new one if it does not answer.
     async fn ask(&mut self) -> Result<(), String> {
         if let Some(mut connection) = self.connection.take() {
             match timeout(WATCH_TIMEOUT, connection.ping()).await {
@@ -137,7 +137,7 @@ impl Witness {
                     self.connection = Some(connection);
                     return Ok(());
                 }
-                // The server has ended it, and others are told the same when they ask.
+                // The server has ended it; the pool's connections get the same error when used.
                 Ok(Err(error)) => debug!(%error, "a connection to the database has ended"),
                 Err(_) => self.silent = true,
             }
@@ -151,14 +151,14 @@ impl Witness {
     }
 }
 
-/// Now, to the microsecond, which is what Postgres keeps: the row, the event and the answer say
-/// the same.
+/// Returns the current time in microseconds, the precision of Postgres, so that the row, the event
+/// and the answer agree.
 #[must_use]
 pub fn now() -> OffsetDateTime {
     bus::to_microseconds(OffsetDateTime::now_utc())
 }
 
-/// Closes the pool, after the tasks that used it have ended.
+/// Closes the pool, after the tasks that use it have ended.
 pub async fn close(pool: Pool) {
     if timeout(CLOSE_TIMEOUT, pool.close()).await.is_err() {
         warn!("dropped database connections that were still in use");
@@ -166,19 +166,20 @@ pub async fn close(pool: Pool) {
 }
 
 fn options(url: &str, client_id: &ClientId) -> anyhow::Result<PgConnectOptions> {
-    // The reason may hold a part of the URL but never the password: the parser names the option.
+    // The reason may contain a part of the URL but never the password: the parser names the option.
     let options = PgConnectOptions::from_str(url).context("DATABASE_URL is not a Postgres URL")?;
     Ok(options
         .application_name(client_id.as_str())
         .options([
             ("statement_timeout", STATEMENT_TIMEOUT),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
-            // The server's side of a connection whose client has vanished: gone within 10 s.
+            // If a client vanishes, the server closes its side within 10 s.
             ("tcp_keepalives_idle", "5"),
             ("tcp_keepalives_interval", "2"),
             ("tcp_keepalives_count", "3"),
             ("tcp_user_timeout", "10000"),
-            // Also while a statement runs or waits for a lock: a process that was killed holds nothing.
+            // Also while a statement runs or waits for a lock, so that a killed process holds no
+            // locks.
             ("client_connection_check_interval", "500ms"),
         ])
         .disable_statement_logging())

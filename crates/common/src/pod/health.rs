@@ -1,6 +1,6 @@
-//! How a process says how it is: `/livez`, `/readyz` and `/metrics`.
+//! How a process reports its health: `/livez`, `/readyz` and `/metrics`.
 //!
-//! Liveness never asks a dependency: a restart does not mend a database that is away. Readiness is
+//! Liveness never checks a dependency: a restart does not fix an unreachable database. Readiness is
 //! a set of named gates, each opened and closed by the task that knows.
 
 use std::{
@@ -12,7 +12,7 @@ use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get}
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
-/// The process's readiness. Clones are the same.
+/// The process's readiness. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     gates: Arc<Mutex<BTreeMap<&'static str, Gate>>>,
@@ -26,7 +26,7 @@ struct Gate {
 }
 
 impl Health {
-    /// Opens a gate: the part of that name is ready.
+    /// Opens a gate: that part is ready.
     pub fn ready(&self, gate: &'static str) {
         self.set(gate, Gate { ready: true, reason: String::new() });
     }
@@ -36,7 +36,7 @@ impl Health {
         self.set(gate, Gate { ready: false, reason: reason.into() });
     }
 
-    /// Whether every gate is open.
+    /// Returns whether every gate is open.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.snapshot().values().all(|gate| gate.ready)

@@ -1,6 +1,6 @@
-//! The header Idempotency-Key: a client's name for one request, so that it can repeat it without
-//! knowing whether it took effect. The key is claimed, and the answer stored, in the transaction of
-//! what the request makes: [`once`].
+//! The Idempotency-Key header: a client's name for a request, with which it can safely repeat the
+//! request when it does not know whether it took effect. One transaction claims the key, does the
+//! work and stores the answer: [`once`].
 
 use std::time::Duration;
 
@@ -23,28 +23,28 @@ use bus::{BusError, Pool};
 
 /// The header's name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The header of an answer that is given for a second time.
+/// The header of a replayed answer.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest key, in characters.
 const MAX_LENGTH: usize = 255;
-/// How long a key is kept at least: the day within which a client is expected to have repeated a
-/// request whose answer it never saw.
+/// How long a key is kept at least: the day within which a client is expected to retry a request
+/// whose answer it never saw.
 const RETENTION: Duration = Duration::from_hours(24);
-/// How long whoever holds a key may say nothing to the database: milliseconds, if it lives. After that
-/// the server ends its transaction, which frees the key within two seconds of its holder's death; a
-/// holder that was only frozen cannot commit any more.
+/// How long the holder of a key may be silent towards the database: a live one needs milliseconds.
+/// After that the server ends its transaction, which frees the key within two seconds of the
+/// holder's death. A holder that was only frozen can no longer commit.
 const HOLDER_SILENCE: &str = "1500ms";
 /// How often to look for old keys. They may live this much longer than [`RETENTION`].
 const EVERY: Duration = Duration::from_mins(1);
-/// How many keys one statement deletes: short locks, and a transaction log in small pieces.
+/// How many keys one statement deletes: few, for short locks and small pieces of transaction log.
 const BATCH: i64 = 1_000;
 
 crate::statements! {
-    /// Limits how long this transaction's process may fall silent, and tries the key's lock.
+    /// Limits how long this transaction's process may be silent, and tries the key's lock.
     CLAIM =
         "select set_config('idle_in_transaction_session_timeout', $1, true),
                 pg_try_advisory_xact_lock($2)";
-    /// What is stored under a key, or for the same request under the key of the release before.
+    /// The answer stored under a key, or for the same request under the previous release's key.
     FIND =
         "select request_hash, resource_id, answer from chassis.idempotency_keys
          where key = $1 or (key = $2 and request_hash = $3)
@@ -60,10 +60,10 @@ crate::statements! {
              order by created_at limit $2 for update skip locked)";
 }
 
-/// A request's key: 1–255 visible ASCII characters. `None` without the header.
+/// Returns a request's key: 1–255 visible ASCII characters. `None` without the header.
 ///
 /// # Errors
-/// 400 when it is malformed.
+/// 400 if it is malformed.
 pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes);
     let Some(bytes) = values.next() else { return Ok(None) };
@@ -85,17 +85,17 @@ pub struct IdempotentRequest {
     hash: [u8; 32],
 }
 
-/// What a request made, and was answered.
+/// What a request created, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The thing that was made.
+    /// The created thing.
     pub resource_id: Uuid,
     /// The body of the answer.
     pub body: String,
 }
 
 impl Answer {
-    /// 201 with the body, and where the thing is: under this path, by its id.
+    /// Returns 201 with the body and the Location: this path and the id.
     #[must_use]
     pub fn created(self, path: &str) -> Response {
         let content_type = HeaderValue::from_static("application/json");
@@ -107,7 +107,7 @@ impl Answer {
         response
     }
 
-    /// The same, as an answer that was given before.
+    /// The same, marked as a replay.
     #[must_use]
     pub fn replayed(self, path: &str) -> Response {
         let mut response = self.created(path);
@@ -116,22 +116,22 @@ impl Answer {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub enum Outcome<T> {
-    /// It took effect now: its answer, and what else the work returned.
+    /// It took effect now: its answer, and the work's other result.
     Made(Answer, T),
-    /// It took effect before, and was answered this.
+    /// It took effect earlier, with this answer.
     Replayed(Answer),
 }
 
-/// Does the work of a request once, in one transaction with its answer: claims the key, runs the work,
-/// stores the answer, commits. A repetition gets that answer, and does nothing. Without a key, it is a
-/// transaction like any other.
+/// Does the work of a request once, in one transaction with its answer: claims the key, runs the
+/// work, stores the answer, commits. A repetition gets that answer and does nothing. Without a key,
+/// it is an ordinary transaction.
 ///
 /// # Errors
-/// 409 while another transaction has the key, 422 when the key came with another request; what the work
-/// refuses; any database error.
+/// 409 while another transaction holds the key; 422 if the key came with a different request; any
+/// error of the work; any database error.
 pub async fn once<T>(
     pool: &Pool,
     request: Option<&IdempotentRequest>,
@@ -152,23 +152,23 @@ pub async fn once<T>(
 }
 
 impl IdempotentRequest {
-    /// A request by its key, and by what tells it from another: its values, not its bytes, so that
-    /// a client may write the same JSON differently.
+    /// A request, identified by its key and by its values. Values, not bytes, so that a client may
+    /// write the same JSON differently.
     #[must_use]
     pub fn new(key: String, request: &str) -> Self {
         Self { key, before: None, hash: Sha256::digest(request.as_bytes()).into() }
     }
 
-    /// Finds the same request under this key as well: the one that the release before kept it by. Another
-    /// request's does not count.
+    /// Also finds this request under the key that the previous release used. A different request
+    /// under that key is ignored.
     #[must_use]
     pub fn or_before(self, key: String) -> Self {
         Self { before: Some(key), ..self }
     }
 
-    /// Claims the key for this transaction, until its end. What the request was answered before, if it was.
+    /// Claims the key until the transaction ends. Returns the earlier answer, if there is one.
     async fn claim(&self, tx: &mut PgConnection) -> Result<Option<Answer>, Problem> {
-        // First the limit, then the lock, in one round trip.
+        // Sets the limit and takes the lock in one round trip.
         let (_, free): (String, bool) = sqlx::query_as(&CLAIM)
             .bind(HOLDER_SILENCE)
             .bind(self.lock())
@@ -178,8 +178,8 @@ impl IdempotentRequest {
             let detail = "The first request with this Idempotency-Key is still under way. Repeat this one later.";
             return Err(Problem::new(StatusCode::CONFLICT, detail).retry_after(1));
         }
-        // A statement of its own: its snapshot is taken after the lock, so that it sees what the
-        // lock's holder before us has committed.
+        // A separate statement: its snapshot is taken after the lock, so it sees what the lock's
+        // previous holder committed.
         let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(&FIND)
             .bind(&self.key)
             .bind(&self.before)
@@ -198,7 +198,7 @@ impl IdempotentRequest {
         }
     }
 
-    /// Stores what the request is answered.
+    /// Stores the answer.
     async fn store_answer(
         &self,
         tx: &mut PgConnection,
@@ -214,7 +214,8 @@ impl IdempotentRequest {
         Ok(())
     }
 
-    /// The advisory lock of the key. Two keys that share one by chance cost a needless 409, no more.
+    /// The key's advisory lock. Two keys that hash to the same lock cause a needless 409, nothing
+    /// worse.
     fn lock(&self) -> i64 {
         let hash: [u8; 32] =
             Sha256::digest(format!("idempotency key {}", self.key).as_bytes()).into();
@@ -223,8 +224,7 @@ impl IdempotentRequest {
     }
 }
 
-/// Forgets keys that are past their time, so that their table stays bounded, until the process
-/// stops.
+/// Deletes expired keys until the process stops, so that their table stays bounded.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.

@@ -1,5 +1,5 @@
-//! How a process behaves in a pod: who it is, how it is told what to do, how it says how it is,
-//! and how it ends. A [`Service`](service::Service) puts all of it together.
+//! The chassis of a process in a pod: its identity, its configuration, its health and its shutdown.
+//! A [`Service`](service::Service) combines them.
 
 pub mod auth;
 pub mod body;

@@ -1,5 +1,5 @@
-//! What an API says of itself: `/openapi.json`, made from its handlers and their types, and `/docs`, a
-//! page that shows it and loads nothing from elsewhere.
+//! The API's description: `/openapi.json`, generated from its handlers and their types, and
+//! `/docs`, a page that shows it without loading anything from other origins.
 
 use axum::{
     Router,
@@ -19,18 +19,18 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{http::Static, problem::Problem};
 
-/// The page's own scripts and styles, and the API; nothing from elsewhere, and no frame around it.
-/// Swagger UI sets styles on its elements and draws with `data:` images.
+/// Allows the page's own scripts and styles, and the API; nothing from other origins, and no
+/// framing. Swagger UI sets inline styles and draws with `data:` images.
 const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'",
 );
 
-/// `/openapi.json` and `/docs`, for an API that its handlers have described, under the service's name
-/// and with a sentence about it.
+/// `/openapi.json` and `/docs` for an API described by its handlers, under the service's name and
+/// with a sentence about it.
 pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
-    // Made once: it is the same for everybody.
+    // Built once: the document never changes.
     let json = serde_json::to_vec(&complete(description, name, about));
     let json = json.map(Bytes::from).map_err(|error| Problem::internal(&error.into()));
     let description =
@@ -43,8 +43,8 @@ pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
         .route("/openapi.json", get(description))
 }
 
-/// Adds what is true of every operation: the failures behind the API, and the headers that the
-/// middleware puts on each answer.
+/// Adds what holds for every operation: the failures behind the API, and the headers that the
+/// middleware sets on each answer.
 fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
     let errors = "Every error is a problem (RFC 9457) that names each field that was wrong.";
     description.info = InfoBuilder::new()
@@ -61,7 +61,7 @@ fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
     description
 }
 
-/// Every JSON answer to a GET has a tag.
+/// Every JSON answer to a GET has an ETag.
 fn complete_conditional(operation: &mut Operation) {
     let tag = || {
         text_header(
@@ -88,7 +88,7 @@ fn complete_conditional(operation: &mut Operation) {
     }
 }
 
-/// Files that are part of the program cost no memory while a client takes them.
+/// Files compiled into the program cost no memory while a client reads them.
 fn part_of_the_program(mut response: axum::response::Response) -> axum::response::Response {
     response.extensions_mut().insert(Static);
     response
@@ -116,14 +116,14 @@ fn complete_operation(operation: &mut Operation) {
             headers.insert("traceparent".to_owned(), text_header(trace).into());
         }
     }
-    // Before anything has looked at the request, so without a body or a header.
+    // Sent before the request is parsed, so without a body or headers.
     let large =
         "The request's line and headers have more than 16 KiB, or there are over 100 of them.";
     let large = ResponseBuilder::new().description(large).build();
     responses.insert("431".to_owned(), RefOr::T(large));
 }
 
-/// A parameter that is optional is left out; it is never null, as utoipa has it for an `Option`.
+/// An optional parameter is left out, never null, as utoipa would describe an `Option`.
 fn without_null(parameter: &mut RefOr<Parameter>) {
     let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(schema))), .. }) = parameter
     else {

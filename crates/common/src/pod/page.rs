@@ -1,5 +1,5 @@
-//! Pages by cursor, newest first. Something made meanwhile never moves the pages that follow,
-//! because a cursor names a row and not a count.
+//! Pagination by cursor, newest first. New rows never shift the following pages, because a cursor
+//! names a row and not an offset.
 
 use axum::{
     extract::{FromRequestParts, Path, Query},
@@ -9,29 +9,27 @@ use uuid::Uuid;
 
 use super::problem::{FieldError, Problem};
 
-/// The most rows of one page.
+/// The most rows per page.
 pub const MAX_LIMIT: i64 = 100;
-/// The rows of one page when the client does not say.
+/// The rows per page if the client does not say.
 const DEFAULT_LIMIT: i64 = 20;
 
-/// What the query of a list asks for: `limit` (1–[`MAX_LIMIT`]) and `after` (a cursor).
+/// The query of a list: `limit` (1–[`MAX_LIMIT`]) and `after` (a cursor).
 #[derive(Debug, Clone, Copy)]
 pub struct PageQuery {
     limit: i64,
-    /// The row that the page comes after, by its id.
+    /// The id of the row before the page.
     pub after: Option<Uuid>,
 }
 
 impl PageQuery {
-    /// How many rows to read: one more than the page holds, because that there is one tells that
-    /// there is a next page.
+    /// How many rows to read: one more than the page holds, to learn whether there is a next page.
     #[must_use]
     pub fn rows(self) -> i64 {
         self.limit + 1
     }
 
-    /// Cuts what was read to the page's size. Returns the cursor of the next page, if there is
-    /// one.
+    /// Cuts the rows to the page's size. Returns the cursor of the next page, if there is one.
     pub fn cut<T>(self, rows: &mut Vec<T>, id: impl Fn(&T) -> Uuid) -> Option<String> {
         let size = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let more = rows.len() > size;
@@ -83,7 +81,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
     }
 }
 
-/// The id in a path. Written with hyphens, the only form that the APIs themselves give out.
+/// The id in a path. Only hyphenated, the form that the APIs themselves use.
 #[derive(Debug, Clone, Copy)]
 pub struct PathId(pub Uuid);
 
@@ -102,19 +100,20 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
     }
 }
 
-/// 400 that names the part of the path or the header that cannot be read.
+/// 400 that names the invalid part of the path or the invalid header.
 #[must_use]
 pub fn bad_request(field: &str, message: &str) -> Problem {
     let problem = Problem::new(StatusCode::BAD_REQUEST, format!("{field} {message}"));
     Problem { errors: vec![error(field, message)], ..problem }
 }
 
-/// Digits and nothing else, where `parse` would take a sign as well.
+/// Parses digits only; `parse` would accept a sign too.
 fn whole_number(text: &str) -> Option<i64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// The row that a cursor names. In one form only, so that nobody comes to rely on another.
+/// The row that a cursor names. Only one form is accepted, so that no client comes to rely on
+/// another.
 fn cursor(text: &str) -> Option<Uuid> {
     let id = Uuid::try_parse(text).ok()?;
     (id.simple().to_string() == text).then_some(id)

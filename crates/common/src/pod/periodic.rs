@@ -1,5 +1,4 @@
-//! Work that comes back: looked for now and then, done in batches, and put off while the database
-//! is away.
+//! Periodic work, done in batches and postponed while the database is unavailable.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,36 +10,35 @@ use tracing::{error, warn};
 use bus::Shutdown;
 use bus::{BusError, Pool, database_is_away};
 
-/// The pause between full batches, so that a backlog does not take the database from everybody
-/// else.
+/// The pause between full batches, so that a backlog does not starve other users of the database.
 const BREATH: Duration = Duration::from_millis(10);
-/// How long one batch may take, connecting included. The database's own limits are below; this one is
-/// for a database whose machine has vanished without a word, of which the kernel tells only after a
+/// How long one batch may take, connecting included. The database's own timeouts are shorter; this
+/// one covers a database whose machine has vanished silently, which the kernel reports only after a
 /// quarter of an hour.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What came of one batch.
+/// The result of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
-    /// It was full: there may be more.
+    /// The batch was full: there may be more.
     Full,
-    /// That was all.
+    /// Nothing is left.
     Drained,
 }
 
 impl Batch {
-    /// A round that did so much, of a batch that holds so much.
+    /// The result of a round that did `done` units of work, with batches of size `batch`.
     #[must_use]
     pub fn of(done: u64, batch: u64) -> Self {
         if done >= batch { Self::Full } else { Self::Drained }
     }
 }
 
-/// Does a batch of work each `every`, and one after the other while they are full, until the process
-/// stops. One that fails is tried again at the next time, so each must be a transaction of its own.
+/// Runs a batch of work every `every`, and full batches back to back, until the process stops. A
+/// failed batch is retried at the next interval, so each must be its own transaction.
 ///
-/// It has a connection of its own to the pool's database: requests that wait for one of the pool's do
-/// not hold it up.
+/// It has its own connection to the pool's database, so that requests waiting for the pool do not
+/// delay it.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
@@ -65,10 +63,10 @@ pub async fn repeat(
                 if done == Batch::Full { BREATH } else { every }
             }
             Err(failed) => {
-                // Whatever was open on it ends with it.
+                // Closing the connection aborts whatever is open on it.
                 connection = None;
                 match failed {
-                    // Said once, and not at every round of an outage.
+                    // Logged once per outage, not at every round.
                     BusError::Database(error) if database_is_away(&error) => {
                         if !std::mem::replace(&mut away, true) {
                             warn!(periodic.task = what, %error, "database unavailable");
@@ -89,7 +87,7 @@ pub async fn repeat(
     Ok(())
 }
 
-/// The connection of last time, or a new one.
+/// Returns the previous connection, or a new one.
 async fn connected<'c>(
     connection: &'c mut Option<PgConnection>,
     options: &Arc<PgConnectOptions>,

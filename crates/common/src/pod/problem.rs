@@ -1,5 +1,5 @@
-//! Errors of the HTTP APIs as problem details (RFC 9457). A 4xx says what was wrong and where; a
-//! 5xx says only that something was, and the reason is logged once, here.
+//! HTTP API errors as problem details (RFC 9457). A 4xx says what was wrong and where. A 5xx says
+//! only that something failed; its cause is logged once, here.
 
 use axum::{
     Json,
@@ -37,7 +37,7 @@ pub struct Problem {
 
 /// The most fields that an answer names.
 const MAX_ERRORS: usize = 20;
-/// The most characters of a client's own that an answer repeats in one place.
+/// The most characters of client input that an answer repeats in one place.
 const MAX_REPEATED: usize = 200;
 
 /// One field of the request that was wrong.
@@ -50,7 +50,7 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// Without most of what a client may have put into it.
+    /// Shortens text that comes from the client.
     fn shortened(self) -> Self {
         Self { field: shortened(self.field), message: shortened(self.message) }
     }
@@ -78,7 +78,7 @@ impl Problem {
         }
     }
 
-    /// 422 with each field that was wrong, or the first twenty of them.
+    /// 422 with every invalid field, or the first twenty of them.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let more = errors.len().saturating_sub(MAX_ERRORS);
@@ -95,7 +95,7 @@ impl Problem {
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
-    /// Asks the client to try again after so many seconds.
+    /// Asks the client to retry after this many seconds.
     #[must_use]
     pub fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
@@ -119,11 +119,11 @@ impl Problem {
     }
 }
 
-/// Whether the database cannot be reached, or is overloaded, or something holds a lock for long. Each
-/// passes.
+/// Returns whether the database is unreachable or overloaded, or a lock is held for long. All of
+/// these pass.
 fn is_unavailable(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        // BusError passes its source through, so that the chain does not stop at it.
+        // BusError is transparent, so the chain does not show it.
         let from_bus = cause.downcast_ref::<BusError>().and_then(|error| match error {
             BusError::Database(error) => Some(error),
             _ => None,

@@ -1,6 +1,7 @@
-//! The provisioner of a service whose account of NATS imports the stream that it listens to: the same
-//! program, run as `orders provision`, say, with a user of its own in the account that holds the stream.
-//! It makes the service's queue group there and keeps it right, which the service itself has no right to.
+//! The provisioner of a service whose NATS account imports the stream that it listens to: the same
+//! program, run for example as `orders provision`, with its own user in the account that holds the
+//! stream. It creates the service's queue group there and maintains it, which the service itself
+//! may not do.
 
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use super::{
     process::{self, Pod},
 };
 
-/// The word after the program's name that asks for it.
+/// The subcommand's name.
 pub(super) const WORD: &str = "provision";
 
 /// Creates the service's queue group in another service's NATS account, and keeps its configuration correct.
@@ -29,24 +30,24 @@ pub(super) const WORD: &str = "provision";
                   64 if a setting is invalid."
 )]
 pub struct Settings {
-    /// Who and where the process is.
+    /// The process.
     #[command(flatten)]
     pub pod: PodSettings,
 
-    /// The NATS that holds the stream, with a user of the account that it is in.
+    /// The NATS that holds the stream, with a user of the stream's account.
     #[command(flatten)]
     pub nats: NatsSettings,
 }
 
-/// The provisioner of this listener's queue group, from its settings to its exit status.
+/// Runs the provisioner of this listener's queue group, from its settings to its exit status.
 pub async fn run<L: Listener>(mut settings: Settings) -> ExitCode {
-    // It is in the stream's own account.
+    // The provisioner connects to the stream's own account.
     settings.nats.nats_imported.clear();
     process::run(settings.pod.clone(), async |pod: Pod| {
         let http = Http::bind(&settings.pod)?;
         let bus = pod.connect(&settings.nats).await?;
         pod.ready_once_provided(provision::spawn::<L>(&bus, &pod.shutdown));
-        // Probes and metrics alone.
+        // Only probes and metrics.
         http.spawn(Router::new(), &pod)?;
         Ok(async move || bus.close().await)
     })

@@ -1,13 +1,13 @@
-//! Finds keys that a JSON document has twice in one object. Serde keeps the last of them, other readers
-//! the first: what one checks, the other does not see.
+//! Finds keys that occur twice in one object of a JSON document. Serde keeps the last one, other
+//! readers the first, so one reader would miss what another checks.
 
 use std::{collections::BTreeSet, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// The keys that come more than once in one object of a document, at any depth: each by its path, such
-/// as `seats.0.row`. Reads no further than where it is no JSON, is nested beyond 128 levels or holds a number
-/// beyond a float's range: no field of a request takes that.
+/// Returns the keys that occur more than once in one object, at any depth, each by its path, such
+/// as `seats.0.row`. Stops at invalid JSON, at nesting beyond 128 levels, and at numbers beyond a
+/// float's range: no field of a request accepts those.
 pub(super) fn repeated_keys(json: &[u8]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let value = Value { path: "", found: &mut found };
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_an_object_has_twice_is_found_at_any_depth() {
+    fn a_key_that_occurs_twice_in_an_object_is_found_at_any_depth() {
         for (json, keys) in [
             (r#"{"a":1,"b":2}"#, vec![]),
             (r#"{"a":1,"b":{"a":1},"c":[{"a":1},{"a":1}]}"#, vec![]),

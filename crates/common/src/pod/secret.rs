@@ -1,9 +1,9 @@
-//! A setting that nobody is shown.
+//! A setting that is never shown.
 
 use std::{fmt, ops::Deref};
 
-/// A password, or a URL that may hold one. Its `Debug` is `…`, and it has no `Display`: who wants its text
-/// must ask for it.
+/// A password, or a URL that may contain one. Its `Debug` is `…`, and it has no `Display`: code
+/// must ask for the text explicitly.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

@@ -1,5 +1,5 @@
-//! A stream in one account of NATS and a group's members in another, which imports what members need of
-//! it: they get every event, and a provisioner does for the group what they have no right to.
+//! A stream in one NATS account and a group's members in another, which imports what they need. The
+//! members get every event, and a provisioner does for the group what they may not do.
 
 use common::bus::{Bus, Proof, Readiness, Shutdown, User};
 use embedded::{NatsServer, nats};
@@ -7,12 +7,12 @@ use sqlx::PgPool;
 
 use crate::member::{World, connect_as, join_on, until};
 
-/// The user of the account that holds the stream, with its name for a password.
+/// The user of the account that holds the stream. Its password equals its name.
 pub(crate) const HOLDER: &str = "holder";
-/// The user of the account that members are in.
+/// The user of the members' account.
 const READER: &str = "reader";
 
-/// A server with the two accounts. What the one exports is what crosses, as in the manifests
+/// A server with the two accounts. The exports equal those of the manifests
 /// (infra/k8s/base/nats/users.conf).
 pub(crate) fn server() -> nats::Builder {
     let (mut exports, mut imports) = (String::new(), String::new());
@@ -41,7 +41,7 @@ pub(crate) fn server() -> nats::Builder {
     ))
 }
 
-/// A connection into the account that holds the stream, or into that of the members.
+/// Connects to the account that holds the stream, or to that of the members.
 pub(crate) async fn connect(nats_url: &str, client_id: &str, holder: bool) -> (Bus, Shutdown) {
     let (name, imported) =
         if holder { (HOLDER, Vec::new()) } else { (READER, vec!["TICKETS".to_owned()]) };
@@ -49,7 +49,7 @@ pub(crate) async fn connect(nats_url: &str, client_id: &str, holder: bool) -> (B
     connect_as(nats_url, client_id, Some(user), imported).await
 }
 
-/// Joins a group whose stream is imported, and takes part until the process ends.
+/// Joins a group whose stream is imported, and handles events until the process ends.
 pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
     join_on::<GROUP>(connect(nats_url, client_id, false).await, pool).await;
 }
@@ -69,11 +69,11 @@ async fn members_in_another_account_get_each_event_once_and_acknowledge_it() {
         group.num_ack_pending == 0 && group.num_pending == 0
     })
     .await;
-    assert_eq!(world.deliveries(0).await, 1_001, "none came twice");
+    assert_eq!(world.deliveries(0).await, 1_001, "none was delivered twice");
 }
 
 #[tokio::test]
-async fn what_fails_in_another_account_is_given_back_or_becomes_a_dead_letter() {
+async fn failures_in_another_account_are_redelivered_or_become_dead_letters() {
     let world = World::start_in_two_accounts().await;
     world.publish_first().await;
     world.member::<0>().await;
@@ -91,13 +91,13 @@ async fn what_fails_in_another_account_is_given_back_or_becomes_a_dead_letter() 
 }
 
 #[tokio::test]
-async fn a_member_says_that_it_waits_for_its_provisioner_and_joins_once_that_has_been() {
+async fn a_member_reports_that_it_waits_for_its_provisioner_and_joins_once_that_has_run() {
     let world = World::start_in_two_accounts().await;
     let waits_for = async |why: &str, joined: &mut tokio::sync::watch::Receiver<Readiness>| {
         let says =
             |ready: &Readiness| matches!(ready, Readiness::Waiting(said) if said.contains(why));
         let said = tokio::time::timeout(testkit::PATIENCE, joined.wait_for(says)).await;
-        said.unwrap_or_else(|_| panic!("it does not say {why:?}")).unwrap();
+        said.unwrap_or_else(|_| panic!("the member does not report {why:?}")).unwrap();
     };
     let connection = connect(&world.nats.url(), "member-0", false).await;
     let mut joined = join_on::<0>(connection, world.pool.clone()).await;
@@ -107,7 +107,7 @@ async fn a_member_says_that_it_waits_for_its_provisioner_and_joins_once_that_has
     joined.wait_for(|ready| *ready == Readiness::Ready).await.unwrap();
     until("the first takes effect", || async { world.effects(0).await == ["first"] }).await;
 
-    // A group that nobody has exported to the account says so.
+    // A member reports a group that was not exported to its account.
     let user = User { name: READER.to_owned(), proof: Proof::Password(READER.to_owned()) };
     let imported = vec!["TICKETS".to_owned()];
     let lonely = NatsServer::builder()
@@ -121,7 +121,7 @@ async fn a_member_says_that_it_waits_for_its_provisioner_and_joins_once_that_has
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_empty_has_the_group_again() {
+async fn a_server_that_comes_back_empty_gets_the_group_again() {
     let mut world = World::start_in_two_accounts().await;
     world.publish_first().await;
     world.member::<0>().await;

@@ -1,5 +1,5 @@
-//! What becomes of events that fail: tried again, given up, given back; and what never becomes of
-//! their neighbours.
+//! Events that fail: retried, dead-lettered, redriven; and the events next to them, which are
+//! unaffected.
 
 use std::env;
 
@@ -14,7 +14,7 @@ use sqlx::PgPool;
 #[tokio::test]
 async fn a_poison_event_does_not_hold_back_its_neighbours() {
     let world = World::start().await;
-    // Published before anybody listens, so that they come as one batch.
+    // Published before any member runs, so that they arrive as one batch.
     world.publish_first().await;
     for title in ["a", "reject", "b", "panic", "c"] {
         world.publish(title).await;
@@ -24,15 +24,15 @@ async fn a_poison_event_does_not_hold_back_its_neighbours() {
     assert_eq!(world.effects(0).await, ["a", "b", "c", "first"]);
     let dead = world.dead_letters().await;
     let reject = dead.iter().find(|dead| dead.reason.contains("it was rejected")).unwrap();
-    assert_eq!(reject.attempts, 1, "what can never succeed is not tried again");
-    assert_eq!(reject.headers["x-origin"][0], "te\u{fffd}st", "Postgres can hold no NUL");
+    assert_eq!(reject.attempts, 1, "a rejected event is not retried");
+    assert_eq!(reject.headers["x-origin"][0], "te\u{fffd}st", "Postgres cannot store NUL");
     assert!(String::from_utf8_lossy(&reject.payload).contains(r#""title":"reject""#));
     let panic = dead.iter().find(|dead| dead.reason.contains("panic")).unwrap();
     assert_eq!(panic.attempts, Options::MAX_ATTEMPTS);
 }
 
 #[tokio::test]
-async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
+async fn an_undecodable_event_becomes_a_dead_letter_with_the_reason() {
     let world = World::start().await;
     world.member::<0>().await;
     let encoded = |change: &dyn Fn(&mut serde_json::Value)| {
@@ -86,15 +86,15 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_that_says_why() {
         .await;
     for (letter, (bytes, reason)) in world.dead_letters().await.iter().zip(&cases) {
         assert!(letter.reason.contains(reason), "{reason:?} is not in {:?}", letter.reason);
-        assert_eq!(letter.payload, bytes.as_bytes(), "kept to the byte");
+        assert_eq!(letter.payload, bytes.as_bytes(), "kept byte for byte");
         assert_eq!(letter.attempts, 0);
-        assert!(letter.reason.chars().count() <= 1_001, "a reason is short");
+        assert!(letter.reason.chars().count() <= 1_001, "the reason is too long");
     }
     until("the neighbour took effect", || async { world.effects(0).await == ["fine"] }).await;
 }
 
 #[tokio::test]
-async fn what_may_succeed_later_is_tried_again_and_takes_effect_once() {
+async fn an_event_that_may_succeed_later_is_retried_and_takes_effect_once() {
     let world = World::start().await;
     world.member::<0>().await;
     world.publish("retry").await;
@@ -106,16 +106,18 @@ async fn what_may_succeed_later_is_tried_again_and_takes_effect_once() {
         .fetch_one(&world.pool)
         .await
         .unwrap();
-    assert_eq!(attempts, 0, "what has succeeded is not counted any more");
+    assert_eq!(attempts, 0, "a handled event has no attempts left in the table");
 }
 
 #[tokio::test]
-async fn a_redriven_event_goes_to_the_group_in_which_it_failed_and_to_no_other() {
+async fn a_redriven_event_goes_only_to_the_group_in_which_it_failed() {
     let world = World::start().await;
     world.member::<0>().await;
     let event = world.publish("reject").await;
-    until("it is dead in the first group", || async { world.dead_letters().await.len() == 1 })
-        .await;
+    until("it is a dead letter of the first group", || async {
+        world.dead_letters().await.len() == 1
+    })
+    .await;
     world.mend("reject").await;
     world.member::<1>().await;
     until("it took effect in the second", || async { world.effects(1).await == ["reject"] }).await;
@@ -126,7 +128,7 @@ async fn a_redriven_event_goes_to_the_group_in_which_it_failed_and_to_no_other()
     let redriven = dead_letters::redrive(&mut connection, Which::One(dead.id)).await.unwrap();
     assert_eq!(redriven, 1);
     until("it took effect in the first", || async { world.effects(0).await == ["reject"] }).await;
-    until("it is no dead letter any more", || async { world.dead_letters().await.is_empty() })
+    until("it is no longer a dead letter", || async { world.dead_letters().await.is_empty() })
         .await;
     assert_eq!(world.effects(1).await, ["reject"], "once in the second");
 }
@@ -151,9 +153,9 @@ async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
     .await;
     until("its neighbours took effect", || async { world.effects(0).await == ["a", "b", "first"] })
         .await;
-    assert!(member.exited().is_none(), "the last process lives");
+    assert!(member.exited().is_none(), "the last process has died");
 
-    // Given back unmended, it kills once more, and stays a dead letter.
+    // Redriven without a fix, it kills once more and stays a dead letter.
     let mut connection = world.pool.acquire().await.unwrap();
     dead_letters::redrive(&mut connection, Which::All).await.unwrap();
     member.wait().await;
@@ -162,7 +164,7 @@ async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
     assert!(dead.redrive_at.is_none());
 }
 
-/// A member as a process of its own.
+/// Runs a member as its own process.
 fn process(world: &World, number: usize) -> Child {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "dead_letters::this_process_as_a_member"])
@@ -174,7 +176,7 @@ fn process(world: &World, number: usize) -> Child {
         .unwrap()
 }
 
-/// Not a test: what `process` runs. Nothing to do where nobody says so.
+/// Not a test: the body of `process`. Does nothing in an ordinary test run.
 #[tokio::test]
 async fn this_process_as_a_member() {
     let (Ok(nats), Ok(database)) = (env::var("MEMBER_OF_NATS"), env::var("MEMBER_OF_DATABASE"))
@@ -187,17 +189,17 @@ async fn this_process_as_a_member() {
 }
 
 #[tokio::test]
-async fn an_outage_is_no_fault_of_the_event_that_it_meets() {
+async fn an_outage_does_not_count_against_the_events_it_hits() {
     let world = World::start().await;
     world.publish_first().await;
     world.publish("a").await;
-    // Two copies: what is in hand comes again behind "a", and is tried together.
+    // Two copies: the pending ones are redelivered after "a" and tried together.
     world.publish_copies(2, "cut").await;
     world.member::<0>().await;
-    // As long as they are in hand for the first time, nothing is counted at all.
-    until("they come again", || async { world.deliveries(0).await > 4 }).await;
+    // While they are pending for the first time, nothing is counted.
+    until("they are redelivered", || async { world.deliveries(0).await > 4 }).await;
     let tries = world.tries().await;
-    until("it was met more often than an event is tried", || async {
+    until("it was tried more often than MAX_ATTEMPTS", || async {
         world.tries().await > tries + i64::from(Options::MAX_ATTEMPTS) + 1
     })
     .await;
@@ -217,14 +219,15 @@ async fn an_outage_does_not_use_up_a_redrive() {
     let mut connection = world.pool.acquire().await.unwrap();
     dead_letters::redrive(&mut connection, Which::All).await.unwrap();
     let before = world.tries().await;
-    until("an outage met it twice", || async { world.tries().await >= before + 2 }).await;
+    until("it was tried twice during the outage", || async { world.tries().await >= before + 2 })
+        .await;
     world.mend("cut").await;
     until("it took effect", || async { world.effects(0).await.len() == 1 }).await;
     assert_eq!(world.dead_letters().await.len(), 0);
 }
 
 #[tokio::test]
-async fn while_postgres_is_away_pulling_pauses_and_no_try_is_counted() {
+async fn while_postgres_is_down_pulling_pauses_and_no_attempt_is_counted() {
     let mut world = World::start().await;
     world.member::<0>().await;
     world.publish("before").await;

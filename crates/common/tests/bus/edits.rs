@@ -1,4 +1,5 @@
-//! Whatever an operator does to a group's consumer while its member runs, the group gets every event.
+//! Whatever an operator does to a group's consumer while its member runs, the group gets every
+//! event.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use time::OffsetDateTime;
 use crate::member::{World, until};
 
 const GROUP: &str = "first-service";
-/// Found within 5 s and mended at once; the rest is for a slow machine.
+/// An edit is found within 5 s and repaired at once; the rest is for a slow machine.
 const MENDED: Duration = Duration::from_secs(10);
 
-/// A group whose member runs and has had one event.
+/// Starts a group whose member runs and has handled one event.
 async fn group(world: World) -> World {
     world.publish_first().await;
     world.member::<0>().await;
@@ -44,14 +45,14 @@ async fn write(world: &World, config: &Config, action: &str) {
     ask(world, "CONSUMER.CREATE", asked).await;
 }
 
-/// Edits the consumer, as somebody does who runs `nats consumer edit`.
+/// Edits the consumer, like `nats consumer edit`.
 async fn edit(world: &World, edit: impl FnOnce(&mut Config)) {
     let mut config = world.group(0).await.unwrap().config;
     edit(&mut config);
     write(world, &config, "update").await;
 }
 
-/// Deletes the consumer and makes another of its name.
+/// Deletes the consumer and creates another one under its name.
 async fn replace(world: &World, edit: impl FnOnce(&mut Config)) {
     let mut config = world.group(0).await.unwrap().config;
     edit(&mut config);
@@ -59,7 +60,7 @@ async fn replace(world: &World, edit: impl FnOnce(&mut Config)) {
     write(world, &config, "create").await;
 }
 
-/// Publishes right after an edit, and waits until that takes effect.
+/// Publishes right after an edit, and waits until the event takes effect.
 async fn goes_on(world: &World) {
     world.publish("while it was edited").await;
     until_within(MENDED, "what was published during the edit takes effect", || async {
@@ -69,8 +70,8 @@ async fn goes_on(world: &World) {
     assert!(world.dead_letters().await.is_empty());
 }
 
-/// Each of these, where a member makes its group itself, and where a provisioner does so for members whose
-/// account imports the stream.
+/// Runs each of these tests with a member that creates its group itself, and with a provisioner
+/// that does so for members whose account imports the stream.
 macro_rules! in_one_account_and_in_two {
     ($($name:ident,)*) => {
         mod in_one_account {
@@ -89,47 +90,47 @@ macro_rules! in_one_account_and_in_two {
 }
 
 in_one_account_and_in_two! {
-    a_filter_that_is_edited_live_costs_the_group_no_event,
-    a_group_that_is_deleted_is_made_again_and_goes_on,
-    a_group_that_is_made_again_to_take_only_new_events_gets_those_in_between,
-    a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over,
+    a_live_edit_of_the_filter_costs_the_group_no_event,
+    a_deleted_group_is_recreated_and_continues,
+    a_group_recreated_for_new_events_only_gets_those_published_in_between,
+    a_group_recreated_at_a_later_start_gets_the_events_it_would_have_skipped,
     a_paused_group_is_resumed,
-    a_group_set_to_headers_only_gets_its_events_whole_and_none_is_a_dead_letter,
-    a_group_whose_events_were_to_need_no_ack_is_made_again,
-    a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again,
-    limits_on_what_a_member_may_ask_for_are_lifted,
-    clocks_and_counts_of_a_group_are_set_right_while_its_member_runs,
+    a_group_set_to_headers_only_still_gets_whole_events_and_no_dead_letters,
+    a_group_set_to_need_no_acks_is_recreated,
+    a_group_set_to_replay_at_the_original_speed_is_recreated,
+    limits_on_a_members_requests_are_removed,
+    timeouts_and_limits_of_a_group_are_repaired_while_its_member_runs,
 }
 
-async fn a_filter_that_is_edited_live_costs_the_group_no_event(world: World) {
+async fn a_live_edit_of_the_filter_costs_the_group_no_event(world: World) {
     let world = group(world).await;
     edit(&world, |config| config.filter_subjects = vec!["ticket:updated".to_owned()]).await;
     goes_on(&world).await;
-    // Another release's subject, which this one does not know, stays.
+    // The subject of another release, which this one does not know, stays.
     let found = world.group(0).await.unwrap().config;
     assert_eq!(found.filter_subjects, ["ticket:created"]);
 }
 
-async fn a_group_that_is_deleted_is_made_again_and_goes_on(world: World) {
+async fn a_deleted_group_is_recreated_and_continues(world: World) {
     let world = group(world).await;
     ask(&world, "CONSUMER.DELETE", json!({})).await;
     goes_on(&world).await;
 }
 
-async fn a_group_that_is_made_again_to_take_only_new_events_gets_those_in_between(world: World) {
+async fn a_group_recreated_for_new_events_only_gets_those_published_in_between(world: World) {
     let world = group(world).await;
     let mut config = world.group(0).await.unwrap().config;
     ask(&world, "CONSUMER.DELETE", json!({})).await;
     world.publish("while it was edited").await;
     config.deliver_policy = DeliverPolicy::New;
-    // Unless the member was faster.
+    // Fails if the member was faster.
     let asked = json!({ "stream_name": "TICKETS", "config": config, "action": "create" });
     let subject = format!("CONSUMER.CREATE.TICKETS.{GROUP}");
     let _: Value = world.jetstream.request(subject, &asked).await.unwrap();
     until_within(MENDED, "it takes effect", || async { world.effects(0).await.len() == 2 }).await;
 }
 
-async fn a_group_that_is_made_again_further_on_gets_what_it_was_to_pass_over(world: World) {
+async fn a_group_recreated_at_a_later_start_gets_the_events_it_would_have_skipped(world: World) {
     let world = group(world).await;
     replace(&world, |config| {
         config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: 1_000 };
@@ -146,13 +147,13 @@ async fn a_paused_group_is_resumed(world: World) {
     goes_on(&world).await;
 }
 
-async fn a_group_set_to_headers_only_gets_its_events_whole_and_none_is_a_dead_letter(world: World) {
+async fn a_group_set_to_headers_only_still_gets_whole_events_and_no_dead_letters(world: World) {
     let world = group(world).await;
     edit(&world, |config| config.headers_only = true).await;
     goes_on(&world).await;
 }
 
-async fn a_group_whose_events_were_to_need_no_ack_is_made_again(world: World) {
+async fn a_group_set_to_need_no_acks_is_recreated(world: World) {
     let world = group(world).await;
     replace(&world, |config| {
         config.ack_policy = AckPolicy::None;
@@ -160,25 +161,25 @@ async fn a_group_whose_events_were_to_need_no_ack_is_made_again(world: World) {
     })
     .await;
     goes_on(&world).await;
-    until_within(MENDED, "it is made again", || async {
+    until_within(MENDED, "the group is recreated", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.ack_policy == AckPolicy::Explicit)
     })
     .await;
 }
 
-async fn a_group_that_was_to_replay_as_slowly_as_it_was_published_is_made_again(world: World) {
+async fn a_group_set_to_replay_at_the_original_speed_is_recreated(world: World) {
     let world = group(world).await;
     replace(&world, |config| config.replay_policy = ReplayPolicy::Original).await;
     goes_on(&world).await;
-    until_within(MENDED, "it is made again", || async {
+    until_within(MENDED, "the group is recreated", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.replay_policy == ReplayPolicy::Instant)
     })
     .await;
 }
 
-async fn limits_on_what_a_member_may_ask_for_are_lifted(world: World) {
+async fn limits_on_a_members_requests_are_removed(world: World) {
     let world = group(world).await;
     edit(&world, |config| {
         (config.max_batch, config.max_expires) = (1, Duration::from_millis(500));
@@ -187,7 +188,7 @@ async fn limits_on_what_a_member_may_ask_for_are_lifted(world: World) {
     goes_on(&world).await;
     edit(&world, |config| config.inactive_threshold = Duration::from_secs(60)).await;
     replace(&world, |config| config.max_waiting = 1).await;
-    until_within(MENDED, "all is as it was", || async {
+    until_within(MENDED, "the original settings are restored", || async {
         let Some(group) = world.group(0).await else { return false };
         let config = group.config;
         config.max_batch <= 0
@@ -198,7 +199,7 @@ async fn limits_on_what_a_member_may_ask_for_are_lifted(world: World) {
     .await;
 }
 
-async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs(world: World) {
+async fn timeouts_and_limits_of_a_group_are_repaired_while_its_member_runs(world: World) {
     let world = group(world).await;
     let right = world.group(0).await.unwrap().config;
     edit(&world, |config| {
@@ -208,7 +209,7 @@ async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs(world:
     })
     .await;
     goes_on(&world).await;
-    until_within(MENDED, "all is as it was", || async {
+    until_within(MENDED, "the original settings are restored", || async {
         let Some(group) = world.group(0).await else { return false };
         let config = group.config;
         config.ack_wait == right.ack_wait
@@ -220,7 +221,7 @@ async fn clocks_and_counts_of_a_group_are_set_right_while_its_member_runs(world:
 }
 
 #[tokio::test]
-async fn a_stream_that_is_sealed_gives_what_it_holds_and_ends_no_member() {
+async fn a_sealed_stream_delivers_its_events_and_stops_no_member() {
     let world = group(World::start().await).await;
     world.publish("while it was edited").await;
     let mut config =
@@ -228,15 +229,15 @@ async fn a_stream_that_is_sealed_gives_what_it_holds_and_ends_no_member() {
     config.sealed = true;
     world.jetstream.update_stream(stream::Config { ..config }).await.unwrap();
     edit(&world, |config| config.max_ack_pending = 5).await;
-    until_within(MENDED, "the group is set right all the same", || async {
+    until_within(MENDED, "the group is repaired nevertheless", || async {
         let group = world.group(0).await;
         group.is_some_and(|group| group.config.max_ack_pending > 5)
     })
     .await;
-    until("what it holds takes effect", || async { world.effects(0).await.len() == 2 }).await;
-    // A person deletes it, and all goes on.
+    until("the stream's events take effect", || async { world.effects(0).await.len() == 2 }).await;
+    // An operator deletes it, and everything continues.
     world.jetstream.delete_stream(TICKETS.name).await.unwrap();
-    until_within(MENDED, "the group is there again", || async { world.group(0).await.is_some() })
+    until_within(MENDED, "the group exists again", || async { world.group(0).await.is_some() })
         .await;
     world.publish("anew").await;
     until_within(MENDED, "it goes on", || async { world.effects(0).await.len() == 3 }).await;

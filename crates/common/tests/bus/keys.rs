@@ -1,11 +1,12 @@
-//! Idempotency keys are forgotten after a day, at a cost that does not grow with those of the day.
+//! Idempotency keys are deleted after a day, at a cost that does not grow with the keys of that
+//! day.
 
 use common::{bus::Shutdown, pod::idempotency};
 
 use crate::member::{World, until};
 
 #[tokio::test]
-async fn forgetting_old_keys_reads_none_that_are_not_old() {
+async fn deleting_old_keys_does_not_read_recent_ones() {
     let world = World::start().await;
     sqlx::raw_sql(
         "insert into chassis.idempotency_keys (key, request_hash, resource_id, answer, created_at)

@@ -1,4 +1,5 @@
-//! The bucket of leases, in which whoever may write there may write anything.
+//! The bucket of leases may contain anything, because everyone with access to it can write
+//! anything.
 
 use async_nats::HeaderMap;
 use common::bus::{
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use crate::member::{connect, until};
 
 #[tokio::test]
-async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
+async fn junk_in_the_lease_bucket_is_ignored_and_overwritten() {
     let nats = NatsServer::builder().start().await.unwrap();
     let (bus, shutdown) = connect(&nats.url(), "one").await;
     let _one = Lease::take(&bus, &shutdown, "service", &["group"]).await.unwrap();
@@ -46,13 +47,13 @@ async fn what_is_no_lease_in_the_bucket_is_passed_over_and_written_over() {
         holders.keys().map(ClientId::to_string).collect::<Vec<_>>()
     };
     for (key, value) in junk {
-        // Some of these keys no library would write.
+        // No client library would write some of these keys.
         let subject = format!("$KV.client-leases.{}", key.replace(' ', "-"));
         bus.client.publish(subject, value.to_vec().into()).await.unwrap();
         bus.client.flush().await.unwrap();
         assert_eq!(holders().await, ["one"], "with junk under {key}");
     }
-    // Marks of deletion with or without a value, and marks that there are none of.
+    // Deletion markers with and without a value, and unknown markers.
     for mark in ["DEL", "PURGE", "PUT", "JUNK"] {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", mark);

@@ -1,4 +1,4 @@
-//! Connections on which nothing comes any more, to NATS and to Postgres: noticed, and replaced.
+//! Connections to NATS and Postgres that have fallen silent are detected and replaced.
 
 use std::{future::pending, time::Duration};
 
@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use crate::member::{connect, until};
 
 #[tokio::test]
-async fn a_link_to_nats_that_falls_silent_in_one_direction_is_noticed_within_15_s() {
+async fn a_one_way_loss_of_the_nats_connection_is_detected_within_15_s() {
     const NOTICED: Duration = Duration::from_secs(15);
     let nats = NatsServer::builder().start().await.unwrap();
     let noticed = async |direction| {
@@ -27,7 +27,8 @@ async fn a_link_to_nats_that_falls_silent_in_one_direction_is_noticed_within_15_
         let (bus, _shutdown) =
             connect(&format!("nats://127.0.0.1:{}", link.port()), "cut-off").await;
         bus.connected().await;
-        // The server has heard something lately: the worst moment, for it puts off its first question.
+        // The server has just received something: the worst case, because it postpones its first
+        // ping.
         bus.client.flush().await.unwrap();
         link.hold(direction).await;
         let begun = Instant::now();
@@ -49,7 +50,7 @@ async fn ask(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 }
 
 #[tokio::test]
-async fn connections_that_fall_silent_at_work_are_given_up_and_the_pool_is_whole_again() {
+async fn connections_that_fall_silent_in_use_are_dropped_and_the_pool_recovers() {
     let postgres = Postgres::builder().start().await.unwrap();
     let url = postgres.create_database("pool").await.unwrap();
     let link = FaultProxy::to(postgres.port()).await.unwrap();
@@ -57,12 +58,12 @@ async fn connections_that_fall_silent_at_work_are_given_up_and_the_pool_is_whole
         pool_of_two(&url.replace(&format!(":{}/", postgres.port()), &format!(":{}/", link.port())));
     let work = || async { while pool.run(ask).await.is_ok() {} };
     let silent = async {
-        until("both are at work", || async { link.connections() == 2 }).await;
+        until("both are in use", || async { link.connections() == 2 }).await;
         link.vanish().await;
         Instant::now()
     };
     let (vanished, (), (), ()) = tokio::join!(silent, work(), work(), work());
-    // Both at once: neither is lost to the pool.
+    // Both at once: the pool loses neither.
     let (first, second) = tokio::join!(pool.run(ask), pool.run(ask));
     first.and(second).unwrap();
     let took = vanished.elapsed();
@@ -70,7 +71,7 @@ async fn connections_that_fall_silent_at_work_are_given_up_and_the_pool_is_whole
 }
 
 #[tokio::test]
-async fn a_transaction_that_fails_has_let_go_of_its_locks_when_it_says_so() {
+async fn a_failed_transaction_has_released_its_locks_when_it_returns() {
     let postgres = Postgres::builder().start().await.unwrap();
     let pool = pool_of_two(&postgres.create_database("pool").await.unwrap());
     for _ in 0..50 {
@@ -92,7 +93,7 @@ async fn a_transaction_that_fails_has_let_go_of_its_locks_when_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_service_whose_pool_does_not_serve_is_not_ready_though_the_database_answers() {
+async fn a_service_with_a_stuck_pool_is_not_ready_although_the_database_answers() {
     let postgres = Postgres::builder().start().await.unwrap();
     let pool = pool_of_two(&postgres.create_database("pool").await.unwrap());
     let (health, (shutdown, _)) = (Health::default(), Shutdown::new());
@@ -105,7 +106,7 @@ async fn a_service_whose_pool_does_not_serve_is_not_ready_though_the_database_an
     tokio::spawn(database::watch(pool.clone(), health, shutdown));
     until("it is ready", is_ready).await;
 
-    // Work that does nothing: the pool cannot know whether it ever will.
+    // Work that hangs: the pool cannot know whether it will ever finish.
     let stuck = async || pool.run(async |_| pending::<Result<(), sqlx::Error>>().await).await;
     let look = async {
         let begun = Instant::now();
@@ -113,7 +114,7 @@ async fn a_service_whose_pool_does_not_serve_is_not_ready_though_the_database_an
         begun.elapsed()
     };
     let (first, second, noticed) = tokio::join!(stuck(), stuck(), look);
-    assert!(noticed < Duration::from_secs(6), "it was ready for another {noticed:?}");
-    assert!(first.is_err() && second.is_err(), "work has an end");
+    assert!(noticed < Duration::from_secs(6), "it stayed ready for {noticed:?}");
+    assert!(first.is_err() && second.is_err(), "hung work was not cancelled");
     until("it is ready again", is_ready).await;
 }

@@ -1,4 +1,4 @@
-//! What the database cannot do now, but later, is no fault of the event that it was asked for.
+//! Temporary database failures do not count against the events they hit.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn counted(world: &World) -> i64 {
 }
 
 #[tokio::test]
-async fn a_table_that_stays_locked_makes_no_dead_letter() {
+async fn a_locked_table_makes_no_dead_letter() {
     let world = World::start().await;
     world.publish_first().await;
     world.publish("a").await;
@@ -25,7 +25,7 @@ async fn a_table_that_stays_locked_makes_no_dead_letter() {
     sqlx::query("lock table effects in access exclusive mode").execute(&mut *lock).await.unwrap();
     world.member::<0>().await;
     let tries = u64::try_from(Options::MAX_ATTEMPTS).unwrap() + 1;
-    until("each was tried more often than what fails is", || async {
+    until("each was tried more often than MAX_ATTEMPTS", || async {
         world.deliveries(0).await >= 3 * tries
     })
     .await;
@@ -37,7 +37,7 @@ async fn a_table_that_stays_locked_makes_no_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_row_that_stays_locked_makes_no_dead_letter_and_holds_up_no_neighbour() {
+async fn a_locked_row_makes_no_dead_letter_and_delays_no_other_event() {
     const SOON: Duration = Duration::from_secs(5);
     let world = World::start().await;
     let unique = "create unique index on effects (event_id)";
@@ -46,7 +46,7 @@ async fn a_row_that_stays_locked_makes_no_dead_letter_and_holds_up_no_neighbour(
     world.publish("a").await;
     let locked = world.publish("locked").await;
     world.publish("b").await;
-    // Whoever wants to write this row waits to see what becomes of this.
+    // Writers of this row wait for this transaction.
     let mut lock = world.pool.begin().await.unwrap();
     sqlx::query("insert into effects values ('another', $1, 'locked')")
         .bind(locked)
@@ -60,7 +60,7 @@ async fn a_row_that_stays_locked_makes_no_dead_letter_and_holds_up_no_neighbour(
     assert!(begun.elapsed() < SOON, "its neighbours waited {:?}", begun.elapsed());
 
     let tries = world.tries().await;
-    until("it was tried more often than what fails is", || async {
+    until("it was tried more often than MAX_ATTEMPTS", || async {
         world.tries().await > tries + i64::from(Options::MAX_ATTEMPTS)
     })
     .await;
@@ -95,7 +95,7 @@ async fn a_failure_of_the_database_is_judged_by_its_code() {
         assert!(matches!(judged(its_own).await, Failure::Retry(_)), "{its_own}");
     }
     assert!(matches!(judged("22003").await, Failure::Reject(_)));
-    // Also where the listener has said what it was doing.
+    // Also if the listener has added context.
     let raised = async |code: &str| {
         let raise = format!("do $$ begin raise exception using errcode = '{code}'; end $$");
         sqlx::raw_sql(AssertSqlSafe(raise)).execute(&world.pool).await.unwrap_err()

@@ -1,4 +1,4 @@
-//! What the bus promises to a service, shown with listeners of the tests' own over real servers.
+//! The bus's promises to a service, tested with the tests' own listeners against real servers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

@@ -1,5 +1,4 @@
-//! A member of a queue group in this process, over real servers, and what a test sends it and
-//! asks of it.
+//! A member of a queue group in this process, against real servers, and what a test sends and asks.
 
 use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
 use common::{
@@ -21,8 +20,8 @@ use uuid::Uuid;
 
 use crate::accounts;
 
-/// Does what an event's title says: takes effect, or fails in a way of its own. Its group is the
-/// one with this number.
+/// A listener that obeys an event's title: it takes effect, or fails in a particular way. `GROUP`
+/// is the number of its group.
 pub(crate) struct Obedient<const GROUP: usize>;
 
 const GROUPS: [&str; 2] = ["first-service", "second-service"];
@@ -38,7 +37,7 @@ impl<const GROUP: usize> Listener for Obedient<GROUP> {
     ) -> Result<(), Failure> {
         for received in batch {
             let title = received.event.0.title.as_str();
-            // A sequence is not rolled back: it counts the tries.
+            // A sequence is not rolled back, so it counts the attempts.
             sqlx::query("select nextval('tries')").execute(&mut *tx).await?;
             let mended: bool =
                 sqlx::query_scalar("select exists (select from mended where title = $1)")
@@ -78,13 +77,13 @@ impl<const GROUP: usize> Listener for Obedient<GROUP> {
     }
 }
 
-/// Two servers, and a database with the bus's tables and those of the listener.
+/// Two servers, and a database with the tables of the bus and the listener.
 pub(crate) struct World {
     pub(crate) nats: NatsServer,
     pub(crate) postgres: Postgres,
     pub(crate) pool: PgPool,
     pub(crate) jetstream: jetstream::Context,
-    /// Whether members are in another account than the stream.
+    /// Whether members and stream are in different accounts.
     pub(crate) accounts: bool,
 }
 
@@ -121,7 +120,7 @@ impl World {
         Self { nats, postgres, pool, jetstream: jetstream::new(client), accounts: holder.is_some() }
     }
 
-    /// A member of the group with this number, in the group when this returns.
+    /// Starts a member of the group with this number. Returns once it has joined.
     pub(crate) async fn member<const GROUP: usize>(&self) {
         let id = format!("member-{GROUP}");
         if self.accounts {
@@ -136,13 +135,13 @@ impl World {
         .await;
     }
 
-    /// Provides the group with this number until the process ends.
+    /// Provisions the group with this number until the process ends.
     pub(crate) async fn provisioner<const GROUP: usize>(&self) {
         let (bus, shutdown) = accounts::connect(&self.nats.url(), "provisioner", true).await;
         bus::provision::spawn::<Obedient<GROUP>>(&bus, &shutdown);
     }
 
-    /// Makes the stream and publishes one event, before any member is there.
+    /// Creates the stream and publishes one event, before any member runs.
     pub(crate) async fn publish_first(&self) {
         let stream = jetstream::stream::Config {
             name: TICKETS.name.to_owned(),
@@ -153,13 +152,13 @@ impl World {
         self.publish("first").await;
     }
 
-    /// Waits until no member of the group asks for events.
+    /// Waits until no member of the group pulls.
     pub(crate) async fn until_nobody_pulls(&self, group: usize) {
         until("the pull has ended", || async { self.group(group).await.unwrap().num_waiting == 0 })
             .await;
     }
 
-    /// How many deliveries there were, repeated ones included.
+    /// Counts deliveries, including redeliveries.
     pub(crate) async fn deliveries(&self, group: usize) -> u64 {
         self.group(group).await.unwrap().delivered.consumer_sequence
     }
@@ -175,7 +174,7 @@ impl World {
         self.publish_copies(1, title).await
     }
 
-    /// Publishes an event several times, as a publisher does that never hears of its success.
+    /// Publishes an event several times, like a publisher that never gets the acknowledgement.
     pub(crate) async fn publish_copies(&self, copies: usize, title: &str) -> Uuid {
         let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
         let price = "1.00".parse().unwrap();
@@ -187,13 +186,13 @@ impl World {
         id
     }
 
-    /// How often an event was tried, in any group.
+    /// How often events were tried, in any group.
     pub(crate) async fn tries(&self) -> i64 {
         let tries = sqlx::query_scalar("select last_value from tries");
         tries.fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Publishes bytes that may be anything.
+    /// Publishes arbitrary bytes.
     pub(crate) async fn publish_bytes(&self, bytes: &[u8]) {
         let message =
             PublishMessage::build().header("x-origin", "te\0st").payload(bytes.to_vec().into());
@@ -214,14 +213,14 @@ impl World {
         dead_letters::list(&mut connection, None, 100).await.unwrap_or_default()
     }
 
-    /// What the title asks for is no fault any more.
+    /// From now on this title succeeds.
     pub(crate) async fn mend(&self, title: &str) {
         let mended = sqlx::query("insert into mended values ($1)").bind(title);
         mended.execute(&self.pool).await.unwrap();
     }
 }
 
-/// Joins a group, and takes part until the process ends.
+/// Joins a group, and handles events until the process ends.
 pub(crate) async fn join<const GROUP: usize>(nats_url: &str, pool: PgPool, client_id: &str) {
     join_on::<GROUP>(connect(nats_url, client_id).await, pool).await;
 }

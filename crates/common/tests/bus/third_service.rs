@@ -1,6 +1,6 @@
-//! The example of a third service does what it says, as a process of its own.
+//! The example of a third service works as documented, as its own process.
 
-#[allow(dead_code, reason = "its main is of no use to a test")]
+#[allow(dead_code, reason = "a test does not run its main")]
 #[path = "../../examples/notifications.rs"]
 mod notifications;
 
@@ -29,7 +29,7 @@ async fn a_third_service_takes_part_without_a_change_to_common() {
     };
     until("the first is noted", || async { texts().await == ["New: first for 1.00"] }).await;
 
-    // Killed and started again, it goes on where it was.
+    // Killed and restarted, it continues where it was.
     service.kill().await;
     world.publish("second").await;
     service = process(&world.nats.url(), &database);
@@ -64,7 +64,7 @@ fn process(nats: &str, database: &str) -> Child {
         .unwrap()
 }
 
-/// Not a test: what `process` runs. Nothing to do where nobody says so.
+/// Not a test: the body of `process`. Does nothing in an ordinary test run.
 #[tokio::test]
 async fn this_process_as_the_service() {
     if env::var_os("A_SERVICE").is_none() {

@@ -1,4 +1,4 @@
-//! What exists on the server already: used, set right, or refused with the reason.
+//! Objects that exist on the server already are used, repaired, or refused with the reason.
 
 use async_nats::jetstream::{
     consumer::pull,
@@ -15,7 +15,7 @@ use common::{
 use crate::member::{World, connect, until};
 
 #[tokio::test]
-async fn a_consumer_that_has_drifted_is_set_right_and_goes_on_where_it_was() {
+async fn a_drifted_consumer_is_repaired_and_continues_where_it_was() {
     let world = World::start().await;
     world.publish_first().await;
     let drifted = pull::Config {
@@ -28,12 +28,11 @@ async fn a_consumer_that_has_drifted_is_set_right_and_goes_on_where_it_was() {
     world.member::<0>().await;
     let config = world.group(0).await.unwrap().config;
     assert_eq!((config.ack_wait, config.max_deliver), (Options::ACK_WAIT, -1));
-    until("what it had not read takes effect", || async { world.effects(0).await == ["first"] })
-        .await;
+    until("the unread event takes effect", || async { world.effects(0).await == ["first"] }).await;
 }
 
 #[tokio::test]
-async fn a_stream_that_can_never_serve_is_refused_with_the_reason() {
+async fn an_unsuitable_stream_is_refused_with_the_reason() {
     let world = World::start().await;
     let config = Config {
         name: TICKETS.name.to_owned(),
@@ -51,7 +50,7 @@ async fn a_stream_that_can_never_serve_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_stream_that_lacks_a_subject_gets_it_and_keeps_its_others() {
+async fn a_stream_that_lacks_a_subject_gets_it_and_keeps_the_others() {
     let world = World::start().await;
     let config = Config {
         name: TICKETS.name.to_owned(),

@@ -1,4 +1,4 @@
-//! What answers say to caches and browsers.
+//! The answers' headers for caches and browsers.
 
 use axum::http::HeaderValue;
 use common::pod::http::{MiddlewareSettings, server::Bounds};
@@ -6,7 +6,7 @@ use common::pod::http::{MiddlewareSettings, server::Bounds};
 use crate::{client::Client, service::Service};
 
 #[tokio::test]
-async fn a_get_whose_answer_the_client_has_is_answered_304() {
+async fn a_get_of_an_unchanged_resource_is_answered_304() {
     let service = Service::start();
     let mut client = service.client().await;
     let first = client.get("/things/1", "").await;
@@ -39,7 +39,7 @@ async fn preflight(client: &mut Client, origin: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn pages_of_the_origins_that_are_set_may_use_the_api_and_no_others() {
+async fn only_pages_of_the_configured_origins_may_use_the_api() {
     let front = "https://tickets.example.com";
     let none = Service::start();
     assert_eq!(preflight(&mut none.client().await, front).await, (405, String::new()));
@@ -50,7 +50,7 @@ async fn pages_of_the_origins_that_are_set_may_use_the_api_and_no_others() {
     let mut client = service.client().await;
     assert_eq!(preflight(&mut client, front).await, (200, front.to_owned()));
     assert_eq!(preflight(&mut client, "https://evil.example.com").await, (200, String::new()));
-    // An error as well, or the page could not tell what was wrong.
+    // Errors too, or a page could not tell what was wrong.
     for path in ["/things/1", "/nothing"] {
         let answer = client.get(path, &format!("origin: {front}\r\n")).await;
         assert_eq!(answer.header("access-control-allow-origin"), front);

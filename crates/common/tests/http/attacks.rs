@@ -1,4 +1,4 @@
-//! Clients that make the server wait: beside them, honest ones are answered.
+//! While some clients make the server wait, honest ones are answered.
 
 use common::pod::http::{BODY_TIMEOUT, MiddlewareSettings, server::Bounds};
 use futures::future::join_all;
@@ -8,30 +8,30 @@ use crate::{
     service::Service,
 };
 
-/// Room for so many connections.
+/// The most connections that the server allows.
 const ROOM: usize = 50;
-/// So many that want some.
+/// The number of attacking connections.
 pub(crate) const MANY: usize = 500;
 
-/// So many connections, each of which has sent this.
+/// Opens many connections, each of which has sent this.
 pub(crate) async fn crowd(service: &Service, sends: &str) -> Vec<Client> {
     let connect = async || {
         let mut client = service.client().await;
-        // It may have been let go again.
+        // The server may have closed it again.
         let _ = client.try_send(sends).await;
         client
     };
     join_all((0..MANY).map(|_| connect())).await
 }
 
-/// Somebody who means well is answered, on a connection of their own and on one that is kept.
+/// Checks that an honest client is answered, on a new connection and on one that is kept alive.
 async fn is_answered(service: &Service, kept: &mut Client) {
     assert_eq!(service.client().await.post(BODY).await.status, 200);
     assert_eq!(kept.post(BODY).await.status, 200);
 }
 
 #[tokio::test]
-async fn beside_ten_times_as_many_idle_connections_as_there_may_be_requests_are_answered() {
+async fn requests_are_answered_beside_ten_times_the_allowed_number_of_idle_connections() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);
@@ -42,19 +42,19 @@ async fn beside_ten_times_as_many_idle_connections_as_there_may_be_requests_are_
 }
 
 #[tokio::test]
-async fn beside_ten_times_as_many_half_heads_requests_are_answered() {
+async fn requests_are_answered_beside_ten_times_as_many_incomplete_heads() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);
     let mut half = crowd(&service, "POST /things HTTP/1.1\r\nhost: a\r\nx-a: ").await;
     is_answered(&service, &mut kept).await;
-    // The oldest has been told.
+    // The oldest was told why.
     let told = String::from_utf8(half[0].until_closed().await).unwrap();
     assert!(told.is_empty() || told.starts_with("HTTP/1.1 503 "), "{told}");
 }
 
 #[tokio::test]
-async fn beside_ten_times_as_many_posts_without_their_body_requests_are_answered() {
+async fn requests_are_answered_beside_ten_times_as_many_posts_without_a_body() {
     let settings = MiddlewareSettings { concurrent: 2, ..MiddlewareSettings::default() };
     let bounds = Bounds { connections: ROOM, ..Bounds::default() };
     let service = Service::with(&settings, bounds);
@@ -67,7 +67,7 @@ async fn beside_ten_times_as_many_posts_without_their_body_requests_are_answered
 }
 
 #[tokio::test]
-async fn beside_clients_that_do_not_read_requests_are_answered() {
+async fn requests_are_answered_beside_clients_that_do_not_read() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);
@@ -77,7 +77,7 @@ async fn beside_clients_that_do_not_read_requests_are_answered() {
 }
 
 #[tokio::test]
-async fn a_burst_above_the_bound_is_answered_in_its_turn() {
+async fn a_burst_above_the_limit_is_answered_in_turn() {
     let settings = MiddlewareSettings { concurrent: 8, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let ask = async || service.client().await.get("/moment", "").await.status;
@@ -86,7 +86,7 @@ async fn a_burst_above_the_bound_is_answered_in_its_turn() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_holds_no_place_and_is_answered_408() {
+async fn a_missing_body_takes_no_slot_and_is_answered_408() {
     let settings = MiddlewareSettings { concurrent: 1, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let mut slow = service.client().await;
@@ -101,7 +101,7 @@ async fn a_body_that_does_not_come_holds_no_place_and_is_answered_408() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_is_answered_408() {
+async fn a_missing_head_is_answered_408() {
     let service = Service::impatient();
     let mut slow = service.client().await;
     slow.send("GET / HTTP/1.1\r\n").await;
@@ -109,7 +109,7 @@ async fn a_head_that_does_not_come_is_answered_408() {
     answer.is_problem(408);
     assert!(slow.until_closed().await.is_empty());
 
-    // The second one of a connection as well, whether or not it came with the first.
+    // Also the second one of a connection, whether or not it arrived with the first.
     let mut second = service.client().await;
     second.send(posting(BODY)).await;
     assert_eq!(second.answer().await.status, 200);
@@ -118,7 +118,7 @@ async fn a_head_that_does_not_come_is_answered_408() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
+async fn a_silent_connection_is_closed_without_an_answer() {
     let service = Service::impatient();
     let mut new = service.client().await;
     assert!(new.until_closed().await.is_empty());
@@ -128,16 +128,16 @@ async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_take_its_answer_is_let_go() {
+async fn a_client_that_does_not_read_its_answer_is_disconnected() {
     let service = Service::impatient();
     let mut unread = service.client().await;
-    // More than both kernels hold.
+    // More than both kernels buffer.
     unread.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(40)).await;
     unread.until_gone_unread().await;
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_and_harms_nobody() {
+async fn invalid_http_is_refused_and_harms_nobody() {
     let service = Service::start();
     let chunked = "POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
                    transfer-encoding: chunked\r\n\r\n";
@@ -169,7 +169,7 @@ async fn what_is_no_http_is_refused_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_each_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let service = Service::start();
     let mut client = service.client().await;
     let bodies: Vec<String> = (0..200).map(|n| format!(r#"{{"name":"{n}"}}"#)).collect();
@@ -180,7 +180,7 @@ async fn pipelined_requests_are_each_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_told_to_go_on_and_its_place_is_free_until_it_does() {
+async fn expect_continue_is_answered_100_and_takes_no_slot_until_the_body_arrives() {
     let settings = MiddlewareSettings { concurrent: 1, ..MiddlewareSettings::default() };
     let service = Service::with(&settings, Bounds::default());
     let mut asks = service.client().await;
@@ -194,11 +194,11 @@ async fn a_client_that_asks_first_is_told_to_go_on_and_its_place_is_free_until_i
 }
 
 #[tokio::test]
-async fn a_client_that_sends_too_much_reads_why_it_is_refused() {
+async fn a_client_that_sends_too_much_gets_the_reason() {
     let service = Service::start();
     for _ in 0..20 {
         let mut client = service.client().await;
-        // It goes on writing while it is refused.
+        // It keeps writing while it is refused.
         let _ = client.try_send(posting(&"a".repeat(200_000))).await;
         client.answer().await.is_problem(413);
         let mut chunked = service.client().await;

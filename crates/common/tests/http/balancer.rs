@@ -1,5 +1,5 @@
-//! A balancer of connections, such as kube-proxy: it hands each new one to a server that it knows, and
-//! what goes either way takes its time.
+//! A connection balancer such as kube-proxy: it hands each new connection to a server that it
+//! knows, and delays bytes in both directions.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-/// How long bytes are on their way: what makes a closed end and a request meet.
+/// The latency in each direction, which lets a close and a request cross.
 const WAY: Duration = Duration::from_millis(3);
 
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl Balancer {
                     servers[turn % servers.len()]
                 };
                 tokio::spawn(async move {
-                    // A server that refuses is the client's to notice.
+                    // The client notices a server that refuses.
                     let Ok(server) = TcpStream::connect(to).await else { return };
                     let (client_reads, client_writes) = client.into_split();
                     let (server_reads, server_writes) = server.into_split();
@@ -59,7 +59,7 @@ impl Balancer {
     }
 }
 
-/// Carries bytes, and then the end of them, one way.
+/// Copies bytes one way, then the end of the stream.
 async fn carry(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {

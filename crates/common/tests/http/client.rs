@@ -1,4 +1,4 @@
-//! A client that sends what it is told, byte by byte, right or wrong.
+//! A client that sends exactly the given bytes, valid or not.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,16 +9,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long a test waits for a condition before it says that it never came.
+/// How long a test waits for a condition before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Client {
     stream: TcpStream,
-    /// Read, and not part of an answer yet.
+    /// Bytes read that belong to no answer yet.
     left: Vec<u8>,
 }
 
-/// An answer that was read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -27,7 +27,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A header's value; empty without the header.
+    /// Returns a header's value; empty without the header.
     pub(crate) fn header(&self, name: &str) -> &str {
         let of = |line: &'_ str| line.split_once(':').map(|(name, _)| name.to_owned());
         let line = self.head.lines().find(|line| of(line).is_some_and(|of| of == name));
@@ -38,7 +38,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
     }
 
-    /// It has this status, and is a problem that says so.
+    /// Checks that the answer has this status, and is a problem with the same status.
     pub(crate) fn is_problem(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json");
@@ -49,7 +49,7 @@ impl Answer {
 impl Client {
     pub(crate) async fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).await.unwrap();
-        // What is sent goes at once, and by itself.
+        // Each write is sent at once, as its own packet.
         stream.set_nodelay(true).unwrap();
         Self { stream, left: Vec::new() }
     }
@@ -62,7 +62,7 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// Sends a GET with these lines of headers.
+    /// Sends a GET with these header lines.
     pub(crate) async fn get(&mut self, path: &str, headers: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n")).await;
         self.answer().await
@@ -77,10 +77,10 @@ impl Client {
         self.try_answer().await.unwrap()
     }
 
-    /// The next answer.
+    /// Reads the next answer.
     ///
     /// # Errors
-    /// When the connection ends before it.
+    /// If the connection ends before it.
     pub(crate) async fn try_answer(&mut self) -> io::Result<Answer> {
         let read = async {
             loop {
@@ -97,7 +97,7 @@ impl Client {
         timeout(PATIENCE, read).await.expect("no answer came")
     }
 
-    /// An answer that has come whole. Each has its length.
+    /// Takes a complete answer. Every answer has a length.
     fn take(&mut self) -> Option<Answer> {
         let end = self.left.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
         let head = String::from_utf8(self.left[..end].to_vec()).unwrap();
@@ -110,7 +110,7 @@ impl Client {
         Some(answer)
     }
 
-    /// What comes until the connection ends, in whichever way.
+    /// Returns everything received until the connection ends in any way.
     pub(crate) async fn until_closed(&mut self) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.left);
         let read = async {
@@ -123,10 +123,10 @@ impl Client {
         all
     }
 
-    /// Waits until the connection is gone, and reads nothing of what it was sent.
+    /// Waits until the connection is gone, without reading anything.
     pub(crate) async fn until_gone_unread(&mut self) {
         let gone = async {
-            // Once the other side has gone, the first byte brings its refusal, and a later one fails.
+            // Once the other side has gone, the first byte brings a reset, and a later write fails.
             while !matches!(
                 self.stream.try_write(b"\r"),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock
@@ -138,7 +138,7 @@ impl Client {
     }
 }
 
-/// A POST that is right.
+/// A valid POST.
 pub(crate) fn posting(body: &str) -> String {
     format!(
         "POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
@@ -147,5 +147,5 @@ pub(crate) fn posting(body: &str) -> String {
     )
 }
 
-/// The body of one.
+/// The body of a valid POST.
 pub(crate) const BODY: &str = r#"{"name":"a"}"#;

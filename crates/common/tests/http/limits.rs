@@ -1,4 +1,4 @@
-//! What is too large, too long or too many is refused, and what just fits is not.
+//! Requests above a limit are refused, and those exactly at it are not.
 
 use std::fmt::Write as _;
 
@@ -29,7 +29,7 @@ async fn a_url_of_over_2048_bytes_is_answered_414() {
 }
 
 #[tokio::test]
-async fn a_request_id_that_is_no_name_is_replaced() {
+async fn an_invalid_request_id_is_replaced() {
     let service = Service::start();
     let mut client = service.client().await;
     let longest = "i".repeat(MAX_REQUEST_ID);
@@ -63,7 +63,7 @@ async fn an_answer_names_twenty_errors_and_says_how_many_more_there_are() {
 }
 
 #[tokio::test]
-async fn a_key_that_comes_twice_is_refused_by_its_name() {
+async fn a_duplicate_key_is_refused_by_its_name() {
     let service = Service::start();
     let mut client = service.client().await;
     assert_eq!(client.post(BODY).await.status, 200);

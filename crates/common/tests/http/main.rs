@@ -1,5 +1,5 @@
-//! The HTTP server and its middleware, against clients that mean well, clients that mean harm, and clients that
-//! are there when it stops. No database is needed for that.
+//! The HTTP server and its middleware, against honest clients, hostile clients, and clients that
+//! are connected when it stops. No database is needed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

@@ -1,4 +1,4 @@
-//! What clients can have the server hold.
+//! The memory that clients can make the server use.
 
 use crate::{
     attacks::{MANY, crowd},
@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn more_unread_answers_than_the_server_keeps_cost_the_oldest_their_connection() {
+async fn too_many_unread_answers_close_the_oldest_connections() {
     let service = Service::with_room(3 * MANY);
     let mut first = service.client().await;
     let large = "GET /large HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -18,18 +18,19 @@ async fn more_unread_answers_than_the_server_keeps_cost_the_oldest_their_connect
 }
 
 #[tokio::test]
-async fn more_half_heads_than_the_server_keeps_cost_the_oldest_their_connection() {
+async fn too_many_incomplete_heads_close_the_oldest_connections() {
     let head = format!("GET /things/1 HTTP/1.1\r\nhost: a\r\nx-a: {}", "a".repeat(16_000));
     the_oldest_makes_room(&head).await;
 }
 
 #[tokio::test]
-async fn more_half_bodies_than_the_server_keeps_cost_the_oldest_their_connection() {
+async fn too_many_incomplete_bodies_close_the_oldest_connections() {
     let body = posting(&"a".repeat(16_000));
     the_oldest_makes_room(&body[..body.len() - 1]).await;
 }
 
-/// Among as many who send this as there is room for, but no memory.
+/// Checks that the oldest client is closed among as many as there are connections for, but no
+/// memory.
 async fn the_oldest_makes_room(sends: &str) {
     let service = Service::with_room(3 * MANY);
     let mut first = service.client().await;

@@ -27,7 +27,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::client::Client;
 
-/// How large one answer of `/large` is, in bytes.
+/// The size of one answer of `/large`, in bytes.
 const LARGE: usize = 256 * 1024;
 
 /// How long `/moment` takes.
@@ -44,13 +44,13 @@ impl Service {
         Self::with(&MiddlewareSettings::default(), Bounds::default())
     }
 
-    /// With room for so many connections.
+    /// Starts a service with room for this many connections.
     pub(crate) fn with_room(connections: usize) -> Self {
         let bounds = Bounds { connections, ..Bounds::default() };
         Self::with(&MiddlewareSettings::default(), bounds)
     }
 
-    /// Its clients have little time.
+    /// Starts a service with short client deadlines.
     pub(crate) fn impatient() -> Self {
         let soon = Duration::from_millis(300);
         let deadlines = Deadlines { head: soon, answer: soon, idle: soon };
@@ -58,7 +58,7 @@ impl Service {
         Self::with(&MiddlewareSettings::default(), bounds)
     }
 
-    /// It is given up after so long, and gives up before.
+    /// Starts a service that abandons unfinished requests this long after it is asked to stop.
     pub(crate) fn stopping_within(stop_within: Duration) -> Self {
         let bounds = Bounds { stop_within, ..Bounds::default() };
         Self::with(&MiddlewareSettings::default(), bounds)
@@ -85,7 +85,7 @@ impl Service {
         Client::connect(self.address).await
     }
 
-    /// Has what runs at `/slow` come to its end.
+    /// Lets the handler of `/slow` finish.
     pub(crate) fn finish_slow(&self) {
         self.finish.notify_waiters();
     }
@@ -95,7 +95,7 @@ impl Service {
         self.shutdown.begin();
     }
 
-    /// Asks it to stop, and waits for its end. `false` when something was left.
+    /// Asks it to stop, and waits until it has. Returns `false` if something was left.
     pub(crate) async fn stop(&self, grace: Duration) -> bool {
         self.shutdown.begin();
         self.shutdown.finish(grace).await
@@ -109,7 +109,7 @@ async fn create(fields: Fields) -> Result<Json<Value>, Problem> {
     Ok(Json(json!({ "name": name })))
 }
 
-/// Answers `begun` with the headers, and the rest when it is told to.
+/// Answers once it is told to.
 async fn slow(State(finish): State<Arc<Notify>>) -> &'static str {
     finish.notified().await;
     "done"

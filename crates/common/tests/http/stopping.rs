@@ -1,4 +1,4 @@
-//! A stop cuts off no request, and waits for no client.
+//! A shutdown cuts off no request and waits for no idle client.
 
 use std::{
     sync::{
@@ -19,15 +19,15 @@ use crate::{
     service::Service,
 };
 
-/// Requests, the clients that share them, and how long each of these thinks between two.
+/// The requests, the clients that share them, and how long each client pauses between two.
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(20);
-/// How much later than at its beginning a balancer hears of a stop.
+/// How long after its beginning a balancer hears of a shutdown.
 const LATE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Posts on a connection that is kept for as long as the server does, until all are done.
+/// Posts on a connection that is kept as long as the server keeps it, until all are done.
 async fn post(to: Balancer, left: Arc<AtomicUsize>) -> Vec<String> {
     let (mut client, mut faults) = (None, Vec::new());
     while left.fetch_sub(1, Ordering::Relaxed) as isize > 0 {
@@ -52,7 +52,7 @@ async fn post(to: Balancer, left: Arc<AtomicUsize>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_10000_requests_over_kept_connections_through_rollouts_none_is_cut_off() {
+async fn none_of_10000_requests_on_kept_connections_is_cut_off_by_rollouts() {
     let balancer = Balancer::start().await;
     let mut servers = vec![Service::start(), Service::start()];
     servers.iter().for_each(|server| balancer.add(server.address));
@@ -71,7 +71,7 @@ async fn of_10000_requests_over_kept_connections_through_rollouts_none_is_cut_of
         old.begin_stop();
         sleep(LATE).await;
         balancer.remove(old.address);
-        assert!(old.stop(GRACE).await, "a stop left something");
+        assert!(old.stop(GRACE).await, "the shutdown left connections");
         stopped += 1;
     }
     let faults: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
@@ -80,7 +80,7 @@ async fn of_10000_requests_over_kept_connections_through_rollouts_none_is_cut_of
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_no_client_that_neither_reads_nor_writes() {
+async fn a_shutdown_does_not_wait_for_clients_that_neither_read_nor_write() {
     let stop_within = Duration::from_secs(3);
     let service = Service::stopping_within(stop_within);
     let mut waiting = Vec::new();
@@ -95,31 +95,31 @@ async fn a_stop_waits_for_no_client_that_neither_reads_nor_writes() {
         client.send(sends).await;
         waiting.push(client);
     }
-    // All of it has come, since this has.
+    // The server has received all of it, because it has answered this later request.
     assert_eq!(service.client().await.post(BODY).await.status, 200);
     let begun = Instant::now();
-    assert!(service.stop(GRACE).await, "the stop waited for its clients");
+    assert!(service.stop(GRACE).await, "the shutdown waited for its clients");
     assert!(begun.elapsed() < stop_within + Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_stop_lets_what_is_at_work_finish_and_its_client_hears_that_it_was_the_last() {
+async fn a_shutdown_lets_requests_finish_and_closes_their_connections() {
     let service = Service::start();
     let (mut slow, mut idle) = (service.client().await, service.client().await);
     slow.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(idle.get("/things/1", "").await.header("connection"), "");
     let stop = async {
         let stopped = service.stop(GRACE).await;
-        assert!(stopped, "the stop left something");
+        assert!(stopped, "the shutdown left connections");
     };
     let clients = async {
-        // While it drains, connections new and old are answered for the last time.
+        // While it drains, old and new connections get one last answer.
         let last = idle.get("/things/1", "").await;
         assert_eq!((last.status, last.header("connection")), (200, "close"));
         assert!(idle.until_closed().await.is_empty());
         let new = service.client().await.post(BODY).await;
         assert_eq!((new.status, new.header("connection")), (200, "close"));
-        // One that says nothing is closed when that is over; then what is at work is finished.
+        // A silent connection is closed at the end of the drain; then requests in progress finish.
         let mut silent = service.client().await;
         assert!(silent.until_closed().await.is_empty());
         service.finish_slow();

@@ -1,13 +1,13 @@
-//! Who makes a request: a buyer or a seller, by name.
+//! The caller of a request: a buyer or a seller, by name.
 
 use std::{fmt, str::FromStr};
 
-/// Who makes a request, by the name that their token gives them: 1–200 characters, none of them a
-/// control character. Names are compared to the character: `Anna` is not `anna`.
+/// The caller of a request, by the name in their token: 1–200 characters, none of them a control
+/// character. Names are compared exactly: `Anna` is not `anna`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller(String);
 
-/// A text is not the name of a [`Caller`].
+/// The text is not the name of a [`Caller`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must have 1-200 characters, none of them a control character")]
 pub struct CallerError;
@@ -22,17 +22,18 @@ impl FromStr for Caller {
 }
 
 impl Caller {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A key that is this caller's alone, as [`IdempotentRequest`](crate::pod::idempotency::IdempotentRequest) takes it: the
-    /// same Idempotency-Key of another caller is another key.
+    /// Returns a key scoped to this caller, as
+    /// [`IdempotentRequest`](crate::pod::idempotency::IdempotentRequest) takes it. Two callers'
+    /// equal Idempotency-Keys are different keys.
     #[must_use]
     pub fn own_key(&self, key: &str) -> String {
-        // An Idempotency-Key holds no blank, so the pair can be read in one way only.
+        // An Idempotency-Key contains no space, so the pair is unambiguous.
         format!("{self} {key}")
     }
 }

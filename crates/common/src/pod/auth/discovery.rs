@@ -1,6 +1,6 @@
-//! Where an issuer's keys are, and what they are now: OpenID Connect Discovery 1.0, section 4. Nothing is
-//! fetched by a way that somebody else could have a hand in: by https, or on this very machine; without
-//! redirects; no more bytes and no longer than is said here.
+//! Fetches an issuer's keys (OpenID Connect Discovery 1.0, section 4). To keep third parties out,
+//! it fetches only over https or from this machine, follows no redirects, and limits the bytes and
+//! the time.
 
 use std::time::Duration;
 
@@ -8,12 +8,13 @@ use anyhow::{Context, bail, ensure};
 use reqwest::{Client, Response, StatusCode, Url, header, redirect};
 use serde::Deserialize;
 
-/// The largest document, in bytes: discovery takes some two thousand, a key with its certificates four.
+/// The largest document, in bytes: a discovery document takes some two thousand, a key with its
+/// certificates four.
 const LARGEST: usize = 256 * 1024;
-/// How long a connection may take to be there. What follows is bounded by who calls.
+/// How long connecting may take. The caller bounds the rest.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long keys are taken for the newest where the issuer does not say, and at least and at most where
-/// it does: a key that is withdrawn is used no longer than that.
+/// How long fetched keys count as fresh: the default if the issuer does not say, and the minimum
+/// and maximum if it does. A withdrawn key is used no longer than that.
 const FRESH: Duration = Duration::from_mins(5);
 const FRESH_AT_LEAST: Duration = Duration::from_mins(1);
 const FRESH_AT_MOST: Duration = Duration::from_mins(15);
@@ -26,10 +27,10 @@ pub(super) struct Source {
     discovery: Url,
 }
 
-/// A set of keys as it came.
+/// A set of keys as received.
 pub(super) struct Fetched {
     pub(super) document: Vec<u8>,
-    /// How long it need not be asked for again.
+    /// How long until the next fetch is needed.
     pub(super) fresh: Duration,
 }
 
@@ -40,10 +41,10 @@ struct Discovered {
 }
 
 impl Source {
-    /// The issuer with this URL, to the character as in its tokens.
+    /// The issuer with this URL, which must equal the `iss` of its tokens exactly.
     ///
     /// # Errors
-    /// Why it cannot be one.
+    /// Why it cannot be an issuer.
     pub(super) fn new(issuer: &str) -> Result<Self, String> {
         let known = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         let discovery = Url::parse(issuer).and_then(|_| Url::parse(&known));
@@ -57,13 +58,13 @@ impl Source {
         if !bare || issuer.contains(['?', '#']) {
             return Err("JWT_ISSUER must have no user, query or fragment".to_owned());
         }
-        // Another part of the process was first.
+        // An error means that another part of the process has installed one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT)
-            // Asked every few minutes: by then a connection that was kept may be a dead one.
+            // Fetches are minutes apart: by then a pooled connection may be dead.
             .pool_max_idle_per_host(0)
             .user_agent(concat!("ticketing/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -71,7 +72,7 @@ impl Source {
         Ok(Self { client, issuer: issuer.to_owned(), discovery })
     }
 
-    /// Asks for the keys that the issuer has now.
+    /// Fetches the issuer's current keys.
     pub(super) async fn fetch(&self) -> anyhow::Result<Fetched> {
         let answer = self.get(self.discovery.clone()).await?;
         let answer = read(answer).await.context("its configuration")?;
@@ -99,7 +100,7 @@ impl Source {
     }
 }
 
-/// By https; or on this machine, where that is allowed, for tests and for trying out.
+/// Over https; or from this machine, where allowed, for tests and trials.
 fn is_safe(url: &Url, here_too: bool) -> bool {
     let here = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -110,7 +111,7 @@ fn is_safe(url: &Url, here_too: bool) -> bool {
     url.scheme() == "https" || (here_too && here && url.scheme() == "http")
 }
 
-/// The body, unless it is too large.
+/// Reads the body, unless it is too large.
 async fn read(mut answer: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
@@ -120,14 +121,14 @@ async fn read(mut answer: Response) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// How long the issuer says that its keys are the newest, within bounds.
+/// Returns how long the keys are fresh according to the issuer, within bounds.
 fn fresh(answer: &Response) -> Duration {
     let given = answer.headers().get_all(header::CACHE_CONTROL).iter();
     let given = given.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     max_age(&given).map_or(FRESH, |age| age.clamp(FRESH_AT_LEAST, FRESH_AT_MOST))
 }
 
-/// `max-age` of a Cache-Control (RFC 9111, section 5.2); no time at all where it forbids to keep anything.
+/// `max-age` of a Cache-Control (RFC 9111, section 5.2); zero if it forbids caching.
 fn max_age(cache_control: &str) -> Option<Duration> {
     let mut age = None;
     for directive in cache_control.split(',') {
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_issuer_is_asked_by_https_or_on_this_machine() {
+    fn an_issuer_is_reached_over_https_or_on_this_machine() {
         for issuer in [
             "https://login.example.com",
             "https://login.example.com/realms/shop/",
@@ -174,11 +175,11 @@ mod tests {
             assert!(Source::new(issuer).unwrap_err().contains("JWT_ISSUER"), "{issuer}");
         }
         let elsewhere = Url::parse("http://127.0.0.1/keys").unwrap();
-        assert!(!is_safe(&elsewhere, false), "an issuer by https has its keys by https");
+        assert!(!is_safe(&elsewhere, false), "an https issuer must serve its keys over https");
     }
 
     #[test]
-    fn how_long_keys_are_fresh_is_the_issuers_word() {
+    fn the_issuer_decides_how_long_its_keys_are_fresh() {
         for (given, seconds) in [
             ("max-age=600", Some(600)),
             ("public, Max-Age=\"21600\", must-revalidate", Some(21_600)),

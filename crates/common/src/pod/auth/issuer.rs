@@ -1,11 +1,11 @@
-//! Keys that somebody else has: fetched from the issuer while the service runs, so that the issuer may
-//! change them at any time.
+//! Keys published by an issuer, fetched while the service runs, so that the issuer may rotate them
+//! at any time.
 //!
-//! - They are fetched again before they are old, in the background: no request waits for that.
-//! - A token that names a key which is not known has them fetched at once, and waits for it; but not
-//!   more than once in [`EVERY`] for all requests together, whatever tokens somebody makes up.
-//! - While the issuer is away, what is known serves on, for [`KEPT`]. A token that cannot be checked is
-//!   answered 503: it may well be right.
+//! - They are refreshed in the background before they are stale: no request waits for that.
+//! - A token with an unknown key triggers a fetch and waits for it, but all requests together
+//!   trigger at most one fetch in [`EVERY`], whatever tokens are made up.
+//! - While the issuer is unreachable, known keys stay in use for [`KEPT`]. A token that cannot be
+//!   verified is answered 503, because it may be valid.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,20 +25,21 @@ use super::{
 use crate::pod::health::Health;
 use bus::{Backoff, Shutdown};
 
-/// The least time between two fetches that tokens ask for. A key that is used before this service can
-/// know it is refused no longer than that.
+/// The shortest time between two fetches that tokens trigger. A new key that the service does not
+/// know yet is refused no longer than that.
 const EVERY: Duration = Duration::from_secs(10);
-/// How long one fetch may take. Below the time of a request, which may wait for it.
+/// How long one fetch may take. Shorter than the timeout of a request, which may wait for it.
 const FETCH: Duration = Duration::from_secs(5);
-/// How many requests may wait for a fetch. What they hold would otherwise be all that the service has, if
-/// somebody made up tokens while the issuer is slow.
+/// How many requests may wait for a fetch. Otherwise made-up tokens could take all the service's
+/// capacity while the issuer is slow.
 const WAITING: usize = 32;
-/// How long keys are used after they were last fetched: tokens live for less, and an issuer that is away
-/// for longer makes no new ones.
+/// How long keys are used after they were last fetched: tokens live shorter, and an issuer that is
+/// down for longer issues no new ones.
 const KEPT: Duration = Duration::from_hours(24);
 /// The pauses after failed fetches.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// The gate of readiness: open once there are keys. It stays open, because all replicas share the issuer.
+/// The readiness gate: opens once there are keys. It stays open, because all replicas share the
+/// issuer.
 pub(super) const GATE: &str = "issuer";
 
 /// An issuer and its keys.
@@ -51,10 +52,10 @@ pub(super) struct Issuer {
     waiting: Semaphore,
 }
 
-/// What is known of the issuer by now.
+/// What is known of the issuer.
 #[derive(Debug, Default)]
 struct Known {
-    /// What it last said, and when.
+    /// The keys last fetched, and when.
     keys: Option<(KeySet, Instant)>,
     /// When the newest fetch ended, and whether it failed. `None` before the first.
     last: Option<(Instant, bool)>,
@@ -63,10 +64,10 @@ struct Known {
 }
 
 impl Issuer {
-    /// The issuer with this URL. Nothing is fetched yet.
+    /// The issuer with this URL. Fetches nothing yet.
     ///
     /// # Errors
-    /// When it is not a URL by which keys may be fetched.
+    /// If keys cannot be fetched from this URL.
     pub(super) fn new(url: &str, rules: Rules) -> Result<Self, String> {
         Ok(Self {
             source: Source::new(url)?,
@@ -77,10 +78,11 @@ impl Issuer {
         })
     }
 
-    /// What checks a token that is signed like this. Waits for a fetch if that may bring the key.
+    /// Returns the verifier for a token with this header. Waits for a fetch if that may bring the
+    /// key.
     ///
     /// # Errors
-    /// 401 when the issuer has no such key; 503 when that cannot be told.
+    /// 401 if the issuer has no such key; 503 if that is unknown.
     pub(super) async fn verifier(&self, signed: &Signed) -> Result<Arc<Verifier>, Refusal> {
         let mut changes = self.known.subscribe();
         let (found, rounds, may_fetch) = {
@@ -93,7 +95,7 @@ impl Issuer {
         if may_fetch {
             let Ok(_place) = self.waiting.try_acquire() else { return Err(Refusal::no_keys()) };
             self.wanted.notify_one();
-            // Should it not end in time, then nothing has changed.
+            // After a timeout, nothing has changed.
             let _ =
                 timeout(FETCH + EVERY / 10, changes.wait_for(|known| known.rounds > rounds)).await;
         }
@@ -105,7 +107,7 @@ impl Issuer {
         }
     }
 
-    /// Keeps the keys new until the process stops.
+    /// Keeps the keys fresh until the process stops.
     ///
     /// # Errors
     /// Never; the type is what [`Shutdown::spawn`] takes.
@@ -171,7 +173,7 @@ impl Issuer {
 
     fn has_failed(&self, error: &anyhow::Error, first: bool) {
         let error = format!("{error:#}");
-        // Said once, and not at every try of an outage.
+        // Logged once per outage, not at every attempt.
         if first {
             warn!(error, "cannot fetch the keys of the token issuer");
         } else {
@@ -182,7 +184,7 @@ impl Issuer {
 }
 
 impl Known {
-    /// A fetch has ended, with these keys or in vain.
+    /// Records the end of a fetch: its keys, or `None` if it failed.
     fn ends(&mut self, keys: Option<KeySet>) {
         let now = Instant::now();
         self.last = Some((now, keys.is_none()));
@@ -192,10 +194,10 @@ impl Known {
         }
     }
 
-    /// What checks a token that is signed like this, if its key is among those that are known.
+    /// Returns the verifier for a token with this header, if its key is known.
     ///
     /// # Errors
-    /// 503 when there are none, or only old ones.
+    /// 503 if there are no keys, or only expired ones.
     fn find(&self, signed: &Signed, now: Instant) -> Result<Option<Arc<Verifier>>, Refusal> {
         match &self.keys {
             Some((keys, fetched)) if now.duration_since(*fetched) < KEPT => Ok(keys.find(signed)),
@@ -203,12 +205,12 @@ impl Known {
         }
     }
 
-    /// Whether a token may have the keys fetched again.
+    /// Returns whether a token may trigger another fetch.
     fn may_fetch(&self, now: Instant) -> bool {
         self.last.is_none_or(|(ended, _)| now.duration_since(ended) >= EVERY)
     }
 
-    /// Whether a key that is not here is one that the issuer does not have, as far as may be known.
+    /// Returns whether a key that is unknown here is most likely not the issuer's.
     fn is_current(&self, now: Instant) -> bool {
         !self.may_fetch(now) && self.last.is_some_and(|(_, failed)| !failed)
     }
@@ -241,6 +243,6 @@ mod tests {
             assert!(known.find(&other, now).unwrap().is_none());
         }
         assert!(known.find(&signed, fetched + KEPT).is_err());
-        assert!(!known.is_current(fetched), "a fetch that failed tells nothing");
+        assert!(!known.is_current(fetched), "a failed fetch proves nothing");
     }
 }

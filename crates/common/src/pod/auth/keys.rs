@@ -1,8 +1,9 @@
-//! An issuer's keys, out of its JSON Web Key Set (RFC 7517): those that tokens can be checked with.
+//! An issuer's JSON Web Key Set (RFC 7517), reduced to the keys that can verify tokens.
 //!
-//! A key is used with one algorithm, which follows from the key: RS256, ES256 or EdDSA (Ed25519). One that
-//! is meant for something else, is too weak, or is no secret any more is left out, and so is one that
-//! shares its name and algorithm with another: which of the two a token means, it could not say.
+//! Each key is used with one algorithm, which follows from the key: RS256, ES256 or EdDSA
+//! (Ed25519). Keys that are meant for another use, too weak, or no longer secret are ignored. So
+//! are keys that share their name and algorithm with another, because a token could not say which
+//! one it means.
 
 use std::sync::Arc;
 
@@ -20,17 +21,18 @@ use super::{
     unique::Unique,
 };
 
-/// What an issuer's tokens may be signed with.
+/// The algorithms that an issuer's tokens may be signed with.
 pub(super) const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-/// The most keys of a set: an issuer has two or three, and some have a few dozen.
+/// The most keys in a set: an issuer has two or three, some a few dozen.
 const MOST: usize = 100;
-/// How long an RSA key must be, in bits (RFC 7518, section 3.3), and may be: what the library takes.
+/// The size of an RSA key in bits: at least per RFC 7518, section 3.3, at most what the library
+/// supports.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
-/// The length of Ed25519's keys and of P-256's coordinates, in bytes.
+/// The length of Ed25519 keys and of P-256 coordinates, in bytes.
 const CURVE_BYTES: usize = 32;
 
-/// The keys that an issuer has at a time.
+/// The current keys of an issuer.
 #[derive(Debug, Default)]
 pub(super) struct KeySet(Vec<IssuerKey>);
 
@@ -47,10 +49,10 @@ struct Document {
 }
 
 impl KeySet {
-    /// Reads a set. It may have no key that can be used.
+    /// Parses a set. It may contain no usable key.
     ///
     /// # Errors
-    /// When it is none, or has too many keys.
+    /// If it is not a key set, or has too many keys.
     pub(super) fn read(document: &[u8], rules: &Rules) -> anyhow::Result<Self> {
         let Unique(document) = serde_json::from_slice(document)?;
         let Document { keys } = Document::deserialize(document)?;
@@ -69,8 +71,8 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The one key that a token can have been signed with. A token that names none is taken where there is
-    /// only one for its algorithm.
+    /// Returns the one key that may have signed a token. A token that names no key is accepted only
+    /// if there is exactly one for its algorithm.
     pub(super) fn find(&self, signed: &Signed) -> Option<Arc<Verifier>> {
         let mut fitting = self.0.iter().filter(|key| {
             key.algorithm == signed.algorithm
@@ -84,14 +86,14 @@ impl KeySet {
         self.0.is_empty()
     }
 
-    /// The keys' names, for a log.
+    /// Returns the keys' names, for logging.
     pub(super) fn names(&self) -> String {
         let names = self.0.iter().map(|key| key.id.as_deref().unwrap_or("(no name)"));
         names.collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A key's name, its algorithm, and what checks signatures; or why it is not used.
+/// Returns a key's name, its algorithm and its verifier; or why it is not used.
 fn usable(key: Value) -> Result<(Option<String>, Algorithm, DecodingKey), &'static str> {
     if ["d", "k"].iter().any(|private| key.get(private).is_some()) {
         return Err("it is a private or a shared key, and everybody can read it");
@@ -122,7 +124,7 @@ fn usable(key: Value) -> Result<(Option<String>, Algorithm, DecodingKey), &'stat
             Algorithm::ES256
         }
         AlgorithmParameters::OctetKeyPair(ed) if ed.curve == EllipticCurve::Ed25519 => {
-            // The library reads 32 bytes whether or not there are so many.
+            // The library reads 32 bytes, however many there are.
             if !has_curve_bytes(&ed.x) {
                 return Err("it must have 32 bytes");
             }

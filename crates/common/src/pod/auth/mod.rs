@@ -1,7 +1,8 @@
-//! Who makes a request: the subject of a bearer token (RFC 6750) that is a JSON Web Token signed with
-//! the configured key, or with one of the configured issuer's; or, where that is turned off, always the same caller.
+//! Authenticates requests: the caller is the subject of a bearer token (RFC 6750), a JSON Web Token
+//! signed with the configured key or with one of the configured issuer's keys. If authentication is
+//! off, it is always the same caller.
 //!
-//! A handler takes a [`Caller`]. The service's state gives out its [`Auth`], by `FromRef`.
+//! A handler takes a [`Caller`]. The service's state provides its [`Auth`] through `FromRef`.
 
 mod caller;
 mod discovery;
@@ -34,25 +35,26 @@ use token::{Rules, Signed, Verifier};
 use super::health::Health;
 use bus::Shutdown;
 
-/// What tells a request's caller. Clones are the same.
+/// Determines a request's caller. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Auth(Arc<By>);
 
 #[derive(Debug)]
 enum By {
-    /// A token that this key and its rules accept.
+    /// By a token that this key and its rules accept.
     Key(Box<Verifier>),
-    /// A token that one of this issuer's keys accepts.
+    /// By a token that one of this issuer's keys accepts.
     Issuer(Arc<Issuer>),
-    /// Nothing; it is always this one.
+    /// Without a token: the caller is always this one.
     Nothing(Caller),
 }
 
 impl Auth {
-    /// Reads the key, or who has it. Where tokens are turned off, every request is `always`'s.
+    /// Reads the key, or prepares the issuer. If authentication is off, every request is made by
+    /// `always`.
     ///
     /// # Errors
-    /// When it is none, with the setting's name.
+    /// If a setting is invalid; the message names it.
     pub fn new(settings: &AuthSettings, always: &Caller) -> Result<Self, String> {
         let key = settings.jwt_key.as_ref().map_or("", Key::as_str);
         let rules = Rules::new(settings.jwt_issuer.as_deref(), settings.jwt_audience.as_deref());
@@ -80,7 +82,7 @@ impl Auth {
         Ok(Self(Arc::new(by)))
     }
 
-    /// Whose every request is. `None` where each says so itself, by its token.
+    /// Returns the caller of every request; `None` if requests need a token.
     #[must_use]
     pub fn always(&self) -> Option<&Caller> {
         match &*self.0 {
@@ -89,7 +91,8 @@ impl Auth {
         }
     }
 
-    /// Spawns what keeps the issuer's keys new, where there is one. The service is ready once it has them.
+    /// Spawns the task that refreshes the issuer's keys, if there is an issuer. The service is
+    /// ready once it has them.
     pub fn spawn(&self, health: &Health, shutdown: &Shutdown) {
         let By::Issuer(issuer) = &*self.0 else { return };
         health.not_ready(issuer::GATE, "the keys of the token issuer have not been fetched yet");
@@ -128,7 +131,7 @@ where
     }
 }
 
-/// Describes in an API how its callers say who they are, under the name that its operations use.
+/// Adds the security scheme to an API's description, under the name that its operations use.
 pub fn describe(api: &mut OpenApi, name: &str) {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
     let components = api.components.get_or_insert_default();

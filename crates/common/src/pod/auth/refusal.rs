@@ -1,4 +1,4 @@
-//! Why a request has no caller, and what would be accepted instead.
+//! The answer to a request without a valid caller, which says what would be accepted.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -7,10 +7,10 @@ use axum::{
 
 use crate::pod::problem::Problem;
 
-/// When to try again, in seconds, what could not be checked without the issuer.
+/// Seconds after which to retry a token that could not be verified without the issuer.
 const RETRY: u64 = 5;
 
-/// Why a request has no caller: a problem, and with each 401 what would be accepted.
+/// Why a request has no caller: a problem, and for a 401 the challenge.
 #[derive(Debug)]
 pub struct Refusal {
     problem: Box<Problem>,
@@ -19,22 +19,22 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// 401: there was no token.
+    /// 401: there is no token.
     pub(super) fn no_token(detail: &str) -> Self {
         Self::unauthorized("Bearer", detail)
     }
 
-    /// 401: there was a token, and another one is needed (RFC 6750, section 3.1).
+    /// 401: there is a token, but not a valid one (RFC 6750, section 3.1).
     pub(super) fn invalid_token(detail: &str) -> Self {
         Self::unauthorized(r#"Bearer error="invalid_token""#, detail)
     }
 
-    /// 401: the issuer has no key by which the token is signed.
+    /// 401: the issuer does not have the key that signed the token.
     pub(super) fn unknown_key() -> Self {
         Self::invalid_token("The token is signed with a key that its issuer does not have.")
     }
 
-    /// 503: the token may be right, but what it is signed with is not known.
+    /// 503: the token may be valid, but its key is unknown.
     pub(super) fn no_keys() -> Self {
         let detail = "The token issuer's keys cannot be fetched, so this token cannot be verified. Try again later.";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY).into()

@@ -1,13 +1,13 @@
-//! What can be the secret of HS256. A public key cannot: whoever has it could make tokens, and everybody
-//! may have it.
+//! Checks the secret of HS256. It must not be a public key: anyone may have that, and could make
+//! tokens with it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
-/// The shortest secret, in bytes: that of HS256's hash (RFC 7518, section 3.2).
+/// The shortest secret, in bytes: the size of HS256's hash (RFC 7518, section 3.2).
 const SHORTEST: usize = 32;
 
-/// Whether a text can be the secret.
+/// Checks that a text can be the secret.
 ///
 /// # Errors
 /// Why it cannot.
@@ -26,7 +26,8 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A key or a certificate as PEM, as OpenSSH writes it, as a JWK, or as PEM without its first and last line.
+/// Recognizes keys and certificates in PEM, OpenSSH or JWK form, and PEM without its first and last
+/// line.
 fn is_a_key(text: &str) -> bool {
     let text = text.trim();
     text.contains("-----BEGIN ")
@@ -36,8 +37,8 @@ fn is_a_key(text: &str) -> bool {
         || is_der(text)
 }
 
-/// In base64, an ASN.1 sequence of just this length that begins with another, as public keys and
-/// certificates do, or with a number, as private keys do.
+/// Recognizes base64 of an ASN.1 sequence of exactly this length that begins with another sequence,
+/// as public keys and certificates do, or with a number, as private keys do.
 fn is_der(text: &str) -> bool {
     const SEQUENCE: u8 = 0x30;
     const INTEGER: u8 = 0x02;

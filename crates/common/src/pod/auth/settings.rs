@@ -1,36 +1,36 @@
-//! How a service is told who may call it.
+//! The settings of authentication.
 
 use std::fmt;
 
 use clap::{Args, ValueEnum};
 
-/// How a request says who its caller is.
+/// How callers authenticate.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Callers")]
 pub struct AuthSettings {
-    /// How a request says who makes it: by the subject of a bearer JWT that is signed in this way; or
-    /// not at all.
+    /// How callers authenticate: by the subject of a bearer JWT that is signed this way, or not at
+    /// all.
     #[arg(long, env, value_name = "AUTH", value_enum)]
     pub auth: Scheme,
 
-    /// The key that tokens are checked with: for hs256 the secret, at least 32 bytes; for eddsa the
-    /// public key (Ed25519) in PEM.
+    /// The key that verifies tokens: for hs256 the secret, at least 32 bytes; for eddsa the public
+    /// key (Ed25519) in PEM.
     #[arg(long, env, value_name = "JWT_KEY", hide_env_values = true,
           required_if_eq_any([("auth", "hs256"), ("auth", "eddsa")]))]
     pub jwt_key: Option<Key>,
 
-    /// Who must have issued a token (its `iss`); for oidc the issuer's URL, by which its keys are found.
-    /// Default: anybody who has the key.
+    /// The required issuer of tokens (`iss`); for oidc the issuer's URL, where its keys are found.
+    /// Default: any issuer that has the key.
     #[arg(long, env, value_name = "JWT_ISSUER", required_if_eq("auth", "oidc"))]
     pub jwt_issuer: Option<String>,
 
-    /// For whom a token must be (its `aud`). Default: for nobody in particular; one that says for whom
-    /// it is, is then not for this service.
+    /// The required audience of tokens (`aud`). Default: none; a token that names an audience is
+    /// then refused.
     #[arg(long, env, value_name = "JWT_AUDIENCE", required_if_eq("auth", "oidc"))]
     pub jwt_audience: Option<String>,
 }
 
-/// A key as it was given. Shown to nobody, not even in a debug output.
+/// A key as configured. Never shown, not even by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(String);
 
@@ -52,15 +52,15 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What a token is signed with.
+/// How tokens are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scheme {
-    /// HMAC with SHA-256, by a secret that the issuer shares with this service.
+    /// HMAC with SHA-256 and a secret shared by the issuer and this service.
     Hs256,
-    /// Ed25519, by a key that the issuer alone has.
+    /// Ed25519 with a key that only the issuer has.
     Eddsa,
-    /// RS256, ES256 or Ed25519, by the keys that the issuer publishes (OpenID Connect Discovery).
+    /// RS256, ES256 or Ed25519, with the keys that the issuer publishes (OpenID Connect Discovery).
     Oidc,
-    /// Nothing is checked: every request is the default caller's.
+    /// No tokens: every request is made by the default caller.
     Off,
 }

@@ -1,8 +1,8 @@
-//! A bearer token (RFC 6750) that is a signed JSON Web Token: taken from its request, and checked.
+//! Extracts and verifies a request's bearer token (RFC 6750), a signed JSON Web Token.
 //!
-//! Refused besides what is not signed, in time and for this service: what asks for an extension (`crit`),
-//! what can be read in two ways (a name given twice, an `iss` that is a list), and tokens of another
-//! kind (`typ`), such as a proof of possession or a logout (RFC 8725).
+//! Besides tokens with a wrong signature, time or audience, it refuses those that require an
+//! extension (`crit`), are ambiguous (a duplicate name, an `iss` that is a list), or are of another
+//! kind (`typ`), such as a proof of possession or a logout token (RFC 8725).
 
 use std::time::Duration;
 
@@ -21,17 +21,17 @@ use super::{
 };
 use crate::pod::page::bad_request;
 
-/// How much the clock of who issues tokens may differ from this one's: as long as RFC 7519, section
-/// 4.1.4, allows, "usually no more than a few minutes".
+/// The tolerated difference between the issuer's clock and this one: as RFC 7519, section 4.1.4,
+/// allows, "usually no more than a few minutes".
 const LEEWAY: Duration = Duration::from_secs(60);
-/// The longest token, in bytes: as long as most proxies let a header be.
+/// The longest token, in bytes: the limit of most proxies on a header.
 const LONGEST: usize = 8 * 1024;
-/// What tokens say that they are: nothing, a JWT, or an access token (RFC 9068).
+/// The accepted `typ` values; `typ` may also be missing: a JWT, or an access token (RFC 9068).
 const TYPES: [&str; 4] = ["jwt", "at+jwt", "application/jwt", "application/at+jwt"];
 
 pub(super) const UNACCEPTED: &str = "The token is not one that this service accepts.";
 
-/// The one token of a request.
+/// Returns the single bearer token of a request.
 pub(super) fn of(parts: &Parts) -> Result<&str, Refusal> {
     let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = given.next() else {
@@ -48,11 +48,11 @@ pub(super) fn of(parts: &Parts) -> Result<&str, Refusal> {
     }
 }
 
-/// What a token says of how it is signed. Nothing of it is proven yet.
+/// A token's header, not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signed {
     pub(super) algorithm: Algorithm,
-    /// Which of the issuer's keys.
+    /// The id of the issuer's key.
     pub(super) key_id: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Signed {
     /// Reads a token's header.
     ///
     /// # Errors
-    /// 401 when there is none that this service accepts.
+    /// 401 if this service does not accept it.
     pub(super) fn read(token: &str) -> Result<Self, Refusal> {
         if token.len() > LONGEST {
             let detail = format!("The token is longer than {} KiB.", LONGEST / 1024);
@@ -95,13 +95,13 @@ impl Signed {
     }
 }
 
-/// What must be true of every token, whichever its key.
+/// The rules for every token, whatever its key.
 #[derive(Debug, Clone)]
 pub(super) struct Rules(Validation);
 
 impl Rules {
-    /// In time, of this issuer and for this audience. Without an audience, a token that has one is
-    /// for somebody else.
+    /// A token must be valid now, and from this issuer and for this audience. Without a configured
+    /// audience, a token that names one is meant for another service.
     pub(super) fn new(issuer: Option<&str>, audience: Option<&str>) -> Self {
         let leeway = LEEWAY.as_secs();
         let mut rules = Validation { leeway, validate_nbf: true, ..Validation::default() };
@@ -119,7 +119,7 @@ impl Rules {
     }
 }
 
-/// A key, the only algorithm that it is used with, and what else must be true of a token.
+/// A key, its only algorithm, and the rules for its tokens.
 #[derive(Clone)]
 pub(super) struct Verifier {
     key: DecodingKey,
@@ -128,18 +128,18 @@ pub(super) struct Verifier {
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never the key.
+        // Omits the key.
         self.rules.fmt(f)
     }
 }
 
-/// What this service reads of a token. `exp` and `nbf` are the library's matter.
+/// The claims that this service reads. The library checks `exp` and `nbf`.
 #[derive(Deserialize)]
 struct Claims {
-    /// Optional here alone: that it is missing, the library says in its own words, but only after this
-    /// could be read.
+    /// Optional only here: the library reports a missing `sub` itself, but only after these claims
+    /// were parsed.
     sub: Option<String>,
-    /// One issuer: of a list, the library would take any.
+    /// A single issuer: the library would accept any entry of a list.
     #[serde(rename = "iss")]
     _issuer: Option<String>,
     #[serde(rename = "aud")]
@@ -159,10 +159,10 @@ impl Verifier {
         Self { key, rules: Validation { algorithms: vec![algorithm], ..rules.0.clone() } }
     }
 
-    /// Whose token it is.
+    /// Verifies a token and returns its caller.
     ///
     /// # Errors
-    /// 401 when it is nobody's, or not for here and now.
+    /// 401 if it is not valid for this service now, or has no caller.
     pub(super) fn caller(&self, token: &str) -> Result<Caller, Refusal> {
         let decoded = decode::<Unique>(token, &self.key, &self.rules).map_err(|error| {
             Refusal::invalid_token(match error.kind() {
@@ -178,7 +178,7 @@ impl Verifier {
         })?;
         let claims = Claims::deserialize(decoded.claims.0);
         let claims = claims.map_err(|_| Refusal::invalid_token(UNACCEPTED))?;
-        // A whole number of seconds as well as a broken one; far from where f64 is not exact.
+        // Accepts whole and fractional seconds, which f64 represents exactly enough.
         #[allow(clippy::cast_precision_loss, reason = "seconds since 1970")]
         let latest = (get_current_timestamp() + LEEWAY.as_secs()) as f64;
         if claims.iat.is_some_and(|issued| issued > latest) {

@@ -1,6 +1,6 @@
-//! JSON in which no object has the same name twice, at any depth. Of two values under one name, readers
-//! differ in which they take (RFC 8259, section 4): a token that one of them reads as Anna's may be
-//! Bob's to another.
+//! Parses JSON in which no object has the same name twice, at any depth. Readers differ on which of
+//! two equal names counts (RFC 8259, section 4): a token that one reads as Anna's may be Bob's to
+//! another.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-/// A value that can be read in one way only.
+/// An unambiguous JSON value.
 pub(super) struct Unique(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_given_twice_is_refused_at_any_depth() {
+    fn a_duplicate_name_is_refused_at_any_depth() {
         for text in [
             r#"{"sub":"anna","sub":"bob"}"#,
             r#"{"sub":"anna","s\u0075b":"anna"}"#,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_read_as_it_is() {
+    fn everything_else_is_read_unchanged() {
         let text = r#"{"a":[1,-2,2.5,"é",true,null,{"a":{}}],"b":18446744073709551615}"#;
         let Unique(value) = serde_json::from_str(text).unwrap();
         assert_eq!(value.to_string(), text);

@@ -1,5 +1,6 @@
-//! The settings of every process, from options and the environment. They are parsed before anything is
-//! opened; an invalid one stops the process with exit status 64 (`EX_USAGE` of sysexits.h) and its name.
+//! The settings of every process, from options and the environment. They are parsed before anything
+//! is opened. An invalid one stops the process with exit status 64 (`EX_USAGE` of sysexits.h) and a
+//! message that names it.
 
 mod nats;
 
@@ -29,7 +30,7 @@ pub struct PodSettings {
     #[arg(long, env, value_name = "NODE_NAME", default_value = "")]
     pub node_name: String,
 
-    /// How it serves HTTP.
+    /// The HTTP server.
     #[command(flatten)]
     pub http: HttpSettings,
 
@@ -88,7 +89,7 @@ pub struct HttpSettings {
     pub cors_origins: Vec<HeaderValue>,
 }
 
-/// An origin (RFC 6454) as a browser sends it, or `*`.
+/// Parses an origin (RFC 6454) as a browser sends it, or `*`.
 fn origin(text: &str) -> Result<HeaderValue, &'static str> {
     const WANTED: &str = "it must be * or an origin, such as https://tickets.example.com";
     let uri: Uri = text.parse().map_err(|_| WANTED)?;
@@ -102,24 +103,24 @@ fn origin(text: &str) -> Result<HeaderValue, &'static str> {
     HeaderValue::from_str(text).map_err(|_| WANTED)
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Text for a person.
+    /// Text for people.
     Pretty,
 }
 
 impl PodSettings {
-    /// The client id that was given, or one made from host and process.
+    /// Returns the configured client id, or one built from host name and process id.
     #[must_use]
     pub fn client_id(&self) -> ClientId {
         self.client_id.clone().unwrap_or_else(ClientId::of_this_process)
     }
 }
 
-/// Which Postgres holds the service's tables.
+/// The Postgres that holds the service's tables.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {
@@ -133,14 +134,15 @@ pub struct DatabaseSettings {
     pub database_max_connections: u32,
 }
 
-/// Reads a process's settings, or ends it: 0 after `--help`, 64 on a bad value.
+/// Reads a process's settings, or ends the process: with status 0 after `--help`, 64 on an invalid
+/// value.
 #[must_use]
 pub fn parse<S: Parser>() -> S {
     parse_from(std::env::args_os())
 }
 
-/// Reads settings from these arguments, the program's name first, and the environment; or ends the process
-/// as [`parse`] does.
+/// Reads settings from these arguments (the program's name first) and the environment, or ends the
+/// process like [`parse`].
 #[must_use]
 pub fn parse_from<S: Parser>(arguments: impl IntoIterator<Item = OsString>) -> S {
     S::try_parse_from(arguments).unwrap_or_else(|mut error| {
@@ -149,13 +151,13 @@ pub fn parse_from<S: Parser>(arguments: impl IntoIterator<Item = OsString>) -> S
             std::process::exit(0)
         }
         hide_secret(&mut error);
-        // Also what was given in the wrong place.
+        // Also removes passwords that were passed to the wrong option.
         eprint!("{}", without_passwords(&error.render().to_string()));
         std::process::exit(EX_USAGE)
     })
 }
 
-/// Takes the value of a setting that may hold a password out of what is said of it.
+/// Removes the value of a setting that may hold a password from the error message.
 fn hide_secret(error: &mut clap::Error) {
     let Some(ContextValue::String(setting)) = error.get(ContextKind::InvalidArg) else { return };
     let setting = setting.to_ascii_lowercase();
@@ -164,13 +166,13 @@ fn hide_secret(error: &mut clap::Error) {
     }
 }
 
-/// The command was used incorrectly, by sysexits.h.
+/// The command was used incorrectly (sysexits.h).
 pub const EX_USAGE: i32 = 64;
 
-/// A duration as people write it: `500ms`, `20s`, `7days`.
+/// Parses a duration in the usual notation: `500ms`, `20s`, `7days`.
 ///
 /// # Errors
-/// When the text is not one.
+/// If the text is not a duration.
 pub fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::Duration::from_str(text).map(Into::into)
 }

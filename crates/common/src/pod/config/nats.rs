@@ -1,4 +1,4 @@
-//! Which NATS, and as whom: the settings of services and of tools.
+//! The NATS servers and the login, as settings of services and tools.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::pod::secret::Secret;
 
-/// Which NATS carries the events.
+/// The NATS that carries the events.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsSettings {
@@ -16,7 +16,7 @@ pub struct NatsSettings {
           hide_env_values = true, value_parser = nats_url)]
     pub nats_url: Secret,
 
-    /// As whom to connect.
+    /// The login.
     #[command(flatten)]
     pub login: NatsLogin,
 
@@ -32,7 +32,7 @@ pub struct NatsSettings {
 }
 
 impl NatsSettings {
-    /// What the bus needs to connect as this process.
+    /// Returns the options with which the bus connects for this process.
     #[must_use]
     pub fn options(&self, client_id: &ClientId, node: &str) -> Options {
         Options {
@@ -44,7 +44,7 @@ impl NatsSettings {
     }
 }
 
-/// As whom to connect to NATS, and whom to trust.
+/// The NATS login, and the certificate authority to trust.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsLogin {
@@ -74,7 +74,8 @@ pub struct NatsLogin {
 }
 
 impl NatsLogin {
-    /// What the bus needs to connect to these servers: one account, one replica of new streams, no node.
+    /// Returns the options to connect to these servers, with one account, one replica of new
+    /// streams, and no node.
     #[must_use]
     pub fn options(&self, servers: &str, client_id: &ClientId) -> Options {
         Options {
@@ -92,16 +93,16 @@ impl NatsLogin {
     }
 }
 
-/// The URL of a NATS server, or those of several with commas between.
+/// Parses the URL of a NATS server, or several URLs separated by commas.
 ///
 /// # Errors
-/// When it is neither.
+/// If the text is neither.
 pub fn nats_url(text: &str) -> Result<Secret, String> {
     bus::servers(text).map_err(|error| error.to_string())?;
     Ok(text.into())
 }
 
-/// A number of replicas of which a majority outlives the loss of one or two.
+/// A number of replicas whose majority survives the loss of one or two.
 fn replicas(text: &str) -> Result<u8, &'static str> {
     match text.parse() {
         Ok(replicas @ (1 | 3 | 5)) => Ok(replicas),
@@ -109,19 +110,19 @@ fn replicas(text: &str) -> Result<u8, &'static str> {
     }
 }
 
-/// The name of a user, which is part of a subject.
+/// A user name, which becomes part of a subject.
 fn user(text: &str) -> Result<String, &'static str> {
     let in_a_subject = !text.is_empty() && !text.contains(|c: char| " \t\r\n*>".contains(c));
     in_a_subject.then(|| text.to_owned()).ok_or("it must not be empty or contain blanks, * or >")
 }
 
-/// The seed of an NKey in a file.
+/// Reads an NKey seed from a file.
 fn seed_in(file: &str) -> Result<Seed, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     text.parse().map_err(|error| format!("{file}: {error}"))
 }
 
-/// The name of a stream, which is part of a subject.
+/// A stream name, which becomes part of a subject.
 fn stream(text: &str) -> Result<String, &'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     let is_name = !text.is_empty() && text.chars().all(fits);

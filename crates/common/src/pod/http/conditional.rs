@@ -1,5 +1,6 @@
-//! A client need not be sent what it has: every JSON answer to a GET has a tag, and is answered 304 to
-//! who has it already (RFC 9110, section 13). A handler that has a tag of its own sees to that itself.
+//! Conditional requests (RFC 9110, section 13): every JSON answer to a GET has an ETag, and a
+//! client that already has the answer gets a 304. A handler that sets its own ETag handles this
+//! itself.
 
 use axum::{
     body::{Body, to_bytes},
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::pod::problem::Problem;
 
-/// A client may keep the answer, but asks each time whether it is still the same.
+/// A client may cache the answer, but must revalidate it before each use.
 pub(super) const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 pub(super) async fn conditional(request: Request, next: Next) -> Response {
@@ -26,7 +27,7 @@ pub(super) async fn conditional(request: Request, next: Next) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    // It is whole in memory already.
+    // The body is in memory as a whole already.
     let body = match to_bytes(body, usize::MAX).await {
         Ok(body) => body,
         Err(error) => return Problem::internal(&error.into()).into_response(),
@@ -50,14 +51,15 @@ fn wants_a_tag(headers: &HeaderMap) -> bool {
     json && !headers.contains_key(header::ETAG)
 }
 
-/// The opaque part of a body's tag: as much of its hash as no two of them share by chance.
+/// The opaque part of a body's ETag: enough of its hash that no two bodies share it by chance.
 fn tag(body: &[u8]) -> String {
     let hash = Sha256::digest(body);
     let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")
 }
 
-/// Whether a list of tags holds this one, weakly compared. A tag of this service has no comma.
+/// Returns whether a list of tags contains this one, by weak comparison. This service's tags
+/// contain no comma.
 fn holds(list: &HeaderValue, tag: &str) -> bool {
     let tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
     tags.into_iter().any(|given| given == "*" || given.trim_start_matches("W/") == tag)

@@ -1,7 +1,7 @@
-//! One connection: HTTP/1.1 and nothing else, by hyper, with its [`Place`] told of every step.
+//! Serves one connection with hyper, HTTP/1.1 only, and reports every step to its [`Place`].
 //!
-//! hyper has it from the end of a request's head until the answer is written, and sets aside some 64 KiB for
-//! it. Before and between, a connection costs next to nothing.
+//! hyper owns the connection from the end of a request's head until the answer is written, and
+//! needs some 64 KiB for it. Before and between requests, a connection costs almost nothing.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
@@ -14,18 +14,19 @@ use tokio::{net::TcpStream, sync::oneshot, task::yield_now};
 
 use super::{exchange, head, phase::End, place::Place, watched::Watched};
 
-/// The largest head of a request, in bytes: its line and its headers. A larger one is answered 431.
+/// The largest head of a request (its line and its headers), in bytes. A larger one is answered
+/// 431.
 pub const MAX_HEAD: usize = 16 * 1024;
 
-/// How connections are served.
+/// The HTTP settings of all connections.
 pub(super) fn protocol() -> Builder {
     let mut http = Builder::new();
-    // No timer: the server looks after deadlines itself, and answers 408.
+    // No timer: the server enforces deadlines itself, and answers 408.
     http.max_header_size(MAX_HEAD).max_buf_size(MAX_HEAD).keep_alive(true).half_close(false);
     http
 }
 
-/// Serves one connection to its end, or until it is ended.
+/// Serves a connection until it ends, or until the server ends it.
 pub(super) async fn serve(
     mut stream: TcpStream,
     http: Builder,
@@ -48,15 +49,15 @@ pub(super) async fn serve(
             Some(next) => (stream, come) = next,
             None => return,
         }
-        // Whoever never stops asking takes turns with everybody.
+        // A client that pipelines requests without a pause must yield to others.
         if !come.is_empty() {
             yield_now().await;
         }
     }
 }
 
-/// Answers requests until there is a pause between two. Returns the connection then, and what of the next
-/// request may have come; `None` when it is over.
+/// Answers requests until there is a pause between two. Returns the connection then, with what has
+/// arrived of the next request; `None` if the connection is over.
 async fn converse(
     io: Watched,
     http: &Builder,
@@ -71,7 +72,7 @@ async fn converse(
             return Poll::Ready(Some(end));
         }
         match connection.poll_unpin(cx) {
-            // A client that goes away, or sends what is no HTTP, is nobody's failure.
+            // A client that disconnects or sends no valid HTTP is not logged as an error.
             Poll::Ready(_) => Poll::Ready(Some(Ok(End::Stop))),
             Poll::Pending if place.is_idle() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -84,14 +85,14 @@ async fn converse(
         say_why(&stream, end);
         return None;
     }
-    // A copy, which lets go of hyper's buffer.
+    // Copied, so that hyper's buffer is freed.
     let mut come = BytesMut::from(&*parts.read_buf);
     come.extend_from_slice(&unread);
     Some((stream, come))
 }
 
-/// Tells a client why its connection is ended in the midst of a request. As much as there is room for: nobody
-/// waits for a client that made everybody wait.
+/// Tells a client why its connection ends in the middle of a request. Writes only what fits into
+/// the socket's buffer, and does not wait for a slow client.
 fn say_why(stream: &TcpStream, end: Result<End, oneshot::error::RecvError>) {
     let words = match end {
         Ok(End::Late { half_head: true }) => {
@@ -108,7 +109,7 @@ fn say_why(stream: &TcpStream, end: Result<End, oneshot::error::RecvError>) {
     let _ = stream.try_write(words.as_bytes());
 }
 
-/// A problem, for where no handler can answer.
+/// Builds a problem response for when no handler can answer.
 fn problem(status: u16, title: &str, header: &str, detail: &str) -> String {
     let body = format!(
         r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}"}}"#

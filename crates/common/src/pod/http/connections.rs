@@ -1,11 +1,12 @@
-//! The connections of a server: how many there are, what each waits for and until when, and which one
-//! goes when there is no room for another.
+//! The connections of a server: how many there are, what each waits for and until when, and which
+//! one is closed to make room for another.
 //!
-//! A connection is either *at work* (its request has come whole, and a handler has it), which is bounded
-//! by the middleware and never cut short; or it *waits for its client*: for a request, the rest of one, or for
-//! the answer to be taken. Whoever makes a server wait may be told to go. Those who never got on with it
-//! go first, the oldest of them; connections that were kept alive between requests go last. So a client
-//! that gets on with its request is served, however many others do not.
+//! A connection is either *at work* or *waiting for its client*. At work means that its request has
+//! arrived completely and a handler has it: the middleware bounds this, and it is never cut short.
+//! A connection waits for its client to send a request or the rest of one, or to read the answer.
+//! Waiting connections may be closed to make room: first those that never got on with their
+//! request, the oldest of them first, and last those that were kept alive between requests. So a
+//! client that gets on with its request is served, however many others do not.
 
 use std::{
     sync::{
@@ -23,15 +24,15 @@ use super::{
     table::Table,
 };
 
-/// The time that a client has before its connection may go to make room for another: it may have sent its
-/// request already, and this process may be too busy to have seen it.
+/// How long a client has before its connection may be closed to make room: its request may have
+/// arrived already while this process was too busy to read it.
 pub(super) const FAIR: Duration = Duration::from_millis(250);
-/// How many bytes of requests that have not come whole, and of answers that were not taken, all clients
-/// together may have the process hold. About a hundred and thirty connections in the midst of a small
-/// request or answer.
+/// How many bytes of incomplete requests and unread answers all clients together may keep in
+/// memory. Enough for about a hundred and thirty connections in the middle of a small request or
+/// answer.
 pub(super) const MAX_HELD: usize = 8 * 1024 * 1024;
 
-/// All connections of one server.
+/// All connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections {
     table: Mutex<Table>,
@@ -45,25 +46,25 @@ impl Connections {
         Arc::new(Self { table: Mutex::default(), max, deadlines, closing: AtomicBool::new(false) })
     }
 
-    /// Whether there is room for one more, if need be because another is ended for it. There will be in a
-    /// moment otherwise.
+    /// Returns whether there is room for one more connection, possibly by closing another. If not,
+    /// there will be in a moment.
     pub(super) fn has_room(&self) -> bool {
         let mut table = self.table();
         table.len() < self.max || table.make_room(Instant::now())
     }
 
-    /// Takes one more. Returns its place and what tells of its end.
+    /// Adds a connection. Returns its place and the channel that reports its end.
     pub(super) fn admit(self: &Arc<Self>) -> (Place, oneshot::Receiver<End>) {
         let (id, ended) = self.table().admit();
         (Place::new(id, self.clone()), ended)
     }
 
-    /// Ends the one that can best be spared, because the process has no room for another.
+    /// Closes the most dispensable connection, because the process has no room for another.
     pub(super) fn make_room(&self) {
         self.table().make_room(Instant::now());
     }
 
-    /// Ends those whose clients have let a deadline pass.
+    /// Closes connections whose clients have missed a deadline.
     pub(super) fn end_late(&self, now: Instant) {
         let deadlines = self.deadlines;
         self.table().end_where(
@@ -74,7 +75,7 @@ impl Connections {
         );
     }
 
-    /// From now on every answer says that its connection is to be closed.
+    /// Makes every answer from now on close its connection.
     pub(super) fn close_after_answers(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -83,7 +84,7 @@ impl Connections {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Ends those on which nothing has come for this long, and nothing is under way.
+    /// Closes connections that have received nothing for this long and have no request in progress.
     pub(super) fn end_idle(&self, quiet: Duration) {
         let now = Instant::now();
         self.table().end_where(
@@ -94,17 +95,17 @@ impl Connections {
         );
     }
 
-    /// Moves a connection on, see [`Table::enter`].
+    /// Moves a connection to another phase; see [`Table::enter`].
     pub(super) fn enter(&self, id: u64, to: impl FnOnce(Phase) -> Option<(Phase, usize)>) {
         self.table().enter(id, to);
     }
 
-    /// Notes what a connection holds, see [`Table::hold`].
+    /// Records how many bytes a connection holds; see [`Table::hold`].
     pub(super) fn hold(&self, id: u64, bytes: usize) {
         self.table().hold(id, bytes);
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub(super) fn leave(&self, id: u64) {
         self.table().leave(id);
     }

@@ -1,4 +1,4 @@
-//! One request and its answer, with the connection's [`Place`] told of each step.
+//! Handles one request and its answer, and reports each step to the connection's [`Place`].
 
 use std::{
     convert::Infallible,
@@ -21,12 +21,12 @@ use tower::ServiceExt;
 
 use super::place::Place;
 
-/// Answers that cost no memory while they wait to be taken, such as a file that is part of the
-/// program: they do not count as held.
+/// Marks answers that cost no memory while the client reads them, such as a file compiled into the
+/// program. They do not count towards the memory limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Static;
 
-/// Has the router answer a request.
+/// Lets the router answer a request.
 pub(super) async fn answer(
     router: Router,
     request: hyper::Request<Incoming>,
@@ -41,7 +41,7 @@ pub(super) async fn answer(
     let noted = has_body.then(|| place.clone());
     let request: Request = request.map(|body| Body::new(Received { body, came: 0, place: noted }));
     let mut response: Response = router.oneshot(request).await?;
-    // What is left of a body cannot be told from the next request.
+    // The rest of an unread body would be taken for the next request.
     if place.close_after_answer() || !place.is_whole() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -52,17 +52,17 @@ pub(super) async fn answer(
     Ok(response.map(|body| Answer { body, place }))
 }
 
-/// Whether the Connection header has this word.
+/// Returns whether the Connection header contains this word.
 fn says(headers: &HeaderMap, word: &str) -> bool {
     let values = headers.get_all(header::CONNECTION).iter();
     let mut words = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
     words.any(|said| said.trim().eq_ignore_ascii_case(word))
 }
 
-/// A request's body, whose end is noted.
+/// A request's body, which reports its end.
 struct Received {
     body: Incoming,
-    /// In bytes.
+    /// The bytes received so far.
     came: usize,
     place: Option<Arc<Place>>,
 }
@@ -112,7 +112,7 @@ impl Drop for Received {
     }
 }
 
-/// An answer's body, whose end is noted.
+/// An answer's body, which reports its end.
 pub(super) struct Answer {
     body: Body,
     place: Arc<Place>,

@@ -1,5 +1,5 @@
-//! What of a request comes before hyper has its connection: as much as makes its head whole. So a
-//! connection that says nothing, or half a head, costs little more than the bytes that came.
+//! Reads a request until its head is complete, before hyper gets the connection. A connection that
+//! sends nothing, or half a head, costs little more than the bytes received.
 
 use std::io::ErrorKind::WouldBlock;
 
@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 
 use super::{connection::MAX_HEAD, place::Place};
 
-/// Room for most heads, in bytes.
+/// Enough for most heads, in bytes.
 const USUAL_HEAD: usize = 1024;
 
-/// Reads until the head of a request has come whole, or something that will be none. `come` is what came
-/// of it with the request before. Returns what came; `None` when the client has gone.
+/// Reads until the head of a request is complete, or cannot become valid. `come` holds what arrived
+/// with the previous request. Returns the bytes received; `None` if the client has disconnected.
 pub(super) async fn whole(
     stream: &TcpStream,
     mut come: BytesMut,
@@ -26,7 +26,7 @@ pub(super) async fn whole(
             return None;
         }
         if come.is_empty() {
-            // The room it had goes back.
+            // Frees the buffer.
             come = BytesMut::new();
         } else {
             place.receiving(come.capacity());
@@ -48,14 +48,15 @@ pub(super) async fn whole(
     }
 }
 
-/// Some clients send an empty line after a body (RFC 9112, 2.2). Returns how many bytes it took away.
+/// Removes empty lines, which some clients send after a body (RFC 9112, 2.2). Returns how many
+/// bytes it removed.
 fn pass_over_empty_lines(come: &mut BytesMut) -> usize {
     let empty = come.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     come.advance(empty);
     empty
 }
 
-/// Whether hyper can tell what to make of it, the first `searched` bytes of which hold no end.
+/// Returns whether hyper can take over. The first `searched` bytes contain no end of a head.
 fn is_whole(come: &[u8], searched: usize) -> bool {
     let may_be_a_method = come.first().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let new = &come[searched.saturating_sub(2)..];
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_whole_with_its_empty_line_however_it_comes_in_pieces() {
+    fn a_head_ends_with_its_empty_line_however_it_is_split() {
         let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         for lines in [head.to_vec(), head.iter().copied().filter(|&byte| byte != b'\r').collect()] {
             for end in 1..=lines.len() {
@@ -82,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_head_is_not_waited_for() {
+    fn bytes_that_cannot_become_a_head_are_not_waited_for() {
         assert!(is_whole(b"\x16\x03\x01", 0));
         assert!(is_whole(&[b'a'; MAX_HEAD], MAX_HEAD - 1));
         assert!(!is_whole(&[b'a'; MAX_HEAD - 1], 0));
     }
 
     #[test]
-    fn empty_lines_before_a_request_are_passed_over() {
+    fn empty_lines_before_a_request_are_skipped() {
         let mut come = BytesMut::from(&b"\r\n\r\nGET"[..]);
         assert_eq!(pass_over_empty_lines(&mut come), 4);
         assert_eq!(come, b"GET"[..]);

@@ -1,5 +1,5 @@
-//! What comes in before a request is at work: its id, its URL and its whole body. A client that is slow
-//! to send any of it waits by itself, and holds no place among the requests at work.
+//! Receives a request: its id, its URL and its whole body. A client that sends slowly waits here,
+//! and does not take one of the slots for requests in progress.
 
 use std::{error::Error, time::Duration};
 
@@ -20,17 +20,18 @@ use crate::pod::problem::Problem;
 
 /// The largest request body, in bytes: a ticket needs under one kilobyte.
 pub const MAX_BODY: usize = 16 * 1024;
-/// How long a body may take to come, from the end of the head.
+/// How long a body may take to arrive, from the end of the head.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest path and query, in bytes: the longest that the APIs give out have under two hundred.
+/// The longest path and query, in bytes. The longest that the APIs themselves use have under two
+/// hundred.
 pub const MAX_URL: usize = 2_048;
-/// The longest X-Request-Id that is taken over, in characters.
+/// The longest X-Request-Id that is accepted, in characters.
 pub const MAX_REQUEST_ID: usize = 128;
 
 const REQUEST_ID: &str = "x-request-id";
 
-/// Takes away an X-Request-Id that is no name, so that the request gets a new one: it is logged by
-/// whoever is asked.
+/// Removes an invalid X-Request-Id, so that the request gets a new one. The id ends up in the logs
+/// of every service called.
 pub(super) fn identified(mut request: Request) -> Request {
     let mut ids = request.headers().get_all(REQUEST_ID).iter().map(HeaderValue::as_bytes);
     let fits =
@@ -41,7 +42,7 @@ pub(super) fn identified(mut request: Request) -> Request {
     request
 }
 
-/// Passes a request on once it has come whole.
+/// Passes a request on once its body has arrived completely.
 pub(super) async fn whole(request: Request, next: Next) -> Response {
     if request.uri().path_and_query().is_some_and(|url| url.as_str().len() > MAX_URL) {
         let detail = format!("Path and query must have at most {MAX_URL} bytes.");
@@ -62,7 +63,7 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
         let detail = format!("The body must have at most {} KiB.", MAX_BODY / 1024);
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
     };
-    // What says that it is too large need not come.
+    // A body that announces that it is too large is not read.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
@@ -78,8 +79,8 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     }
 }
 
-/// A copy, because each piece would keep the 8 KiB it was read into: of a body that comes byte by byte,
-/// that is 128 MiB.
+/// Copies the body, because each piece would keep alive the 8 KiB buffer it was read into: 128 MiB
+/// for a body that arrives byte by byte.
 async fn copy(mut body: Limited<Body>) -> Result<Bytes, BoxError> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -100,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// What a piece was read into.
+    /// The buffer that a piece was read into.
     struct Buffer {
         _counted: Arc<()>,
     }
@@ -112,12 +113,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_keeps_none_of_the_buffers_that_its_pieces_came_in() {
+    async fn a_body_keeps_none_of_the_buffers_of_its_pieces() {
         let buffers = Arc::new(());
         let pieces = (0..1000).map({
             let buffers = buffers.clone();
             move |_| {
-                // This one, what makes them, and the piece before.
+                // This one, the stream's own, and the previous piece.
                 assert!(Arc::strong_count(&buffers) <= 3);
                 Ok::<_, Infallible>(Bytes::from_owner(Buffer { _counted: buffers.clone() }))
             }

@@ -1,5 +1,5 @@
-//! The HTTP middleware that every API of this system stands on: limits on what comes in, ids and trace
-//! context through, problem details and security headers out. [`server`] is what it runs on.
+//! The HTTP middleware of every API: limits on requests, request ids and trace context, problem
+//! details, and security headers. [`server`] runs it.
 
 mod conditional;
 mod connection;
@@ -49,22 +49,22 @@ pub use intake::{BODY_TIMEOUT, MAX_BODY, MAX_REQUEST_ID, MAX_URL};
 pub use phase::Deadlines;
 use server::Bounds;
 
-/// How long a handler may take, from when the request has come whole. Above the database's own timeouts,
-/// so that theirs speak first.
+/// How long a handler may take once the request has arrived completely. Longer than the database's
+/// timeouts, so that the database's error comes first.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How long a browser may rely on what it was told of an origin.
+/// How long a browser may cache the answer about an origin.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The settings of the middleware.
 #[derive(Debug, Clone)]
 pub struct MiddlewareSettings {
-    /// How many requests may be at work at once.
+    /// How many requests may be in progress at once.
     pub concurrent: usize,
-    /// From where pages in a browser may use the API; `*` is from everywhere.
+    /// The origins whose pages may call the API from a browser; `*` allows all.
     pub origins: Vec<HeaderValue>,
 }
 
@@ -117,8 +117,8 @@ pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
     }
 }
 
-/// What pages from these origins may do: everything that the API offers, but for cookies, which it has
-/// none of.
+/// Lets pages from these origins use everything that the API offers, except cookies, which it does
+/// not use.
 fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     let origin = match origins {
         [] => return None,
@@ -150,8 +150,8 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Runs the request in a span and as part of its trace, and logs and measures how it went. Every line that
-/// is logged meanwhile has the span's fields.
+/// Runs the request in a span and as part of its trace, and logs and measures the result. Every
+/// line logged meanwhile has the span's fields.
 async fn traced(request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = known(request.method());
@@ -176,7 +176,7 @@ async fn traced(request: Request, next: Next) -> Response {
         span.record("otel.status_code", "ERROR");
     }
     span.in_scope(|| debug!(elapsed.ms = elapsed.as_secs_f64() * 1e3, "request"));
-    // None of the labels is the client's to choose: each value costs memory for good.
+    // No label has values chosen by the client: each value costs memory forever.
     metrics::histogram!(
         "http_request_seconds",
         "method" => method,
@@ -187,7 +187,7 @@ async fn traced(request: Request, next: Next) -> Response {
     response
 }
 
-/// A request's span. At the level `error`, so that a line at any level has its fields.
+/// A request's span. At level `error`, so that log lines of every level carry its fields.
 fn span_of(request: &Request, method: &'static str) -> Span {
     error_span!(
         parent: None,
@@ -208,7 +208,7 @@ fn text<'a>(request: &'a Request, header: &HeaderName) -> Option<&'a str> {
     request.headers().get(header).and_then(|value| value.to_str().ok())
 }
 
-/// Describes what is measured of HTTP.
+/// Describes the HTTP metrics.
 pub(super) fn describe_metrics() {
     let requests = "How long requests took, by method, route, and the answer's status.";
     describe_histogram!("http_request_seconds", Unit::Seconds, requests);
@@ -217,14 +217,14 @@ pub(super) fn describe_metrics() {
     describe_counter!("http_connections_ended_total", ended);
 }
 
-/// A method's name, if it is one of RFC 9110 or PATCH.
+/// Returns a method's name, if it is one of RFC 9110 or PATCH.
 fn known(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] =
         ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
-/// The only error is that the time is over.
+/// Answers a timeout, the only possible error.
 async fn given_up(_: BoxError) -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -241,7 +241,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     Problem::internal(&anyhow::anyhow!("panicked: {text}")).into_response()
 }
 
-/// The port of an API, and the one for probes and metrics if that has its own.
+/// The API's port, and the separate port for probes and metrics, if there is one.
 #[derive(Debug)]
 pub struct Http {
     api: TcpListener,
@@ -254,13 +254,13 @@ impl Http {
     /// Opens the ports.
     ///
     /// # Errors
-    /// When an address cannot be bound.
+    /// If an address cannot be bound.
     pub fn bind(settings: &PodSettings) -> anyhow::Result<Self> {
         let http = settings.http.clone();
         Ok(Self {
             api: server::bind(http.http_address)?,
             operations: http.operations_address.map(server::bind).transpose()?,
-            // What is left of the grace time is for what the requests have used.
+            // The rest of the grace period is for what the requests have used.
             stop_within: settings.shutdown_grace * 9 / 10,
             settings: http,
         })
@@ -269,7 +269,7 @@ impl Http {
     /// Serves an API, and the process's probes and metrics, until the process stops.
     ///
     /// # Errors
-    /// When a listener has no address.
+    /// If a listener has no address.
     pub fn spawn(self, api: Router, pod: &Pod) -> anyhow::Result<()> {
         let probes = health::routes(pod.health.clone(), pod.metrics.clone());
         let bounds = Bounds {
@@ -279,7 +279,7 @@ impl Http {
             ..Bounds::default()
         };
         info!(notice = "listening", http.address = %self.api.local_addr()?, "listening");
-        // Outside the bound on requests: a process that is busy is alive, and says so.
+        // Outside the limit on requests: a busy process must still answer its probes.
         let api = if let Some(listener) = self.operations {
             info!(operations.address = %listener.local_addr()?, "probes and metrics");
             let bounds = Bounds { connections: OPERATIONS_CONNECTIONS, ..bounds };
@@ -294,5 +294,5 @@ impl Http {
     }
 }
 
-/// Enough for a kubelet and some who read metrics.
+/// Enough for a kubelet and a few scrapers.
 const OPERATIONS_CONNECTIONS: usize = 64;

@@ -1,55 +1,56 @@
-//! Where a connection stands, how long it may stay there, and why it is ended.
+//! The phases of a connection, how long each may last, and why a connection is ended.
 
 use std::time::Duration;
 
-/// How long a connection may wait for its client, by what it waits for.
+/// How long a connection may wait for its client, in each phase.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// For the head of a request, from its first byte; and for that byte on a new connection.
+    /// For the head of a request, from its first byte; on a new connection, also for that byte.
     pub head: Duration,
-    /// For an answer to be taken, whole.
+    /// For the client to read the whole answer.
     pub answer: Duration,
-    /// For the next request on a connection that is kept alive.
+    /// For the next request on a keep-alive connection.
     pub idle: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
-            // Above what a bad mobile link needs for some kilobytes.
+            // More than a bad mobile link needs for a few kilobytes.
             head: Duration::from_secs(10),
             // The largest answer, the page of `/docs`, at 20 kB/s.
             answer: Duration::from_secs(30),
-            // Above the 60 to 90 s after which clients and proxies give up an idle connection: who gives
-            // it up must not be this side, lest a request is under way to it.
+            // Longer than the 60 to 90 s after which clients and proxies close an idle connection.
+            // The client must close first, because a request may be on its way when the server
+            // closes.
             idle: Duration::from_secs(120),
         }
     }
 }
 
-/// How long a client has to close its side after this one has closed its own.
+/// How long a client has to close its side after the server has closed.
 const LINGER: Duration = Duration::from_secs(1);
-/// Where a connection stands.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing has come on it yet.
+    /// Nothing has arrived yet.
     Fresh,
-    /// A request's head has begun to come.
+    /// Part of a request's head has arrived.
     Head,
-    /// The head has come, and a body is to follow.
+    /// The head has arrived, and a body is to follow.
     Body,
     /// A handler has the request.
     AtWork,
-    /// An answer is to be taken.
+    /// The client is to read an answer.
     Answer,
     /// Kept alive between two requests.
     Idle,
-    /// This side is closed.
+    /// The server has closed its side.
     Closing,
 }
 
 impl Phase {
-    /// In which order connections go when there is no room; `None` for one that stays.
+    /// The class in which connections are closed to make room; `None` for a connection that stays.
     pub(super) fn class(self) -> Option<Class> {
         match self {
             Self::Fresh => Some(Class::Silent),
@@ -60,7 +61,7 @@ impl Phase {
         }
     }
 
-    /// How long it may stay so; `None` where the middleware does that.
+    /// How long the phase may last; `None` if the middleware bounds it.
     pub(super) fn limit(self, deadlines: &Deadlines) -> Option<Duration> {
         match self {
             Self::Fresh | Self::Head => Some(deadlines.head),
@@ -74,19 +75,19 @@ impl Phase {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// Nothing has come yet, and nothing is held.
+    /// Nothing has arrived, and nothing is held.
     Silent,
     Unfinished,
     Unread,
     Idle,
 }
 
-/// Why a connection is ended by its server.
+/// Why the server ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its client let a deadline pass; with half a head, which is answered 408.
+    /// Its client missed a deadline. With half a head, it is answered 408.
     Late { half_head: bool },
-    /// To make room; with half a request, which is answered 503.
+    /// To make room. With half a request, it is answered 503.
     Room { half_request: bool },
     /// The server stops.
     Stop,

@@ -1,4 +1,4 @@
-//! One connection's place among all: it is told of every step, and says how the connection stands.
+//! A connection's place among all. The connection reports every step to it.
 
 use std::sync::{
     Arc,
@@ -7,21 +7,21 @@ use std::sync::{
 
 use super::{connections::Connections, phase::Phase};
 
-/// What a connection costs while hyper has it, in bytes: its head, buffers to read into and to write from,
-/// each of 8 KiB or more, the future that works on it, and what the allocator loses. Measured: 95 kB with a
-/// body of 16 kB.
+/// What a connection costs while hyper owns it, in bytes: its head, read and write buffers of at
+/// least 8 KiB each, the future that serves it, and the allocator's overhead. Measured: 95 kB with
+/// a body of 16 kB.
 pub(super) const CONVERSATION: usize = 64 * 1024;
 
-/// Given back when it is dropped.
+/// Released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) id: u64,
     pub(super) connections: Arc<Connections>,
-    /// The request has come to its end.
+    /// The request has arrived completely.
     whole: AtomicBool,
-    /// The connection is kept after the answer.
+    /// The connection stays open after the answer.
     kept: AtomicBool,
-    /// The whole answer was handed over to be written.
+    /// The whole answer was handed over for writing.
     answered: AtomicBool,
     /// The answer is written, and the next request has not begun.
     idle: AtomicBool,
@@ -33,7 +33,7 @@ impl Place {
         Self { id, connections, whole, kept, answered, idle }
     }
 
-    /// A head has begun to come, and takes so many bytes.
+    /// Part of a head has arrived, in a buffer of this size.
     pub(super) fn receiving(&self, bytes: usize) {
         self.connections.enter(self.id, |phase| match phase {
             Phase::Fresh | Phase::Idle => Some((Phase::Head, bytes)),
@@ -42,7 +42,7 @@ impl Place {
         self.connections.hold(self.id, bytes);
     }
 
-    /// A request's head has come.
+    /// A request's head has arrived.
     pub(super) fn begun(&self, has_body: bool) {
         self.answered.store(false, Relaxed);
         self.idle.store(false, Relaxed);
@@ -51,36 +51,37 @@ impl Place {
         self.connections.enter(self.id, |_| Some(next));
     }
 
-    /// So many bytes of its body have come.
+    /// This many bytes of the body have arrived.
     pub(super) fn came(&self, bytes: usize) {
         self.connections.hold(self.id, CONVERSATION + bytes);
     }
 
-    /// All of its body has come.
+    /// Returns whether the whole body has arrived.
     pub(super) fn is_whole(&self) -> bool {
         self.whole.load(Relaxed)
     }
 
-    /// Its body has come, or else nobody wants the rest.
+    /// The whole body has arrived, or the rest of it is not wanted.
     pub(super) fn complete(&self, whole: bool) {
         self.whole.store(whole, Relaxed);
         self.connections
             .enter(self.id, |phase| (phase == Phase::Body).then_some((Phase::AtWork, 0)));
     }
 
-    /// There is an answer of so many bytes, after which the connection is kept or not.
+    /// There is an answer of this many bytes; `kept` tells whether the connection stays open after
+    /// it.
     pub(super) fn answering(&self, bytes: usize, kept: bool) {
         self.kept.store(kept, Relaxed);
         let bytes = bytes.saturating_add(CONVERSATION);
         self.connections.enter(self.id, |_| Some((Phase::Answer, bytes)));
     }
 
-    /// All of the answer was handed over.
+    /// The whole answer was handed over for writing.
     pub(super) fn answered(&self) {
         self.answered.store(true, Relaxed);
     }
 
-    /// What was handed over is written.
+    /// Everything handed over is written.
     pub(super) fn flushed(&self) {
         if self.answered.swap(false, Relaxed) && self.kept.load(Relaxed) {
             self.idle.store(true, Relaxed);
@@ -89,19 +90,20 @@ impl Place {
         }
     }
 
-    /// Between two requests: hyper holds nothing but what may have come of the next one.
+    /// Returns whether the connection is between two requests: hyper holds at most the beginning of
+    /// the next one.
     pub(super) fn is_idle(&self) -> bool {
         self.idle.load(Relaxed)
     }
 
-    /// This side is closed.
+    /// The server has closed its side.
     pub(super) fn closing(&self) {
         self.connections.enter(self.id, |phase| {
             (phase != Phase::Closing).then_some((Phase::Closing, CONVERSATION))
         });
     }
 
-    /// The server stops: every answer says that its connection will be closed.
+    /// Returns whether the server stops, so that every answer must close its connection.
     pub(super) fn close_after_answer(&self) -> bool {
         self.connections.close_after_answer()
     }

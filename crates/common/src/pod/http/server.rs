@@ -1,5 +1,5 @@
-//! The HTTP server: it takes connections, bounds what each may cost, and ends without
-//! cutting off a request and without waiting for a client.
+//! The HTTP server: accepts connections, bounds the cost of each, and shuts down without cutting
+//! off a request or waiting for an idle client.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,35 +18,36 @@ use tracing::warn;
 use super::{connection, connections::Connections, phase::Deadlines};
 use bus::Shutdown;
 
-/// How often deadlines are looked at: by so much a client may be late.
+/// How often deadlines are checked, and so the most that a client may exceed one.
 const LOOK: Duration = Duration::from_millis(250);
-/// How many connections may wait to be taken: as many as Linux allows. What finds no room tries again after
-/// a second.
+/// How many connections may wait to be accepted: the maximum on Linux. A client that finds the
+/// queue full retries after a second.
 const BACKLOG: u32 = 4096;
-/// What the kernel holds of a connection in each direction, in bytes; it uses up to twice as much. More
-/// than a request, and most answers. By default it takes megabytes for a client that does not read.
+/// The kernel's buffer per connection and direction, in bytes; the kernel uses up to twice as much.
+/// More than a request and most answers. The default is megabytes for a client that does not read.
 const KERNEL_BUFFER: u32 = 32 * 1024;
-/// How many files the process may have open if the system allows it: connections, and what else there is.
+/// How many files the process may open, if the system allows it: the connections and everything
+/// else.
 const OPEN_FILES: u64 = 65_536;
-/// How soon to look again for room.
+/// How soon to check again for room.
 const SOON: Duration = Duration::from_millis(10);
-/// The pause after a connection could not be taken, for want of files or memory.
+/// The pause after a failed accept, for lack of files or memory.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A connection that was taken just before the server stops listening still has this long to say
+/// How long a connection that was accepted just before the server stops listening has to send
 /// something.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// What a server allows.
+/// The limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// The most connections at a time.
+    /// The most connections at once.
     pub connections: usize,
-    /// How long clients may take.
+    /// The deadlines of clients.
     pub deadlines: Deadlines,
-    /// How long a server that is asked to stop goes on taking connections. Every answer meanwhile says
-    /// that its connection is to be closed; what has said nothing all that time is closed then.
+    /// How long a server that is asked to stop keeps accepting connections. Every answer meanwhile
+    /// closes its connection; connections that were silent all that time are closed at the end.
     pub drain: Duration,
-    /// When, after it was asked to stop, a server gives up what is unfinished.
+    /// How long after the request to stop a server abandons unfinished requests.
     pub stop_within: Duration,
 }
 
@@ -61,17 +62,17 @@ impl Default for Bounds {
     }
 }
 
-/// Opens a port, before anything else is opened: a taken port is the commonest mistake on a laptop, and
-/// it should be the first thing to be said.
+/// Opens a port, before anything else is opened: a port in use is the most common mistake on a
+/// laptop, so it should be reported first.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     allow_many_files();
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
-        // What it accepts has these from it.
+        // Accepted connections inherit these.
         socket.set_recv_buffer_size(KERNEL_BUFFER)?;
         socket.set_send_buffer_size(KERNEL_BUFFER)?;
         socket.bind(address)?;
@@ -80,7 +81,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Many systems let a process open 1,024 files unless it asks for more.
+/// Raises the limit on open files: many systems allow a process only 1,024 unless it asks.
 fn allow_many_files() {
     let allowed = getrlimit(Resource::Nofile);
     let wanted = allowed.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
@@ -92,7 +93,7 @@ fn allow_many_files() {
     }
 }
 
-/// Serves until the process is asked to stop, then ends within [`Bounds::stop_within`].
+/// Serves until the process is asked to stop, then shuts down within [`Bounds::stop_within`].
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
@@ -104,7 +105,8 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut server = Server {
         http: connection::protocol(),
-        // Without this it would be copied, with all that its handlers hold, for each request.
+        // Otherwise the router would be copied, with everything its handlers hold, for each
+        // request.
         router: router.with_state(()),
         connections: Connections::new(bounds.connections, bounds.deadlines),
         tasks: JoinSet::new(),
@@ -116,7 +118,7 @@ pub async fn serve(
     let end = Instant::now() + bounds.stop_within;
     server.connections.close_after_answers();
     server.take_until(&listener, sleep(bounds.drain.min(bounds.stop_within))).await;
-    // Those that have connected, and of which nobody knows yet.
+    // Connections that are established but not accepted yet.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
         server.take(stream);
     }
@@ -134,7 +136,7 @@ struct Server {
 }
 
 impl Server {
-    /// Takes connections until then.
+    /// Accepts connections until `until` completes.
     async fn take_until(&mut self, listener: &TcpListener, until: impl Future<Output = ()>) {
         tokio::pin!(until);
         loop {
@@ -159,13 +161,13 @@ impl Server {
 
     fn take(&mut self, stream: TcpStream) {
         let (place, ended) = self.connections.admit();
-        // An answer should not wait for the client's acknowledgement of a part of it.
+        // An answer should not wait for the client to acknowledge a part of it.
         let _ = stream.set_nodelay(true);
         let (http, router) = (self.http.clone(), self.router.clone());
         self.tasks.spawn(connection::serve(stream, http, router, place, ended));
     }
 
-    /// Waits for the connections there are, but not for those that say nothing, and not beyond `end`.
+    /// Waits for the open connections, but not for silent ones, and not beyond `end`.
     async fn finish(&mut self, quiet: Duration, end: Instant) {
         loop {
             tokio::select! {
@@ -185,7 +187,7 @@ impl Server {
     }
 }
 
-/// Whether it is the connection that failed, and not the listener.
+/// Returns whether the connection failed, and not the listener.
 fn of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

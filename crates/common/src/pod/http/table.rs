@@ -1,4 +1,4 @@
-//! Where all connections of a server stand, and what they hold.
+//! The phase of every connection of a server, and the memory that each holds.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,9 +13,9 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: HashMap<u64, Entry>,
-    /// Those that wait for their clients: by class, and by when they began to.
+    /// Connections that wait for their clients, by class and by when the wait began.
     waiting: BTreeMap<(Class, u64), u64>,
-    /// What those that wait for their clients hold, in bytes.
+    /// How many bytes the waiting connections hold.
     held: usize,
     last: u64,
 }
@@ -23,7 +23,7 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Entry {
     phase: Phase,
-    /// Its place among those that began to wait.
+    /// Its position in the order in which waits began.
     turn: u64,
     since: Instant,
     held: usize,
@@ -35,7 +35,7 @@ impl Table {
         self.entries.len()
     }
 
-    /// Takes one more. Returns its name and what tells of its end.
+    /// Adds a connection. Returns its id and the channel that reports its end.
     pub(super) fn admit(&mut self) -> (u64, oneshot::Receiver<End>) {
         let (end, ended) = oneshot::channel();
         self.last += 1;
@@ -47,15 +47,16 @@ impl Table {
         (id, ended)
     }
 
-    /// Ends the oldest of those whose clients are in the midst of something, or else of those that
-    /// idle. `false` when there is none that had its time.
+    /// Ends the oldest connection in the middle of an exchange, or else the oldest idle one.
+    /// Returns `false` if none has had its minimum time yet.
     pub(super) fn make_room(&mut self, now: Instant) -> bool {
         let midst = self.oldest(&[Class::Silent, Class::Unfinished, Class::Unread]);
         let idle = self.oldest(&[Class::Idle]);
         let had_its_time = |id: &u64| {
             self.entries.get(id).is_some_and(|entry| now.duration_since(entry.since) >= FAIR)
         };
-        // A flood of new ones soon has had its time. Nobody's kept connection should pay for that.
+        // During a flood, new connections soon have had their minimum time. Kept-alive connections
+        // should not pay for that.
         let flooded = midst.is_some() && self.waiting.len() > 2 * self.idle();
         let spared = midst.filter(had_its_time);
         let spared = if flooded { spared } else { spared.or(idle.filter(had_its_time)) };
@@ -70,7 +71,7 @@ impl Table {
         oldest.map(|(_, &id)| id)
     }
 
-    /// How many idle, up to half of those that wait.
+    /// Counts idle connections, up to half of the waiting ones.
     fn idle(&self) -> usize {
         self.waiting.range((Class::Idle, 0)..).take(self.waiting.len() / 2 + 1).count()
     }
@@ -99,11 +100,11 @@ impl Table {
         if let Some(reason) = reason {
             counter!("http_connections_ended_total", "reason" => reason).increment(1);
         }
-        // Nobody there: it ended by itself.
+        // Nobody receives it if the connection has ended on its own.
         let _ = entry.end.send(why);
     }
 
-    /// A connection has ended by itself.
+    /// Removes a connection that has ended on its own.
     pub(super) fn leave(&mut self, id: u64) {
         self.remove(id);
     }
@@ -118,8 +119,8 @@ impl Table {
         Some(entry)
     }
 
-    /// Moves a connection on to a phase in which it holds so many bytes. One that was ended has no place
-    /// any more.
+    /// Moves a connection to a phase in which it holds this many bytes. Does nothing if the
+    /// connection was ended.
     pub(super) fn enter(&mut self, id: u64, to: impl FnOnce(Phase) -> Option<(Phase, usize)>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let from = entry.phase;
@@ -136,8 +137,8 @@ impl Table {
         self.hold(id, held);
     }
 
-    /// Notes what a connection holds that waits for its client. When all of them hold too much, the oldest
-    /// of them go.
+    /// Records how many bytes a waiting connection holds. If all of them hold too much, ends the
+    /// oldest ones.
     pub(super) fn hold(&mut self, id: u64, bytes: usize) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         self.held = self.held - entry.held + bytes;

@@ -1,6 +1,6 @@
-//! Which requests are at work. So many are at once; a further one waits its turn for a second, the oldest
-//! first, and is then answered 503 with Retry-After. As each connection has one request at a time, no more
-//! wait than there are connections.
+//! Limits the requests in progress. A further request waits up to a second for its turn, in order
+//! of arrival, and is then answered 503 with Retry-After. Each connection has one request at a
+//! time, so no more wait than there are connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::pod::problem::Problem;
 
-/// How long a request waits for its turn. Many times what one takes: whoever waits longer had better ask
-/// another replica.
+/// How long a request waits for its turn. Many times what a request takes: a client that waits
+/// longer had better try another replica.
 const TURN: Duration = Duration::from_secs(1);
 
-/// Passes a request on in its turn.
+/// Passes a request on when its turn comes.
 pub(super) async fn in_turn(
     State(places): State<Arc<Semaphore>>,
     request: Request,
