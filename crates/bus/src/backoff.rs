@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_their_bound_and_are_never_less_than_half() {
+    fn pauses_grow_up_to_their_limit_and_are_shortened_by_at_most_half() {
         let (first, max) = (Duration::from_millis(50), Duration::from_secs(1));
         let mut backoff = Backoff::new(first, max);
         for failure in 0..40 {

@@ -1,4 +1,4 @@
-//! A batch of messages in a member's hands.
+//! A batch of messages that a member has received.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     listener::Listener,
 };
 
-/// What came of a batch.
+/// The result of a batch.
 pub(crate) enum Outcome {
     /// Every message was answered.
     Settled,
@@ -27,7 +27,7 @@ pub(crate) struct Slot<E> {
     pub(crate) answered: bool,
 }
 
-/// A batch of messages. Its events are known by their slots.
+/// A batch of messages. A slot number identifies an event.
 pub(crate) struct Batch<L: Listener> {
     pub(crate) context: Arc<MemberContext<L>>,
     pub(crate) slots: Vec<Slot<L::Events>>,

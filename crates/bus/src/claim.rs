@@ -29,7 +29,7 @@ impl Claim {
     }
 }
 
-/// What the inbox says of an event.
+/// What the inbox knows about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It has not taken effect. If it was claimed, this transaction has it now.

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pod_names_are_ids_and_what_nats_would_misread_is_not() {
+    fn pod_names_are_valid_ids_and_names_that_nats_would_misread_are_not() {
         for id in ["orders-7d9c5b6f4-x2x8z", "orders-0", "a.b", "A_1"] {
             assert_eq!(id.parse::<ClientId>().unwrap().as_str(), id);
         }

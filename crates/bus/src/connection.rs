@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// How often the client pings. It gives a connection up when a third ping is due and two are
-/// unanswered: 9 s after the server's last word. The client's default takes minutes.
+/// unanswered: 9 s after the last data from the server. The client's default takes minutes.
 ///
-/// That finds a connection on which nothing arrives. One on which nothing gets out is for the server
-/// to find, since what the server sends keeps the client content. With the same interval the server takes
-/// up to 12 s, because it skips a ping when it has heard something lately.
+/// This detects a connection on which nothing arrives. If only the other direction is lost, the
+/// server must detect it, because its own data satisfies the client. With the same interval the
+/// server takes up to 12 s, because it skips a ping if it has received something recently.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ struct Closed {
 
 impl Bus {
     /// Connects in the background, under the process's client id: a process starts without a broker.
-    /// A connection that closes for good ends the process.
+    /// A connection that closes permanently ends the process.
     ///
     /// # Errors
     /// When an option is out of bounds, such as a malformed URL or an unreadable certificate. An

@@ -23,7 +23,7 @@ pub struct Envelope<'a> {
     specversion: Cow<'a, str>,
     /// The event's id: the idempotency key everywhere, and the `Nats-Msg-Id`.
     pub id: Uuid,
-    /// Who published it.
+    /// The publisher.
     pub source: Cow<'a, str>,
     /// The event's type, which is its NATS subject.
     #[serde(rename = "type")]
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_envelope_says_why() {
+    fn an_invalid_envelope_is_refused_with_the_reason() {
         for (bytes, reason) in [
             ("hello", "not a CloudEvent in structured JSON"),
             (r#"{"specversion":"1.0"}"#, "missing field `id`"),

@@ -38,7 +38,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The version of the payload's schema. A listener refuses a version that it does not know. Raise it
     /// only for a change that old listeners would misread.
     const SCHEMA_VERSION: u32;
-    /// Who publishes it: the CloudEvents `source`, a URI reference such as `/parcels`.
+    /// The publisher: the CloudEvents `source`, a URI reference such as `/parcels`.
     const SOURCE: &'static str;
 
     /// The id of the event's entity, such as a parcel's number: the CloudEvents `subject`.

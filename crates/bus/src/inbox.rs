@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_is_emptied_when_its_ids_cannot_be_checked_and_before_new_ones_may_come() {
+    fn a_partition_is_emptied_after_its_ids_expire_and_before_it_is_reused() {
         let day = 24 * 3600;
         for hour in 0..40 * 24 {
             let now = 20_000 * day + hour * 3600;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_another_version_is_checked_whatever_its_time() {
+    fn an_id_of_another_uuid_version_is_always_checkable() {
         let now = OffsetDateTime::now_utc();
         assert_eq!(uncheckable(Uuid::nil(), now), None);
         assert_eq!(uncheckable(Uuid::new_v5(&Uuid::NAMESPACE_OID, b"x"), now), None);

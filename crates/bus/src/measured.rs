@@ -52,7 +52,8 @@ pub fn describe_metrics() {
     );
 }
 
-/// Shows what a member of a group has in hand, and the newest sequence that it received; 0 if none.
+/// Sets how many events a member of a group has received and not yet answered, and the newest
+/// sequence that it received; 0 if none.
 #[expect(clippy::cast_precision_loss, reason = "gauges")]
 pub(crate) fn member(group: &'static str, in_hand: usize, last_sequence: u64) {
     metrics::gauge!("bus_in_hand", "group" => group).set(in_hand as f64);

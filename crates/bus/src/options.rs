@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_within_their_bounds_and_what_is_outside_is_named() {
+    fn defaults_are_within_bounds_and_an_option_out_of_bounds_is_named() {
         let options = || Options::new(ClientId::of_this_process());
         options().check().unwrap();
         for (bad, name) in [

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_a_server_would_refuse_is_refused_before_it_is_written() {
+    fn an_event_too_large_for_the_server_is_refused_before_it_is_written() {
         assert!(prepare(&NoteWritten("x".repeat(MAX_BYTES / 2))).is_ok());
         let refused = prepare(&NoteWritten("x".repeat(MAX_BYTES))).unwrap_err();
         assert!(matches!(refused, BusError::TooLarge(_)), "{refused}");

@@ -20,10 +20,10 @@ use crate::{backoff::jittered, connection::Bus, topology::TopologyError};
 const EXPIRES: Duration = Duration::from_secs(2);
 /// How late the server's answer may be before the request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many requests in a row may be lost before the member subscribes anew.
+/// How many requests in a row may be lost before the member subscribes again.
 const MAX_SILENCES: u32 = 3;
 
-/// What came of a request.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) enum Pulled {
     /// An event.
@@ -34,7 +34,7 @@ pub(crate) enum Pulled {
     Nothing,
     /// The server has no such consumer, or no JetStream: start a new session.
     Gone(String),
-    /// Too many requests in a row were not answered: subscribe anew.
+    /// Too many requests in a row were not answered: subscribe again.
     Lost,
 }
 

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_that_not_everybody_can_show_is_refused() {
+    fn a_year_outside_1_to_9999_is_refused() {
         for given in [
             "0000-01-01T00:00:00Z",
             "0000-12-31T23:59:59.999999999Z",

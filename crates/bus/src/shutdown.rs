@@ -1,4 +1,4 @@
-//! How a process ends. Every task is spawned here, told to stop here, and waited for here.
+//! How a process ends. Every task is spawned, stopped and awaited here.
 //!
 //! There are three ways to end. *Soft*: take nothing new, finish what was started. *Hard*: the grace
 //! period is over or a second signal arrived; drop everything, which the bus makes safe. *Failure*: a
@@ -154,7 +154,7 @@ impl Reason {
     }
 }
 
-/// The name of the next SIGINT or SIGTERM.
+/// Returns the name of the next SIGINT or SIGTERM.
 async fn next_signal() -> &'static str {
     let (Ok(mut int), Ok(mut term)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -24,7 +24,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(2);
 /// commit soon, and their locks are short.
 const SPLIT_TIME: Duration = Duration::from_secs(2);
 
-/// What came of an event.
+/// The result of an event.
 pub(crate) enum Verdict {
     /// It has taken effect.
     Effect,
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pieces_of_a_piece_are_all_of_it_and_smaller() {
+    fn splitting_a_piece_covers_all_of_it_with_smaller_pieces() {
         for length in 2..600 {
             let mut pieces = split(7..7 + length);
             assert!(pieces.iter().all(|piece| !piece.is_empty() && piece.len() < length));

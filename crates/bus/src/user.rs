@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_seed_of_a_user_is_one_and_none_shows_in_a_log() {
+    fn only_a_users_seed_is_accepted_and_it_never_shows_in_a_log() {
         let seed = Seed::generate().unwrap();
         let read: Seed = format!("{}\n", seed.expose()).parse().unwrap();
         assert_eq!(read.public_key().unwrap(), seed.public_key().unwrap());

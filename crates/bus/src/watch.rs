@@ -56,7 +56,7 @@ pub(crate) struct Watch {
 enum Duty {
     /// The stream and the group: all services share one account.
     Both,
-    /// The group alone. The stream belongs to its publisher.
+    /// Only the group. The stream belongs to its publisher.
     Group,
     /// Neither: it waits for the group, which is in another account.
     Neither,
@@ -124,7 +124,7 @@ impl Watch {
         }
     }
 
-    /// Checks forever. Recreating the consumer ends the open pull by itself.
+    /// Checks forever. Recreating the consumer also ends the open pull.
     pub(crate) async fn keep_checking(&mut self) -> Infallible {
         loop {
             sleep(CHECK_EVERY).await;

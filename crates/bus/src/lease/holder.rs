@@ -33,7 +33,7 @@ pub struct Holder {
     /// Since when it holds the id.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
-    /// Identifies exactly this process, whatever its name.
+    /// Identifies this exact process, even if another one takes its name.
     pub(super) process: Uuid,
 }
 

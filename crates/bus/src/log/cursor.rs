@@ -165,8 +165,9 @@ async fn begin_anew(connection: &mut PgConnection, stream: &str) -> Result<bool,
     Ok(moved.rows_affected() > 0)
 }
 
-/// For a new cursor on an existing log: rows with transaction numbers that this cluster has not reached are of
-/// another cluster. They become a range to publish. (The new cursor finds the other rows by itself.)
+/// For a new cursor on an existing log: rows with transaction numbers that this cluster has not
+/// reached are of another cluster. They become a range to publish. (The new cursor finds the other
+/// rows anyway.)
 async fn foreign_rows(connection: &mut PgConnection, stream: &str) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(
         "insert into bus.ranges (stream, created, first_sequence, last_sequence, last_id, done, target,

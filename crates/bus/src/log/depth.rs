@@ -55,9 +55,9 @@ pub async fn depth(connection: &mut PgConnection, stream: &str) -> Result<Depth,
     })
 }
 
-/// Measures the outbox until the process stops. It uses Postgres alone, on a session of its own, because the
-/// outbox has to be seen growing while NATS is unavailable or the pool is exhausted. While Postgres does not
-/// answer, the gauges are `NaN`.
+/// Measures the outbox until the process stops. It uses only Postgres, on a session of its own,
+/// because the outbox must be visible while NATS is unavailable or the pool is exhausted. While
+/// Postgres does not answer, the gauges are `NaN`.
 pub(crate) async fn measure(pool: Pool, streams: &'static [&'static Stream], shutdown: Shutdown) {
     let mut round = interval(MEASURE);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -125,8 +125,8 @@ impl Ranges {
             (_, Some(stored)) => {
                 self.step = Some(insert(connection, stream, page, stored).await?);
             }
-            // The previous page was the last one after all, and its range belongs to another process. It
-            // keeps its end: the step has nothing after it.
+            // The previous page turned out to be the last one, and its range belongs to another
+            // process. That range keeps its end, because nothing follows in the step.
             (_, None) => self.step = None,
         }
         if ends_step {
@@ -218,7 +218,7 @@ async fn extend(
     .bind(stored.map_or(0, |stored| stored.events))
     .fetch_optional(connection)
     .await?;
-    // Moved by VACUUM FULL, or marked by hand: the relay starts over, and so do its ranges.
+    // Moved by VACUUM FULL, or marked manually: the relay starts over with new ranges.
     open.version = version.ok_or(sqlx::Error::RowNotFound)?;
     if let Some(stored) = stored {
         open.stored = open.stored.and(&stored);

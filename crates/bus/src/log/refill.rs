@@ -20,11 +20,11 @@ use crate::topology;
 
 /// How many events a group may have pending before the refill waits for it: new events queue behind them.
 const AHEAD: u64 = 20_000;
-/// How many pages are republished between two looks at the groups.
+/// How many pages are republished between two checks of the groups.
 const PAGES_BETWEEN_LOOKS: u32 = 10;
 /// How long the refill waits for a group that makes no progress, as when all its members are down.
 const GROUP_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it looks at a group that it waits for.
+/// How often it checks a group that it waits for.
 const GROUP_POLL: Duration = Duration::from_millis(50);
 
 /// A range that has to be republished.

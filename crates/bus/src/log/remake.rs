@@ -142,8 +142,8 @@ impl StreamRelay {
         Ok(None)
     }
 
-    /// The events that may be in the stream though no range says so: the next new ones, and the next to
-    /// republish. A relay may have published a page and died before it recorded that.
+    /// The events that may be in the stream although no range records them: the next new ones, and
+    /// the next to republish. A relay may have published a page and died before it recorded that.
     async fn under_way(&mut self) -> Result<HashSet<Uuid>, RelayError> {
         let (cursor, mut ids) = (self.cursor.clone(), HashSet::new());
         let mut part = Part {

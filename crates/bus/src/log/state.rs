@@ -39,7 +39,7 @@ pub(crate) struct StreamRelay {
     pub(super) remade: Remade,
     /// Grows while rounds fail. Starts over after a whole round.
     pub(super) backoff: Backoff,
-    /// Whether the last confirmed message was there when last looked for.
+    /// Whether the last confirmed message was found at the last check.
     pub(super) last_seen: bool,
     /// Whether ranges may have to be republished.
     pub(super) lost: bool,
@@ -112,7 +112,7 @@ impl Remade {
         self.at.and_then(|at| self.lasts.checked_sub(at.elapsed()))
     }
 
-    /// It was recreated now.
+    /// Records that it was recreated now.
     pub(super) fn now(&mut self) {
         let soon = self.at.is_some_and(|at| at.elapsed() < 2 * self.lasts);
         self.lasts = if soon { (2 * self.lasts).min(MAX_LASTS) } else { LASTS };

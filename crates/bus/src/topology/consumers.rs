@@ -4,8 +4,9 @@
 //! A recreated consumer starts after what the group had acknowledged when this member last saw it correct, or at
 //! the start of the stream if it never did. The inbox recognizes events that took effect.
 //!
-//! The metadata holds the subjects that some release wants, and where the bus made the consumer start. An older
-//! release beside a newer one keeps the newer one's subjects in the filter.
+//! The metadata holds the subjects that some release wants, and where the bus made the consumer
+//! start. An older release that runs alongside a newer one keeps the newer one's subjects in the
+//! filter.
 
 use async_nats::jetstream::{
     self, ErrorCode,

@@ -78,7 +78,7 @@ pub(crate) async fn has_room(bus: &Bus, stream: &Stream) -> Result<bool, Topolog
 /// [`TopologyError::Away`] if it cannot be deleted.
 pub(crate) async fn remake(bus: &Bus, found: &Info) -> Result<(), TopologyError> {
     delete(bus, &found.config.name).await?;
-    // Whoever finds it missing in between creates it with the bus's default settings.
+    // A process that finds it missing in between creates it with the bus's default settings.
     let made = bounded(bus.jetstream.create_stream(found.config.clone())).await;
     match made.and_then(|made| made.map_err(away)) {
         Ok(_) => info!(stream = found.config.name, "recreated the stream"),

@@ -1,5 +1,5 @@
-//! Reports a stream or group that an operator must correct or a provisioner must create: at once, then once
-//! a minute. The caller keeps checking, so it ends by itself.
+//! Reports a stream or group that an operator must correct or a provisioner must create: at once,
+//! then once a minute. The caller keeps checking, so the report ends once it is corrected.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Messages that nobody can read, in masses: what they leave, and how long they hold up others.
+//! Unreadable messages by the thousand: what they leave behind, and how long they delay other
+//! events.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use uuid::Uuid;
 use crate::world::{World, until};
 
 const GARBAGE: usize = 20_000;
-/// The most commits for all of it. On a quiet machine a good event then waits 1 to 2 s behind it; by the
-/// clock, it would be the load of the machine that is tested.
+/// The most commits for all of them. On a quiet machine a good event then waits 1 to 2 s. Commits
+/// are counted instead of time, which would measure the machine's load.
 const COMMITS: i64 = 500;
 
-/// How much later a good event takes effect than one that is on the other side of garbage.
+/// Returns how much later a good event behind the garbage takes effect than one before it.
 async fn delay_behind(world: &World, garbage: Vec<Vec<u8>>) -> Duration {
     world.publish(&[(Uuid::now_v7(), "before")]).await;
     world.publish_bytes(garbage).await;
@@ -53,9 +54,9 @@ async fn twenty_thousand_different_messages_become_dead_letters_many_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn copies_that_are_scattered_keep_the_first_places_and_the_last() {
+async fn scattered_copies_keep_their_first_and_last_sequences() {
     let world = World::start().await;
-    // Every other message is the same; the others are each their own.
+    // Every other message is the same; the rest are all different.
     let bytes = |n: usize| {
         if n.is_multiple_of(2) { b"no event".to_vec() } else { format!("{n}").into_bytes() }
     };
@@ -71,7 +72,7 @@ async fn copies_that_are_scattered_keep_the_first_places_and_the_last() {
     let letters = dead_letters::list(&mut connection, None, 1_000).await.unwrap();
     let copied: Vec<_> = letters.iter().filter(|letter| letter.copies > 1).collect();
     let [letter] = copied[..] else { panic!("{} have copies", copied.len()) };
-    // One that is delivered twice, as on a starved machine, may be counted twice.
+    // A redelivered message, as on a starved machine, may be counted twice.
     assert!(letter.copies >= 300, "{}", letter.copies);
     assert_eq!((letter.sequences.len(), letter.sequences[0].as_str()), (100, "1"));
 }

@@ -1,4 +1,4 @@
-//! Events that bear the id of another: never taken for that one, and never lost without a word.
+//! Events that reuse another event's id are never mistaken for it, and never lost silently.
 
 use bus::dead_letters::{self, DeadLetter, Which};
 use uuid::Uuid;
@@ -18,13 +18,13 @@ async fn names(world: &World) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_id_was_used_by_other_bytes_is_a_dead_letter_that_says_so() {
+async fn an_event_that_reuses_an_id_becomes_a_dead_letter_with_the_reason() {
     let world = World::start().await;
     let id = Uuid::now_v7();
     world.member("member").await;
     world.publish(&[(id, "first")]).await;
     until("it took effect", || async { world.effects().await.0 == 1 }).await;
-    // Again, then two others under its id, of which one comes twice.
+    // The same again, then two others under its id, one of them twice.
     world.publish(&[(id, "first"), (id, "second"), (id, "third"), (id, "second")]).await;
     world.publish(&[(Uuid::now_v7(), "last")]).await;
     until("the last took effect", || async { world.effects().await.0 == 2 }).await;
@@ -32,11 +32,11 @@ async fn an_event_whose_id_was_used_by_other_bytes_is_a_dead_letter_that_says_so
     assert_eq!(names(&world).await, ["first", "last"]);
     let dead = letters(&world).await;
     for (letter, (name, copies)) in dead.iter().zip([("second", 2), ("third", 1)]) {
-        assert!(String::from_utf8_lossy(&letter.payload).contains(name), "kept to the byte");
+        assert!(String::from_utf8_lossy(&letter.payload).contains(name), "kept byte for byte");
         assert_eq!(letter.copies, copies);
         let why = "its id is that of another event, with other bytes, which took effect at 2";
         assert!(letter.reason.starts_with(why), "{}", letter.reason);
-        assert_ne!(letter.event_id, id, "the id is the other's");
+        assert_ne!(letter.event_id, id, "the dead letter has the other event's id");
     }
 
     // A redrive does not change that.
@@ -54,30 +54,30 @@ async fn an_event_whose_id_was_used_by_other_bytes_is_a_dead_letter_that_says_so
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_events_with_one_id_in_one_batch_the_first_takes_effect_also_among_bad_ones() {
+async fn of_two_events_with_one_id_in_a_batch_the_first_takes_effect_even_among_bad_ones() {
     let world = World::start().await;
     let (id, other) = (Uuid::now_v7(), Uuid::now_v7());
-    // The first is worked on by itself; what comes meanwhile is one batch.
+    // The first is handled alone; those that arrive meanwhile form one batch.
     world.publish(&[(Uuid::now_v7(), "0")]).await;
     world.publish(&[(id, "a"), (id, "b"), (id, "a")]).await;
     world.member("member").await;
     until("the second is a dead letter", || async { letters(&world).await.len() == 1 }).await;
     assert_eq!(names(&world).await, ["0", "a"]);
     assert!(letters(&world).await[0].reason.contains("its id is that of another event"));
-    // Tried in pieces, for one that Postgres refuses.
+    // Tried in pieces, because Postgres refuses one of them.
     world.publish(&[(other, "c"), (Uuid::now_v7(), ""), (other, "d")]).await;
     until("two more are dead letters", || async { letters(&world).await.len() == 3 }).await;
     assert_eq!(names(&world).await, ["0", "a", "c"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_of_other_bytes_with_one_id_are_all_kept() {
+async fn dead_letters_with_one_id_and_different_bytes_are_all_kept() {
     let world = World::start().await;
     let id = Uuid::now_v7();
     world.publish(&[(id, "")]).await;
     world.member("member").await;
     until("it is a dead letter", || async { letters(&world).await.len() == 1 }).await;
-    // One that says the same id and cannot be read, and one that fails as the first did.
+    // One with the same id that cannot be read, and one that fails like the first.
     let unreadable = format!(r#"{{"specversion":"1.0","id":"{id}","type":"parcel:sent"}}"#);
     world.publish_bytes(vec![unreadable.clone().into_bytes(), unreadable.into_bytes()]).await;
     let failing =
@@ -96,7 +96,7 @@ async fn dead_letters_of_other_bytes_with_one_id_are_all_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_release_before_has_claimed_is_known_whatever_its_bytes() {
+async fn an_id_claimed_by_the_previous_release_is_known_whatever_its_bytes() {
     let world = World::start().await;
     let id = Uuid::now_v7();
     let claim = "insert into bus.inbox (queue_group, event_id, client_id)

@@ -1,5 +1,5 @@
-//! A server that answers late, as on a machine that is short of processor time: members come and go
-//! meanwhile, and no event is delivered twice.
+//! A server that answers late, as on a machine short of CPU time. Members come and go meanwhile,
+//! and no event is delivered twice.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use crate::world::{World, until};
 
-/// How late the server's answers are: longer than a member waits for the end of a pull (4 s), shorter than
-/// it takes to give events to others (8 s) or to notice a silent link (9 s).
+/// How late the server's answers are: longer than a member waits for the end of a pull (4 s),
+/// shorter than the server waits to redeliver events (8 s) or takes to notice a silent connection
+/// (9 s).
 const LATE: Duration = Duration::from_secs(5);
-/// Fewer than a member asks for at once.
+/// Fewer than a member requests at once.
 const EVENTS: usize = 200;
 
-/// A link that is held, and until when.
+/// A held connection, and until when.
 struct Held {
     link: FaultProxy,
     until: Instant,
@@ -31,7 +32,7 @@ impl Held {
     }
 }
 
-/// A world with one member, whose link to the server holds back events that are on their way to it.
+/// A world with one member, whose connection holds back the events that the server has sent.
 async fn events_on_their_way() -> (World, Held, Shutdown) {
     let world = World::start().await;
     let link = FaultProxy::to(world.nats.client_port()).await.unwrap();
@@ -51,7 +52,7 @@ async fn events_on_their_way() -> (World, Held, Shutdown) {
     (world, Held { link, until: until_late }, member)
 }
 
-/// Waits until every event is acknowledged, and sees that each was delivered once.
+/// Waits until every event is acknowledged, and checks that each was delivered once.
 async fn each_was_delivered_once(world: &World) {
     until("all are acknowledged", || async {
         world.group().await.unwrap().ack_floor.stream_sequence == EVENTS as u64

@@ -1,4 +1,4 @@
-//! The inbox and the delivery of events, over real servers.
+//! The inbox and the delivery of events, against real servers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

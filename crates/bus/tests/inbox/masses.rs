@@ -1,4 +1,4 @@
-//! Bad events in masses, and the good ones among them.
+//! Bad events by the thousand, with good ones among them.
 
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
     })
     .await;
     assert_eq!(world.effects().await, (10_000, 10_000));
-    // Each transaction is one commit to wait for. One by one, they would be as many as the events; some
-    // more than the batches there are, because one that takes long is committed in parts.
+    // Each transaction is one commit to wait for. Event by event, there would be as many as events.
+    // There are more than batches, because a slow batch is committed in parts.
     let commits = world.number("select count(distinct transaction) from effects").await;
     println!("{commits} commits for ten thousand good events");
     assert!(commits < 500, "{commits} commits for ten thousand good events");
@@ -31,7 +31,7 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masses_that_can_never_take_effect_become_dead_letters_many_at_once() {
+async fn thousands_of_impossible_events_become_dead_letters_many_at_once() {
     let world = World::start().await;
     let undecodable: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{{n}").into_bytes()).collect();
     world.publish_bytes(undecodable).await;
@@ -47,5 +47,5 @@ async fn masses_that_can_never_take_effect_become_dead_letters_many_at_once() {
     let commits = world.number("select count(distinct xmin::text) from bus.dead_letters").await;
     assert!(commits < 400, "{commits} transactions for 2,040 dead letters");
     let tried_once = "select count(*) from bus.dead_letters where attempts = 1";
-    assert_eq!(world.number(tried_once).await, 1_000, "a value that will not do is tried once");
+    assert_eq!(world.number(tried_once).await, 1_000, "an invalid value is tried once");
 }

@@ -1,4 +1,4 @@
-//! From the inbox of the release before, while its replicas still run.
+//! Migration of the previous release's inbox while its replicas still run.
 
 use std::{
     borrow::Cow,
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::world::{GROUP, claims, until};
 
-/// The statements of the release before, as they were.
+/// The previous release's statements, verbatim.
 const CLAIM: &str = "insert into bus.inbox (queue_group, event_id, client_id)
          select $1, event_id, $2 from unnest($3::uuid[]) as claimed (event_id) order by event_id
          on conflict do nothing
@@ -34,7 +34,7 @@ const PRUNE: &str = "delete from bus.inbox where (queue_group, event_id) in (
              where seen_at < clock_timestamp() - $1 order by seen_at limit $2
              for update skip locked)";
 
-/// Makes the schema of the release before.
+/// Creates the previous release's schema.
 async fn migrate_before(pool: &PgPool) {
     let mut migrator = sqlx::migrate!();
     let before = migrator.migrations.iter().filter(|migration| migration.version < 4).cloned();
@@ -54,7 +54,7 @@ enum Release {
     New,
 }
 
-/// One transaction of a member: claim, effect, commit.
+/// Runs one transaction of a member: claim, effect, commit.
 async fn take_effect(pool: &PgPool, release: Release, ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let client: ClientId = "a".parse().unwrap();
     let mut tx = pool.begin().await?;
@@ -85,8 +85,8 @@ async fn seen(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), sqlx::E
     sqlx::query(SEEN).bind(GROUP).bind(ids).execute(connection).await.map(drop)
 }
 
-/// Takes all events again and again, in another order each time. Returns the longest that a
-/// transaction took.
+/// Handles all events again and again, in a different order each time. Returns the duration of the
+/// longest transaction.
 async fn member(
     pool: PgPool,
     release: Release,
@@ -96,13 +96,13 @@ async fn member(
     let mut longest = Duration::ZERO;
     let mut last_round = false;
     while !last_round {
-        // All of them once more after the end was called.
+        // One more round after the stop signal.
         last_round = stop.load(Ordering::SeqCst);
         events.shuffle(&mut rand::rng());
         for batch in events.chunks(100) {
             let begun = Instant::now();
             while let Err(error) = take_effect(&pool, release, batch).await {
-                // Updates of the release before did not care for the order of ids.
+                // The previous release's updates ignored the order of ids, so they can deadlock.
                 let code = error.as_database_error().and_then(|error| error.code());
                 assert_eq!(code.as_deref(), Some("40P01"), "{error}");
             }
@@ -118,7 +118,7 @@ async fn member(
 
 fn pool(url: &str) -> PgPool {
     let options: PgConnectOptions = url.parse().unwrap();
-    // As a service's: no statement may take longer, waiting for locks included.
+    // Like a service's pool: no statement may take longer, including waits for locks.
     let options = options.options([("statement_timeout", "5s")]);
     PgPoolOptions::new().max_connections(8).connect_lazy_with(options)
 }
@@ -142,7 +142,7 @@ async fn replicas_of_both_releases_share_one_inbox_and_no_event_takes_effect_twi
         let before = member(pool.clone(), Release::Before, events.clone(), stop.clone());
         members.push(tokio::spawn(before));
     }
-    // Somebody reads the table for longer than anyone may wait for it.
+    // A session reads the table for longer than a migration may wait for it.
     let mut reader = migrating.begin().await.unwrap();
     sqlx::raw_sql("select count(*) from bus.inbox").execute(&mut *reader).await.unwrap();
     let migration = tokio::spawn({
@@ -150,7 +150,7 @@ async fn replicas_of_both_releases_share_one_inbox_and_no_event_takes_effect_twi
         async move { bus::migrate(&pool).await.unwrap() }
     });
     sleep(Duration::from_secs(2)).await;
-    assert!(!migration.is_finished(), "the reader is not pushed aside");
+    assert!(!migration.is_finished(), "the migration did not wait for the reader");
     reader.rollback().await.unwrap();
     migration.await.unwrap();
     for _ in 0..2 {
@@ -170,11 +170,11 @@ async fn replicas_of_both_releases_share_one_inbox_and_no_event_takes_effect_twi
     }
     let effects: i64 =
         sqlx::query_scalar("select count(*) from effects").fetch_one(&pool).await.unwrap();
-    assert_eq!(effects, 6_000, "nothing lost, nothing twice");
+    assert_eq!(effects, 6_000, "events were lost or took effect twice");
 }
 
 #[tokio::test]
-async fn the_table_of_before_goes_once_all_of_it_has_expired() {
+async fn the_previous_table_is_dropped_once_all_of_it_has_expired() {
     let postgres = Postgres::builder().start().await.unwrap();
     let url = postgres.create_database("parcels").await.unwrap();
     let pool = pool(&url);
@@ -188,12 +188,12 @@ async fn the_table_of_before_goes_once_all_of_it_has_expired() {
     };
     let mut connection = pool.acquire().await.unwrap();
     inbox::drop_previous_table(&mut connection).await.unwrap();
-    assert!(there().await, "its ids may still come");
+    assert!(there().await, "its ids may still arrive");
     sqlx::raw_sql("update bus.inbox_before set seen_at = now() - interval '31 days'")
         .execute(&pool)
         .await
         .unwrap();
-    // Whoever is at work is not waited for.
+    // A busy session is not waited for.
     let mut busy = pool.begin().await.unwrap();
     sqlx::query(CLAIM).bind(GROUP).bind("a").bind(&events).execute(&mut *busy).await.unwrap();
     inbox::drop_previous_table(&mut connection).await.unwrap();
@@ -203,7 +203,7 @@ async fn the_table_of_before_goes_once_all_of_it_has_expired() {
     assert!(!there().await);
     take_effect(&pool, Release::New, &[Uuid::now_v7()]).await.unwrap();
 
-    // A database without history has no such table at any time.
+    // A new database never has this table.
     let fresh = self::pool(&postgres.create_database("fresh").await.unwrap());
     bus::migrate(&fresh).await.unwrap();
     let left: i64 = sqlx::query_scalar(
@@ -217,7 +217,7 @@ async fn the_table_of_before_goes_once_all_of_it_has_expired() {
 }
 
 #[tokio::test]
-async fn what_only_the_table_of_before_knows_cannot_be_claimed() {
+async fn an_id_known_only_to_the_previous_table_cannot_be_claimed() {
     let postgres = Postgres::builder().fsync(false).start().await.unwrap();
     let pool = PgPool::connect(&postgres.create_database("inbox").await.unwrap()).await.unwrap();
     migrate_before(&pool).await;

@@ -1,5 +1,5 @@
-//! What the inbox's statements read of a filled table, by Postgres' own count, with plans for the
-//! values at hand and with those for any.
+//! How much the inbox's statements read of a filled table, by Postgres's own counters, with custom
+//! and with generic plans.
 
 use bus::{
     ClientId, dead_letters,
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::world::{GROUP, World, claims};
 
-/// What was read of the inbox's partitions: rows by sequential scans, entries of indexes.
+/// Counts what was read of the inbox's partitions: rows by sequential scans, and index entries.
 async fn read(connection: &mut PgConnection, pool: &PgPool) -> (i64, i64) {
     sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     sqlx::raw_sql("select 1").execute(connection).await.unwrap();
@@ -61,17 +61,17 @@ async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
         };
         let found = inbox::known(&mut connection, GROUP, &claims(&known)).await.unwrap();
         assert_eq!(found, vec![Standing::Known; BATCH]);
-        cost(&mut connection, "what is known", 2 * BATCH).await;
+        cost(&mut connection, "known ids", 2 * BATCH).await;
         let new: Vec<Uuid> =
             known.iter().copied().chain((0..BATCH).map(|_| Uuid::now_v7())).collect();
         let claimed = inbox::claim(&mut connection, GROUP, &client, &claims(&new)).await.unwrap();
         assert_eq!(claimed.iter().filter(|found| **found == Standing::New).count(), BATCH);
         cost(&mut connection, "a claim", 4 * BATCH).await;
         assert_eq!(inbox::prune(&mut connection, 1_000).await.unwrap(), 1_000);
-        cost(&mut connection, "forgetting a thousand", 3_000).await;
+        cost(&mut connection, "pruning a thousand", 3_000).await;
         inbox::empty_expired(&mut connection).await.unwrap();
         inbox::drop_previous_table(&mut connection).await.unwrap();
-        cost(&mut connection, "looking what has expired", 1).await;
+        cost(&mut connection, "looking for expired partitions", 1).await;
     }
     let mut connection = world.pool.acquire().await.unwrap();
     while inbox::prune(&mut connection, 10_000).await.unwrap() > 0 {}
@@ -79,8 +79,8 @@ async fn no_statement_of_the_inbox_reads_more_than_it_needs() {
     inbox::prune(&mut connection, 1_000).await.unwrap();
     let after = read(&mut connection, &world.pool).await;
     let read = (after.0 - before.0, after.1 - before.1);
-    println!("nothing to forget: {read:?}");
-    // Entries of what was just deleted may be met once more.
+    println!("nothing to prune: {read:?}");
+    // Entries of rows that were just deleted may be read once more.
     assert!(read.0 == 0 && read.1 <= 1_000, "{read:?} to find that nothing is old");
 }
 
@@ -114,7 +114,7 @@ async fn counting_dead_letters_reads_no_more_than_it_counts() {
     sqlx::raw_sql("select 1").execute(&mut *connection).await.unwrap();
     let looked_at = read().await - before;
     assert_eq!(counted, dead_letters::COUNTED);
-    // Without its index, entries of the other group are passed over.
+    // Without its index, entries of the other group are skipped.
     assert!(looked_at <= 2 * dead_letters::COUNTED + 1_000, "{looked_at} rows or entries");
     assert_eq!(dead_letters::count(&mut connection, "nobody").await.unwrap(), 0);
 }

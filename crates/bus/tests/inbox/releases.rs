@@ -1,5 +1,5 @@
-//! Members of two releases in one group, of which the newer one takes an event that the older one does not
-//! know.
+//! Members of two releases in one group. The newer one consumes an event that the older one does
+//! not know.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::world::{GROUP, PARCELS, ParcelSent, World, join, until};
 
-/// The stream as the newer release has it.
+/// The stream of the newer release.
 const NEWER: Stream = Stream {
     name: PARCELS.name,
     subjects: &["parcel:sent", "parcel:lost"],
@@ -44,11 +44,11 @@ impl Event for ParcelLost {
 }
 
 bus::event_set! {
-    /// What the newer release takes.
+    /// The events of the newer release.
     enum NewerEvents in NEWER {
-        /// What the older one takes as well.
+        /// Both releases know it.
         Sent(ParcelSent),
-        /// What it does not know.
+        /// Only the newer release knows it.
         Lost(ParcelLost),
     }
 }
@@ -84,7 +84,7 @@ async fn newer_member(world: &World, name: &str) -> Shutdown {
 }
 
 async fn until_the_filter_has(world: &World, subjects: usize) {
-    until("the group's filter is as it must be", || async {
+    until("the group's filter is correct", || async {
         world.group().await.is_some_and(|group| {
             let several = group.config.filter_subjects.len();
             several + usize::from(!group.config.filter_subject.is_empty()) == subjects
@@ -108,14 +108,15 @@ async fn letters(world: &World) -> Vec<DeadLetter> {
 }
 
 #[tokio::test]
-async fn what_only_a_newer_release_knows_is_left_to_its_members() {
+async fn an_event_only_a_newer_release_knows_is_left_to_its_members() {
     let world = World::start().await;
     world.member("old").await;
     until_the_filter_has(&world, 1).await;
     let _newer = newer_member(&world, "new").await;
     until_the_filter_has(&world, 2).await;
     let mut published = 0;
-    // Until the older member has had some as well: each goes to whoever is the first to ask.
+    // Until the older member has received some too: each event goes to whichever member asked
+    // first.
     while world.group().await.unwrap().delivered.consumer_sequence <= published {
         assert!(published < 5_000, "the older member gets nothing");
         publish_lost(&world, 10).await;
@@ -130,7 +131,7 @@ async fn what_only_a_newer_release_knows_is_left_to_its_members() {
 }
 
 #[tokio::test]
-async fn members_do_not_ask_in_step() {
+async fn members_do_not_pull_in_lockstep() {
     let world = World::start().await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{GROUP}", PARCELS.name);
@@ -147,14 +148,14 @@ async fn members_do_not_ask_in_step() {
 }
 
 #[tokio::test]
-async fn what_no_member_knows_becomes_a_dead_letter_in_the_end() {
+async fn an_event_no_member_knows_eventually_becomes_a_dead_letter() {
     let world = World::start().await;
     let newer = newer_member(&world, "new").await;
     until_the_filter_has(&world, 2).await;
     newer.begin();
     assert!(newer.finish(Duration::from_secs(20)).await);
     publish_lost(&world, 1).await;
-    // As often as an older member would have given it back in some minutes.
+    // As often as an older member would have returned it within some minutes.
     let group: Consumer<pull::Config> =
         world.jetstream.get_consumer_from_stream(GROUP, PARCELS.name).await.unwrap();
     let mut messages = group.messages().await.unwrap();
@@ -169,7 +170,7 @@ async fn what_no_member_knows_becomes_a_dead_letter_in_the_end() {
 }
 
 #[tokio::test]
-async fn members_of_two_releases_do_not_edit_the_group_in_turn() {
+async fn members_of_two_releases_do_not_keep_editing_the_group() {
     let world = World::start().await;
     world.member("old").await;
     until_the_filter_has(&world, 1).await;
@@ -185,7 +186,7 @@ async fn members_of_two_releases_do_not_edit_the_group_in_turn() {
         client.subscribe(format!("$JS.API.CONSUMER.DELETE.{subject}")).await.unwrap();
     let mut stream_edits =
         client.subscribe(format!("$JS.API.STREAM.UPDATE.{}", PARCELS.name)).await.unwrap();
-    // Two looks of each member.
+    // Two checks per member.
     for _ in 0..4 {
         looks.next().await.unwrap();
     }

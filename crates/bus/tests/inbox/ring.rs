@@ -1,4 +1,4 @@
-//! What the inbox remembers, and for how long.
+//! How long the inbox remembers ids.
 
 use bus::{
     ClientId, dead_letters,
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::world::{GROUP, World, claims, until};
 
 #[tokio::test]
-async fn an_event_too_old_to_be_checked_is_a_dead_letter_until_a_person_decides() {
+async fn an_event_too_old_to_be_checked_is_a_dead_letter_until_an_operator_decides() {
     let world = World::start().await;
     let id = |shift: &'static str| {
         sqlx::query_scalar::<_, Uuid>("select uuidv7($1::text::interval)").bind(shift)
@@ -41,7 +41,7 @@ async fn an_event_too_old_to_be_checked_is_a_dead_letter_until_a_person_decides(
     let mut connection = world.pool.acquire().await.unwrap();
     dead_letters::redrive(&mut connection, dead_letters::Which::All).await.unwrap();
     until("all took effect", || async { world.effects().await.0 == 4 }).await;
-    // Published again, they are known, and no dead letters once more.
+    // Published again, they are known, and become no new dead letters.
     world.publish(&events).await;
     world.publish(&[(Uuid::now_v7(), "last")]).await;
     until("the last one took effect", || async { world.effects().await.0 == 5 }).await;
@@ -50,10 +50,10 @@ async fn an_event_too_old_to_be_checked_is_a_dead_letter_until_a_person_decides(
 }
 
 #[tokio::test]
-async fn what_has_expired_is_forgotten_and_nothing_that_may_come_again() {
+async fn expired_ids_are_pruned_and_no_others() {
     let world = World::start().await;
     let mut connection = world.pool.acquire().await.unwrap();
-    // One id for each hour, from before the retention to what may come from the future.
+    // One id per hour, from before the retention to the latest allowed time in the future.
     let hours = "insert into bus.inbox (queue_group, event_id, client_id)
                  select 'parcel-service', uuidv7(make_interval(hours => hour)), 'a'
                  from generate_series(-34 * 24, 23) as hour";
@@ -67,7 +67,7 @@ async fn what_has_expired_is_forgotten_and_nothing_that_may_come_again() {
                    and uuid_extract_timestamp(event_id) > now() - interval '29 days'";
     let kept = world.number(young).await;
 
-    // Whoever reads the partitions is not waited for.
+    // Emptying does not wait for sessions that read the partitions.
     let mut reader = world.pool.begin().await.unwrap();
     sqlx::raw_sql("select count(*) from bus.inbox").execute(&mut *reader).await.unwrap();
     let all = world.number("select count(*) from bus.inbox").await;
@@ -86,7 +86,7 @@ async fn what_has_expired_is_forgotten_and_nothing_that_may_come_again() {
 }
 
 #[tokio::test]
-async fn an_event_is_new_once_whatever_its_id() {
+async fn an_event_is_new_exactly_once_whatever_its_id() {
     let world = World::start().await;
     let client: ClientId = "a".parse().unwrap();
     let mut connection = world.pool.acquire().await.unwrap();

@@ -1,4 +1,4 @@
-//! Two servers, a listener that writes what Postgres may refuse, and what a test asks of them.
+//! Two servers, a listener whose writes Postgres may refuse, and what a test asks of them.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use testkit::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Nothing takes this long unless it is lost: tens of thousands of events do not, even on a busy machine.
+/// Longer than anything takes unless it is lost: even tens of thousands of events on a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How many publishes wait for their acks at once.
 const PIPELINED: usize = 500;
@@ -29,7 +30,7 @@ const PIPELINED: usize = 500;
 const CONNECTIONS: usize = 10;
 
 pub(crate) const GROUP: &str = "parcel-service";
-/// An event by this name.
+/// An event with this name.
 pub(crate) fn sent(name: &str) -> impl Event {
     ParcelSent(name.to_owned())
 }
@@ -63,7 +64,7 @@ pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
     until_within(PATIENCE, what, holds).await;
 }
 
-/// Claims of events that are nothing but their ids.
+/// Claims of events, made from ids only.
 pub(crate) fn claims(ids: &[Uuid]) -> Vec<Claim> {
     ids.iter().map(|id| Claim::new(*id, id.as_bytes())).collect()
 }
@@ -110,12 +111,12 @@ impl World {
         Self { nats, _postgres: postgres, pool, jetstream }
     }
 
-    /// A member of the group, until the test ends.
+    /// Starts a member of the group that runs until the test ends.
     pub(crate) async fn member(&self, name: &str) {
         join(Parcels, self.nats.url(), self.pool.clone(), name).await;
     }
 
-    /// A member that reaches nats-server at this port, and what stops it.
+    /// Starts a member that reaches nats-server at this port. Returns the handle that stops it.
     pub(crate) async fn member_at(&self, port: u16, name: &str) -> Shutdown {
         join(Parcels, format!("nats://127.0.0.1:{port}"), self.pool.clone(), name).await
     }
@@ -131,13 +132,13 @@ impl World {
     pub(crate) async fn publish(&self, events: &[(Uuid, &str)]) {
         let encode = |(id, name): &(Uuid, &str)| {
             let event = ParcelSent((*name).to_owned());
-            // The same event is the same bytes, however often it is published.
+            // The same event has the same bytes, however often it is published.
             envelope::encode(*id, OffsetDateTime::UNIX_EPOCH, &event).unwrap().into_bytes()
         };
         self.publish_bytes(events.iter().map(encode).collect()).await;
     }
 
-    /// Publishes bytes that may be anything.
+    /// Publishes arbitrary bytes.
     pub(crate) async fn publish_bytes(&self, messages: Vec<Vec<u8>>) {
         for messages in messages.chunks(PIPELINED) {
             let mut acks = Vec::new();
@@ -151,7 +152,7 @@ impl World {
         }
     }
 
-    /// How many events took effect, and how many effects there are.
+    /// Counts the events that took effect, and the effects.
     pub(crate) async fn effects(&self) -> (i64, i64) {
         sqlx::query_as("select count(distinct event_id), count(*) from effects")
             .fetch_one(&self.pool)
@@ -164,7 +165,7 @@ impl World {
     }
 }
 
-/// Takes part in the group under this client id, until it is stopped or the process ends.
+/// Joins the group under this client id, until it is stopped or the process ends.
 pub(crate) async fn join<L: Listener>(
     listener: L,
     nats_url: String,

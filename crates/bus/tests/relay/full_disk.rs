@@ -1,4 +1,4 @@
-//! A disk of nats-server that is really full: the server stops writing to the stream for good.
+//! nats-server's disk is really full: the server stops writing to the stream permanently.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::{
     world::{PARCELS, World, until},
 };
 
-/// Holds a few thousand events, and is filled quickly.
+/// Holds a few thousand events, and fills up quickly.
 const DISK: u64 = 24 << 20;
 
-/// A world whose nats-server has a small disk; `None` where that cannot be had.
+/// A world whose nats-server has a small disk; `None` if this machine does not allow one.
 async fn world_with_a_small_disk() -> Option<World> {
     if !small_disk::is_possible() {
-        println!("NOT RUN: this machine lets nobody mount a disk of their own (mount namespaces)");
+        println!("NOT RUN: this machine does not allow mount namespaces");
         return None;
     }
     let mut world = World::start().await;
@@ -40,7 +40,7 @@ async fn until_waiting(world: &World, events: u64, seconds: f64) {
 }
 
 #[tokio::test]
-async fn a_stream_whose_disk_was_full_flows_again_within_10_s_of_there_being_room() {
+async fn a_stream_whose_disk_was_full_recovers_within_10_s_of_free_space() {
     let Some(world) = world_with_a_small_disk().await else { return };
     let _relay = world.relay("a");
     world.send(0..1_000).await;
@@ -50,10 +50,10 @@ async fn a_stream_whose_disk_was_full_flows_again_within_10_s_of_there_being_roo
     let disk = world.nats.small_disk().unwrap();
     disk.fill().unwrap();
     world.send(1_000..2_000).await;
-    // For longer than it takes to look at it twice.
+    // Longer than two checks take.
     until_waiting(&world, 1, 12.0).await;
     assert!(world.nats.log().unwrap().contains("critical write error"));
-    assert_eq!(created(&world).await, before, "it was made again though there was no room");
+    assert_eq!(created(&world).await, before, "it was recreated although there was no room");
     disk.make_room().unwrap();
     let since = Instant::now();
     world.until_stored(0..2_000).await;
@@ -63,7 +63,7 @@ async fn a_stream_whose_disk_was_full_flows_again_within_10_s_of_there_being_roo
 }
 
 #[tokio::test]
-async fn a_stream_that_holds_what_the_log_does_not_is_made_again_once_every_group_had_that() {
+async fn a_stream_with_foreign_messages_is_recreated_only_after_every_group_has_had_them() {
     let Some(world) = world_with_a_small_disk().await else { return };
     let _relay = world.relay("a");
     world.send(0..10).await;
@@ -72,23 +72,23 @@ async fn a_stream_that_holds_what_the_log_does_not_is_made_again_once_every_grou
     until_known(&world, 10).await;
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let jetstream = jetstream::new(client);
-    jetstream.publish("parcel:sent", "of others".into()).await.unwrap().await.unwrap();
+    jetstream.publish("parcel:sent", "foreign".into()).await.unwrap().await.unwrap();
     let before = created(&world).await;
     let disk = world.nats.small_disk().unwrap();
     disk.fill().unwrap();
     world.send(10..500).await;
-    until("the server writes no more", || async {
+    until("the server has stopped writing", || async {
         world.nats.log().unwrap().contains("critical write error")
     })
     .await;
     disk.make_room().unwrap();
     until_waiting(&world, 1, 12.0).await;
-    assert_eq!(created(&world).await, before, "somebody's message was deleted");
+    assert_eq!(created(&world).await, before, "another publisher's message was deleted");
     let stream = world.stream().await;
     let group = stream.get_consumer::<pull::Config>("group").await.unwrap();
     let mut messages = group.fetch().max_messages(1).messages().await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
-    assert_eq!(&message.payload[..], b"of others");
+    assert_eq!(&message.payload[..], b"foreign");
     message.double_ack().await.unwrap();
     world.until_stored(0..500).await;
     world.until_quiet().await;

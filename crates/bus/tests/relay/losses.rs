@@ -1,4 +1,4 @@
-//! What a stream loses is published again, unless every group had it.
+//! What a stream loses is republished, unless every group has had it.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use futures::StreamExt;
 
 use crate::world::{PARCELS, World, until};
 
-/// A group that has acknowledged the first so many events.
+/// Creates a group that has acknowledged the first so many events.
 pub(crate) async fn group_that_had(world: &World, events: usize) {
     let stream = world.stream().await;
     let config = pull::Config { durable_name: Some("group".to_owned()), ..pull::Config::default() };
@@ -34,7 +34,7 @@ pub(crate) async fn until_known(world: &World, acknowledged: i64) {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_is_made_and_filled_again() {
+async fn a_deleted_stream_is_recreated_and_refilled() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send(0..2_000).await;
@@ -48,10 +48,10 @@ async fn a_stream_that_is_deleted_is_made_and_filled_again() {
 }
 
 #[tokio::test]
-async fn what_a_purge_took_from_a_group_is_published_again_and_what_it_had_is_not() {
+async fn purged_events_are_republished_unless_the_group_has_had_them() {
     let world = World::start().await;
     let _relay = world.relay("a");
-    // Two ranges: the second begins when the relay does.
+    // Two ranges: a relay starts a new one when it starts.
     world.send(0..10).await;
     world.until_stored(0..10).await;
     world.until_quiet().await;
@@ -63,7 +63,7 @@ async fn what_a_purge_took_from_a_group_is_published_again_and_what_it_had_is_no
     world.until_stored(10..20).await;
     world.until_quiet().await;
     world.stream().await.purge().await.unwrap();
-    // Within the server's duplicate window, which still knows their ids.
+    // Within the server's duplicate window, so the server still knows their ids.
     world.until_stored(10..20).await;
     world.until_quiet().await;
     world.send([20]).await;
@@ -73,7 +73,7 @@ async fn what_a_purge_took_from_a_group_is_published_again_and_what_it_had_is_no
 }
 
 #[tokio::test]
-async fn messages_that_are_deleted_before_a_group_had_them_are_published_again() {
+async fn messages_deleted_before_a_group_has_had_them_are_republished() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send(0..10).await;
@@ -89,7 +89,7 @@ async fn messages_that_are_deleted_before_a_group_had_them_are_published_again()
 }
 
 #[tokio::test]
-async fn a_limit_that_drops_events_is_lifted_and_they_are_published_again() {
+async fn a_limit_that_drops_events_is_removed_and_they_are_republished() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send(0..100).await;
@@ -104,7 +104,7 @@ async fn a_limit_that_drops_events_is_lifted_and_they_are_published_again() {
     world.until_quiet().await;
 }
 
-/// Stops the server, gives it this store, and starts it again.
+/// Stops the server, gives it this store, and restarts it.
 async fn restore(nats: &mut NatsServer, store: &Path, backup: &Path) {
     nats.kill().await;
     fs::remove_dir_all(store).unwrap();
@@ -126,7 +126,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn an_older_store_that_others_have_written_to_since_is_filled_again() {
+async fn an_older_store_that_others_have_written_to_is_refilled() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start().await;
     world.nats = NatsServer::builder().store_dir(folder.path()).start().await.unwrap();
@@ -145,14 +145,14 @@ async fn an_older_store_that_others_have_written_to_since_is_filled_again() {
     world.until_quiet().await;
     drop(relay);
     restore(&mut world.nats, &store, &backup).await;
-    // Past what was confirmed, so that its length tells nothing.
+    // More than were confirmed, so that its length reveals nothing.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let jetstream = jetstream::new(client);
     for _ in 0..150 {
-        jetstream.publish("parcel:sent", "of others".into()).await.unwrap().await.unwrap();
+        jetstream.publish("parcel:sent", "foreign".into()).await.unwrap().await.unwrap();
     }
     assert!(!world.stored().await.contains_key(&150));
-    // And what a relay publishes before it has compared hides nothing.
+    // A page that the relay publishes before it has compared the stream must not hide the loss.
     world.send([200]).await;
     let _relay = world.relay("c");
     world.until_stored(0..=200).await;
@@ -160,7 +160,7 @@ async fn an_older_store_that_others_have_written_to_since_is_filled_again() {
 }
 
 #[tokio::test]
-async fn a_tail_that_is_lost_is_published_again_while_new_events_take_its_place() {
+async fn a_lost_tail_is_republished_while_new_events_take_its_sequences() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start().await;
     world.nats = NatsServer::builder().store_dir(folder.path()).start().await.unwrap();
@@ -182,7 +182,7 @@ async fn a_tail_that_is_lost_is_published_again_while_new_events_take_its_place(
 }
 
 #[tokio::test]
-async fn a_stream_that_is_sealed_is_refused_and_filled_again_once_it_is_deleted() {
+async fn a_sealed_stream_is_refused_and_refilled_once_it_is_deleted() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send(0..10).await;
@@ -192,7 +192,7 @@ async fn a_stream_that_is_sealed_is_refused_and_filled_again_once_it_is_deleted(
     let jetstream = jetstream::new(client);
     let config = world.stream().await.cached_info().config.clone();
     jetstream.update_stream(Config { sealed: true, ..config }).await.unwrap();
-    // Nothing is refused to whoever sends.
+    // Senders are not affected.
     world.send(10..20).await;
     until("it waits", || async {
         let mut connection = world.pool.acquire().await.unwrap();
@@ -206,7 +206,7 @@ async fn a_stream_that_is_sealed_is_refused_and_filled_again_once_it_is_deleted(
 }
 
 #[tokio::test]
-async fn a_store_that_was_full_takes_events_again_once_there_is_room() {
+async fn a_full_store_takes_events_again_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::start().await;
     let limited = format!(
@@ -228,7 +228,7 @@ async fn a_store_that_was_full_takes_events_again_once_there_is_room() {
     jetstream.create_stream(other).await.unwrap();
     while jetstream.publish("other", vec![0; 50_000].into()).await.unwrap().await.is_ok() {}
     world.send(10..2_000).await;
-    until("the events have waited for some tries", || async {
+    until("the relay has retried some times", || async {
         let mut connection = world.pool.acquire().await.unwrap();
         let depth = bus::outbox::depth(&mut connection, PARCELS.name).await.unwrap();
         depth.unpublished > 0 && depth.oldest_seconds > 5.0

@@ -1,4 +1,4 @@
-//! The way out: from a commit to the stream, and again when the stream has lost it.
+//! The path of an event from its commit to the stream, and again if the stream loses it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

@@ -1,11 +1,11 @@
-//! A log that comes from elsewhere: another cluster, or the release before.
+//! A log that was moved: from another cluster, or from the previous release.
 
 use futures::{StreamExt, TryStreamExt};
 use sqlx::PgPool;
 
 use crate::world::{PARCELS, World, until};
 
-/// Copies a table as a dump does.
+/// Copies a table, like a dump and restore.
 async fn copy(from: &PgPool, to: &PgPool, table: &str, columns: &str) {
     let mut source = from.acquire().await.unwrap();
     let bytes: Vec<_> = source
@@ -38,14 +38,14 @@ const LOG: &str = "slot, position, transaction, written_at, id, stream, subject,
 #[tokio::test]
 async fn a_database_restored_into_another_cluster_neither_stalls_nor_loses_anything() {
     let mut world = World::start().await;
-    // The old cluster's transactions have numbers that the new one's are far from.
+    // The old cluster's transaction numbers are far from the new one's.
     age(&world.pool, 3_000).await;
     let relay = world.relay("a");
     world.send(0..100).await;
     world.until_stored(0..100).await;
     world.until_quiet().await;
     drop(relay);
-    // Committed, and not published when the dump was made.
+    // Committed, but not published when the dump was made.
     world.send(100..200).await;
     let elsewhere = World::start().await;
     copy(&world.pool, &elsewhere.pool, "bus.log", LOG).await;
@@ -56,17 +56,17 @@ async fn a_database_restored_into_another_cluster_neither_stalls_nor_loses_anyth
         .unwrap();
     let World { postgres, pool, nats: _ } = elsewhere;
     (world.postgres, world.pool) = (postgres, pool);
-    // Committed in the new cluster before any relay runs there, under a number that the old one used.
+    // Committed in the new cluster before a relay runs there, under a number that the old one used.
     world.send(200..300).await;
     let _relay = world.relay("b");
     world.until_stored(0..300).await;
     world.send(300..400).await;
     world.until_stored(0..400).await;
     world.until_quiet().await;
-    // And what the stream loses is found again, from both clusters.
+    // What the stream loses is found again, from both clusters.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     async_nats::jetstream::new(client).delete_stream(PARCELS.name).await.unwrap();
-    until("those of the new cluster are there again", || async {
+    until("the new cluster's events are stored again", || async {
         let stored = world.stored().await;
         (100..400).all(|number| stored.contains_key(&number))
     })
@@ -87,7 +87,7 @@ async fn a_log_restored_without_its_progress_is_published() {
     world.until_quiet().await;
 }
 
-/// What the release before wrote: a row with flags in `bus.outbox`.
+/// Writes a row of `bus.outbox` with flags, as the previous release does.
 async fn write_as_before(pool: &PgPool, numbers: std::ops::Range<i64>, published: bool) {
     for number in numbers {
         sqlx::query(
@@ -110,16 +110,16 @@ async fn write_as_before(pool: &PgPool, numbers: std::ops::Range<i64>, published
 }
 
 #[tokio::test]
-async fn what_the_release_before_left_is_published_or_known_to_be() {
+async fn events_of_the_previous_release_are_published_or_known_to_be() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send([0]).await;
     world.until_stored([0]).await;
     write_as_before(&world.pool, 1..50, false).await;
     world.until_stored(0..50).await;
-    // These went into a stream that is there no more.
+    // These were published to a stream that no longer exists.
     write_as_before(&world.pool, 100..700, true).await;
-    until("all of it has been taken over", || async {
+    until("all rows are imported", || async {
         sqlx::query_scalar::<_, i64>("select count(*) from bus.outbox")
             .fetch_one(&world.pool)
             .await

@@ -1,4 +1,4 @@
-//! What is committed is published, whatever commits late and whoever dies.
+//! Every committed event is published, whatever commits late and whichever process dies.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use crate::world::{PARCELS, World, put, until};
 
 #[tokio::test]
-async fn an_event_that_commits_late_is_published_and_holds_nobody_back() {
+async fn an_event_that_commits_late_is_published_and_delays_no_other() {
     let world = World::start().await;
     let _relay = world.relay("a");
     let mut late = world.pool.begin().await.unwrap();
     put(&mut late, [1]).await;
-    // Another database of the cluster, where somebody writes and does not end.
+    // Another database of the cluster, where a transaction writes and stays open.
     let elsewhere = world.postgres.create_database("elsewhere").await.unwrap();
     let mut elsewhere = PgConnection::connect(&elsewhere).await.unwrap();
     sqlx::raw_sql("begin; create table open (id int)").execute(&mut elsewhere).await.unwrap();
@@ -29,7 +29,7 @@ async fn an_event_that_commits_late_is_published_and_holds_nobody_back() {
 }
 
 #[tokio::test]
-async fn ten_thousand_events_of_one_transaction_are_published_in_their_order_each_once() {
+async fn ten_thousand_events_of_one_transaction_are_published_in_order_once_each() {
     let world = World::start().await;
     world.send(0..10_000).await;
     let mut rolled_back = world.pool.begin().await.unwrap();
@@ -41,7 +41,7 @@ async fn ten_thousand_events_of_one_transaction_are_published_in_their_order_eac
     let stored = world.stored().await;
     assert_eq!(stored.len(), 10_000);
     assert!(stored.values().all(|times| *times == 1), "some are stored more than once");
-    // In batches: the server was asked for each page once, and not for each event.
+    // In batches: the server was asked once per page, not once per event.
     let stream = world.stream().await;
     let message = stream.get_raw_message(600).await.unwrap();
     assert!(message.headers.get("Nats-Batch-Id").is_some(), "not in an atomic batch");
@@ -101,19 +101,19 @@ async fn two_relays_and_many_writers_lose_nothing_while_both_are_killed_in_turn(
     world.until_stored(0..4_000).await;
     world.until_quiet().await;
     let stored = world.stored().await;
-    // What was under way when a relay was killed went out again, and the server knew it.
+    // Events in flight when a relay was killed were republished, and the server recognized them.
     assert!(stored.values().all(|times| *times == 1), "some are stored more than once");
 }
 
 #[tokio::test]
-async fn what_a_process_commits_while_another_relays_does_not_wait_for_its_next_look() {
+async fn a_commit_in_another_process_does_not_wait_for_the_active_relays_next_poll() {
     let world = World::start().await;
     let at_work = world.relay("a");
     world.send([0]).await;
     at_work.wake.wake();
     world.until_stored([0]).await;
     let other = world.relay("b");
-    // Once it waits for its turn, too.
+    // Once it waits for its turn too.
     until("both ask for the lock", || async {
         sqlx::query_scalar::<_, i64>(
             "select count(*) from pg_stat_activity where query like 'select pg_try_advisory_lock%'",
@@ -132,6 +132,6 @@ async fn what_a_process_commits_while_another_relays_does_not_wait_for_its_next_
         world.until_stored([number]).await;
         soon += usize::from(sent.elapsed() < Duration::from_millis(400));
     }
-    // A look every second would find few so soon, and none of a row of them.
+    // With only a poll every second, few would be this fast, and never several in a row.
     assert!(soon >= 15, "{soon} of 20 within 0.4 s");
 }

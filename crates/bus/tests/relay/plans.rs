@@ -1,8 +1,8 @@
-//! What runs by itself costs the same whatever there is in the tables.
+//! Background work costs the same however large the tables are.
 
 use crate::world::{World, until};
 
-/// How many rows the big tables are asked for in all: by sequential scans, and by index scans.
+/// Counts the rows read of the big tables: by sequential scans, and by index scans.
 async fn read(world: &World) -> (i64, i64) {
     sqlx::query_as(
         "select coalesce(sum(seq_tup_read), 0)::bigint, coalesce(sum(idx_tup_fetch), 0)::bigint
@@ -16,7 +16,7 @@ async fn read(world: &World) -> (i64, i64) {
 #[tokio::test]
 async fn an_idle_relay_reads_nothing_of_a_long_history() {
     let world = World::start().await;
-    // Half a million events of two weeks, published.
+    // Half a million published events of two weeks.
     sqlx::raw_sql(
         "insert into bus.log (slot, transaction, written_at, id, stream, subject, envelope)
          select bus.log_slot(at), '2', at, gen_random_uuid(), 'PARCELS', 'parcel:sent', '{}'
@@ -32,7 +32,7 @@ async fn an_idle_relay_reads_nothing_of_a_long_history() {
     world.until_stored([1]).await;
     world.until_quiet().await;
     let (scanned, probed) = read(&world).await;
-    // Everything that the relay does now and then, it does at its start as well.
+    // The relay also does all of its periodic work at its start.
     let ticks = |world: &World| {
         let pool = world.pool.clone();
         async move {
@@ -45,7 +45,7 @@ async fn an_idle_relay_reads_nothing_of_a_long_history() {
         }
     };
     let begun = ticks(&world).await;
-    until("it has looked around some times", || async { ticks(&world).await > begun + 60 }).await;
+    until("it has polled some times", || async { ticks(&world).await > begun + 60 }).await;
     world.send([2]).await;
     world.until_stored([2]).await;
     let (scanned, probed) = {

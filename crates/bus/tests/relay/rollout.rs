@@ -1,5 +1,5 @@
-//! A rollout: replicas of the release before go on writing to `bus.outbox`, and publishing from there,
-//! beside new ones. Their statements stand here as that release has them.
+//! A rollout: replicas of the previous release keep writing to `bus.outbox` and publishing from
+//! there, alongside new ones. Their statements are copied verbatim from that release.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::world::{ParcelSent, World, until};
 
-/// A replica of the release before: commits these parcels' events, one a transaction.
+/// A replica of the previous release: commits these parcels' events, one per transaction.
 async fn write_as_before(pool: &PgPool, number: i64) {
     let event = outbox::prepare(&ParcelSent::numbered(number)).unwrap();
     let envelope = bus::envelope::encode(
@@ -35,7 +35,7 @@ async fn write_as_before(pool: &PgPool, number: i64) {
     .unwrap();
 }
 
-/// A relay of the release before, until it is told to end.
+/// A relay of the previous release, until it is told to stop.
 async fn relay_as_before(pool: PgPool, nats_url: String, end: Arc<AtomicBool>) {
     let jetstream = jetstream::new(async_nats::connect(nats_url).await.unwrap());
     while !end.load(Ordering::Relaxed) {
@@ -54,7 +54,7 @@ async fn relay_as_before(pool: PgPool, nats_url: String, end: Arc<AtomicBool>) {
                 .message_id(id.to_string())
                 .expected_stream(stream)
                 .payload(envelope.into());
-            // Before the stream is there, or while it is made, the row stays as it is.
+            // Until the stream exists, or while it is recreated, the row stays as it is.
             let Ok(ack) = jetstream.send_publish(subject, message).await.unwrap().await else {
                 continue;
             };
@@ -77,7 +77,7 @@ async fn relay_as_before(pool: PgPool, nats_url: String, end: Arc<AtomicBool>) {
 }
 
 #[tokio::test]
-async fn old_and_new_replicas_beside_each_other_lose_no_event_and_publish_none_twice() {
+async fn old_and_new_replicas_side_by_side_lose_no_event_and_publish_none_twice() {
     let world = World::start().await;
     let end = Arc::new(AtomicBool::new(false));
     let old = tokio::spawn(relay_as_before(world.pool.clone(), world.nats.url(), end.clone()));
@@ -96,12 +96,12 @@ async fn old_and_new_replicas_beside_each_other_lose_no_event_and_publish_none_t
     }
     writers.join_all().await;
     world.until_stored(0..500).await;
-    // The last old relay goes, in the middle of what it had in hand.
+    // The last old relay is aborted in the middle of its work.
     old.abort();
     end.store(true, Ordering::Relaxed);
     world.until_stored(0..2_000).await;
     world.until_quiet().await;
-    until("all of the old table has been taken over", || async {
+    until("all of the old table is imported", || async {
         sqlx::query_scalar::<_, bool>("select not exists (select from bus.outbox)")
             .fetch_one(&world.pool)
             .await

@@ -1,4 +1,4 @@
-//! Each setting of a stream that an operator may edit: set right, left alone, or refused.
+//! Every setting of a stream that an operator may edit is corrected, left alone, or refused.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A setting's name, and the edit.
 type Case = (&'static str, fn(&mut Config));
 
-/// What loses, refuses, renames or adds events.
+/// Settings that lose, refuse, rename or add events.
 const SET_RIGHT: &[Case] = &[
     ("subjects", |config| config.subjects = vec!["parcel:other".to_owned()]),
     ("max_msgs", |config| config.max_messages = 10),
@@ -35,7 +35,7 @@ const SET_RIGHT: &[Case] = &[
     ("max_age", |config| config.max_age = DAY),
     ("duplicate_window", |config| config.duplicate_window = Duration::from_secs(1)),
     ("no_ack", |config| {
-        // The server takes no atomic batches without acks.
+        // The server accepts no atomic batches without acks.
         (config.no_ack, config.allow_atomic_publish) = (true, false);
     }),
     ("allow_rollup", |config| config.allow_rollup = true),
@@ -104,7 +104,7 @@ struct Server {
     _nats: NatsServer,
     bus: Bus,
     jetstream: Context,
-    /// The stream as the bus makes it.
+    /// The stream as the bus creates it.
     right: Config,
 }
 
@@ -128,12 +128,12 @@ impl Server {
     async fn found(&self) -> Config {
         let stream = self.jetstream.get_stream(PARCELS.name).await.unwrap();
         let mut config = stream.cached_info().config.clone();
-        // What the server itself writes there.
+        // Without the server's own metadata.
         config.metadata = without_the_servers(config.metadata);
         config
     }
 
-    /// Makes the stream with an edit, and has the bus look at it.
+    /// Creates the stream with an edit, and lets the bus check it.
     async fn look_at(&self, (name, edit): Case) -> (Config, Result<(), TopologyError>) {
         self.jetstream.delete_stream(PARCELS.name).await.unwrap();
         let mut config = self.right.clone();
@@ -150,14 +150,14 @@ fn without_the_servers(metadata: HashMap<String, String>) -> HashMap<String, Str
 }
 
 #[tokio::test]
-async fn each_setting_that_loses_or_changes_events_is_set_right() {
+async fn each_setting_that_loses_or_changes_events_is_corrected() {
     let server = Server::start().await;
     for case in SET_RIGHT {
         let (edited, looked) = server.look_at(*case).await;
         assert_ne!(edited, server.right, "{}: the edit does nothing", case.0);
         looked.unwrap_or_else(|error| panic!("{}: {error}", case.0));
         let mut found = server.found().await;
-        // An operator's choice that came with the edit.
+        // An operator's choice that was part of the edit.
         found.allow_message_ttl = server.right.allow_message_ttl;
         found.subjects.retain(|subject| PARCELS.subjects.contains(&subject.as_str()));
         assert_eq!(found, server.right, "{}", case.0);

@@ -47,13 +47,13 @@ impl World {
         jetstream::new(client).get_stream(PARCELS.name).await.unwrap()
     }
 
-    /// How often the stream holds each parcel's event.
+    /// Counts the copies of each parcel's event in the stream.
     pub(crate) async fn stored(&self) -> BTreeMap<i64, usize> {
         let Ok(client) = async_nats::connect(self.nats.url()).await else { return BTreeMap::new() };
         let Ok(mut stream) = jetstream::new(client).get_stream(PARCELS.name).await else {
             return BTreeMap::new();
         };
-        // The relay may delete the stream in between, to make it again.
+        // The relay may delete the stream in between, to recreate it.
         let Ok(info) = stream.info().await else { return BTreeMap::new() };
         let mut missing = info.state.messages;
         let Ok(consumer) = stream.create_consumer(pull::OrderedConfig::default()).await else {
@@ -80,7 +80,7 @@ impl World {
         .await;
     }
 
-    /// Waits until everything is published, and nothing waits to be published again.
+    /// Waits until everything is published and nothing has to be republished.
     pub(crate) async fn until_quiet(&self) {
         until("nothing waits", || async {
             let mut connection = self.pool.acquire().await.unwrap();
@@ -104,7 +104,7 @@ pub(crate) async fn put(tx: &mut PgConnection, numbers: impl IntoIterator<Item =
     outbox::put_prepared(tx, &events).await.unwrap();
 }
 
-/// A relay in a runtime of its own. Dropped, it is gone in the middle of whatever it did.
+/// A relay in its own runtime. Dropping it kills it in the middle of its work.
 pub(crate) struct Process {
     runtime: Option<Runtime>,
     /// To be called after a commit of this process.
