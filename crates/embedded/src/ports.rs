@@ -1,9 +1,9 @@
-//! TCP ports on loopback for servers that are started later, and started again.
+//! Loopback TCP ports for servers that are started later, and restarted.
 //!
-//! A port that is merely free now may be another process's a moment later, so ports are reserved
-//! among all processes that use this module, for the life of the process that asked: no other is
-//! given a port of a server that is about to start, or that was killed and will be started again.
-//! The reservations are locks on files, which end with the process, however it ends.
+//! A port that is free now may be taken a moment later. So ports are reserved among all processes
+//! that use this module, for the life of the process that asked: no other process gets the port of
+//! a server that is about to start, or that was killed and will be restarted. The reservations are
+//! file locks, which end with the process, however it ends.
 
 use std::{
     collections::HashMap,
@@ -15,18 +15,18 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-/// Ports to choose from. Linux gives 32768 and above to outgoing connections, so a server that is
-/// restarted finds its port still free.
+/// Ports to choose from. Linux uses 32768 and above for outgoing connections, so a restarted server
+/// finds its port still free.
 const RANGE: Range<u16> = 18_000..32_000;
-/// Ports are reserved in blocks of so many, because each lock keeps a file open: a test binary
-/// uses some hundreds of ports, a system that is brought up a handful.
+/// Ports are reserved in blocks of this size, because each lock keeps a file open: a test binary
+/// uses some hundreds of ports, a local system a handful.
 const BLOCK: u16 = 50;
 const BLOCKS: u16 = (RANGE.end - RANGE.start) / BLOCK;
 
-/// What this process has reserved.
+/// The ports that this process has reserved.
 #[derive(Default)]
 struct Reserved {
-    /// What is left of the block in use. A port is given out once.
+    /// The rest of the current block. Each port is handed out once.
     rest: Range<u16>,
     blocks: HashMap<u16, File>,
     single: HashMap<u16, File>,
@@ -34,16 +34,16 @@ struct Reserved {
 
 static RESERVED: LazyLock<Mutex<Reserved>> = LazyLock::new(Mutex::default);
 
-/// A free port that no other process is given while this one lives.
+/// Returns a free port that no other process gets while this one lives.
 ///
 /// # Errors
-/// When none is left, or the reservation cannot be written.
+/// If none is left, or the reservation cannot be written.
 pub fn free() -> anyhow::Result<u16> {
     consecutive(1)
 }
 
-/// The first of some consecutive ports, at most 50, that are free and that no other process is
-/// given while this one lives.
+/// Returns the first of `count` consecutive ports, at most 50, that are free and that no other
+/// process gets while this one lives.
 ///
 /// # Errors
 /// As [`free`].
@@ -53,7 +53,7 @@ pub fn consecutive(count: u16) -> anyhow::Result<u16> {
     loop {
         while reserved.rest.len() >= usize::from(count) {
             let first = reserved.rest.start;
-            // A port of something that does not use this module is passed over.
+            // Skips a port that a program without this module uses.
             if let Some(taken) = (first..first + count).rev().find(|&port| !is_free(port)) {
                 reserved.rest.start = taken + 1;
                 continue;
@@ -65,8 +65,8 @@ pub fn consecutive(count: u16) -> anyhow::Result<u16> {
     }
 }
 
-/// The port that is wanted if it is free and no other process has reserved it, else another.
-/// Either is this process's while it lives.
+/// Returns the wanted port if it is free and no other process has reserved it, else another one.
+/// Either is reserved while this process lives.
 ///
 /// # Errors
 /// As [`free`].
@@ -80,7 +80,7 @@ pub fn free_or_other(wanted: u16) -> anyhow::Result<u16> {
     free()
 }
 
-/// Whether nobody listens on the port.
+/// Returns whether the port has no listener.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
@@ -88,7 +88,7 @@ pub fn is_free(port: u16) -> bool {
 
 impl Reserved {
     fn next_block(&mut self) -> anyhow::Result<()> {
-        // At random, so that processes that start together do not race for the same blocks.
+        // Random, so that processes that start together do not race for the same blocks.
         let start = rand::random_range(0..BLOCKS);
         for block in (0..BLOCKS).map(|step| (start + step) % BLOCKS) {
             if self.blocks.contains_key(&block) {
@@ -104,7 +104,7 @@ impl Reserved {
         bail!("no free port between {} and {}", RANGE.start, RANGE.end)
     }
 
-    /// Whether the port is this process's now.
+    /// Reserves the port. Returns whether this process has it now.
     fn claim(&mut self, port: u16) -> anyhow::Result<bool> {
         if self.single.contains_key(&port) {
             return Ok(true);
@@ -114,9 +114,9 @@ impl Reserved {
     }
 }
 
-/// The lock of this name; `None` when another process has it.
+/// Takes the lock of this name; `None` if another process has it.
 fn lock(name: &str) -> anyhow::Result<Option<File>> {
-    // A folder for each user, because one user's files cannot be opened by another.
+    // One folder per user, because a user cannot open another user's files.
     let user = rustix::process::geteuid().as_raw();
     let folder = std::env::temp_dir().join(format!("ticketing-ports-{user}"));
     let path = folder.join(name);

@@ -1,4 +1,4 @@
-//! What belongs to this user alone: folders and files that nobody else may read, and passwords.
+//! Folders and files that only this user may read, and passwords.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -9,26 +9,26 @@ use std::{
 
 use anyhow::Context;
 
-/// A password that nobody guesses: 128 random bits in hexadecimal digits, which every URL and every
-/// configuration takes as they are.
+/// Returns a password that cannot be guessed: 128 random bits as hexadecimal digits, which need no
+/// escaping in URLs or configurations.
 #[must_use]
 pub fn password() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// Makes a folder that nobody else may enter, or closes one that is there.
+/// Creates a folder that only this user may enter, or restricts an existing one.
 ///
 /// # Errors
-/// When it cannot be made, or is another user's.
+/// If it cannot be created, or belongs to another user.
 pub fn folder(path: &Path) -> anyhow::Result<()> {
     closed(path, 0o700)
 }
 
-/// Makes a folder as [`folder`] does, in which servers keep theirs. Where this process is root, Postgres
-/// runs as another user and has to get through: then others may pass, but see nothing.
+/// Creates a folder like [`folder`], for servers' folders. If this process is root, Postgres runs
+/// as another user and must pass through: others may then traverse the folder but not list it.
 ///
 /// # Errors
-/// As [`folder`].
+/// Same as [`folder`].
 pub fn folder_of_servers(path: &Path) -> anyhow::Result<()> {
     closed(path, if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 })
 }
@@ -40,16 +40,16 @@ fn closed(path: &Path, mode: u32) -> anyhow::Result<()> {
     closed.with_context(|| format!("cannot close {} to others", path.display()))
 }
 
-/// Writes a file that nobody else may read, at once and whole.
+/// Writes a file that only this user may read, atomically.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".unfinished");
     let unfinished = path.with_file_name(name);
-    // One that was left may be open to others.
+    // A leftover file may be readable by others.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(error).with_context(cannot);

@@ -7,11 +7,11 @@ use tokio::process::Command;
 
 use crate::{Progress, cache};
 
-/// The folder with what a list of requirements brings; programs are in its `bin`. The list must
-/// hold every dependency, each with its hashes, as pip wants it. `name` must change with the list.
+/// Returns the folder of installed requirements; programs are in its `bin`. The list must contain
+/// every dependency with its hash, in pip's format. `name` must change with the list.
 ///
 /// # Errors
-/// When there is no Python 3 with pip, or pip refuses; then with its words.
+/// If there is no Python 3 with pip, or pip fails; the error contains pip's output.
 pub async fn installed(
     name: &str,
     requirements: &str,

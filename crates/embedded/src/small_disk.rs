@@ -1,7 +1,7 @@
-//! A small disk in memory that one process has to itself, and that can be filled up.
+//! A small in-memory disk of a single process, which can be filled up.
 //!
-//! It is mounted in a mount namespace of the process's own, which an ordinary user may have as well where the
-//! kernel lets them. It goes with the process.
+//! It is mounted in the process's own mount namespace, which an ordinary user may create if the
+//! kernel allows it. It disappears with the process.
 
 use std::{
     ffi::OsString,
@@ -11,11 +11,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Mounts the disk, then becomes the program: folder, size in bytes, program, arguments.
+/// Mounts the disk, then executes the program. Arguments: folder, size in bytes, program, its
+/// arguments.
 const MOUNT: &str = r#"folder=$1 size=$2; shift 2
 mount -t tmpfs -o "size=$size" tmpfs "$folder" && exec "$@""#;
 
-/// What comes before a program that has a disk of so many bytes at a folder.
+/// Returns the command prefix that gives a program a disk of this many bytes at a folder.
 pub(crate) fn prefix(folder: &Path, bytes: u64) -> Vec<OsString> {
     let mut words: Vec<OsString> = unshare().into_iter().map(OsString::from).collect();
     words.extend(["sh", "-c", MOUNT, "sh"].map(OsString::from));
@@ -32,8 +33,8 @@ fn unshare() -> Vec<&'static str> {
     }
 }
 
-/// Whether this machine lets a process have a disk of its own. Linux does, unless a container or the
-/// distribution keeps namespaces from whoever asks.
+/// Returns whether a process can have its own disk here. Linux allows it, unless a container or the
+/// distribution forbids namespaces.
 #[must_use]
 pub fn is_possible() -> bool {
     let Ok(folder) = tempfile::tempdir() else { return false };
@@ -43,7 +44,7 @@ pub fn is_possible() -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// The small disk of a running process, seen from outside.
+/// The small disk of a running process, as seen from outside.
 #[derive(Debug)]
 pub struct SmallDisk {
     folder: PathBuf,
@@ -59,10 +60,10 @@ impl SmallDisk {
         self.folder.join("filler")
     }
 
-    /// Writes until not one byte more fits.
+    /// Writes until the disk is full.
     ///
     /// # Errors
-    /// When something else keeps it from writing.
+    /// If a write fails for another reason.
     pub fn fill(&self) -> io::Result<()> {
         let mut file = File::options().create(true).append(true).open(self.filler())?;
         let mut size = 1 << 20;
@@ -76,7 +77,7 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Gives back what [`Self::fill`] took.
+    /// Frees what [`Self::fill`] wrote.
     ///
     /// # Errors
     /// When the file cannot be removed.

@@ -1,4 +1,4 @@
-//! Whom a server runs as when this process is root: Postgres refuses to be root.
+//! The user that a server runs as if this process is root: Postgres refuses to run as root.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use crate::private;
 
-/// A user without rights.
+/// An unprivileged user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -18,8 +18,8 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
-/// The user to drop to: `postgres` if there is one, else `nobody`. `None` when this process is not
-/// root, and servers run as its own user.
+/// Returns the user to switch to: `postgres` if it exists, else `nobody`. `None` if this process is
+/// not root; servers then run as its own user.
 pub(crate) fn user() -> anyhow::Result<Option<User>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -35,7 +35,7 @@ pub(crate) fn user() -> anyhow::Result<Option<User>> {
     bail!("running as root, and there is neither a user `postgres` nor `nobody` to run Postgres as")
 }
 
-/// Makes a folder that the server's user owns, and nobody else may enter.
+/// Creates a folder that the server's user owns and no other user may enter.
 pub(crate) fn folder(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     private::folder(path)?;
@@ -46,8 +46,8 @@ pub(crate) fn folder(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the user whom servers run as can get to a path: when root drops to another user, every
-/// folder above must be open to all, or its own.
+/// Returns whether the servers' user can reach a path. If root switches to another user, every
+/// folder above must be open to all, or owned by that user.
 #[must_use]
 pub fn can_reach(path: &Path) -> bool {
     let Ok(Some(user)) = user() else { return true };

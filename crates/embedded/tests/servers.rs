@@ -1,4 +1,4 @@
-//! What a test relies on when it kills, freezes and restarts a server.
+//! Servers survive what tests do to them: kill, freeze and restart.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Nothing here takes this long unless it hangs.
+/// Longer than anything here takes unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn stream_messages(nats: &NatsServer) -> Option<u64> {
@@ -59,18 +59,22 @@ async fn a_killed_postgres_comes_back_with_its_committed_rows() {
     sqlx::query("create table t as select 7 as n").execute(&mut connection).await.unwrap();
 
     postgres.kill().await;
-    // The server's processes notice one after the other that the first one is gone.
+    // The server's processes notice one after another that the first one is gone.
     let ended = async { while sqlx::query("select 1").execute(&mut connection).await.is_ok() {} };
     timeout(Duration::from_secs(20), ended).await.expect("the connection outlived the server");
     postgres.restart().await.unwrap();
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let n: i32 = sqlx::query_scalar("select n from t").fetch_one(&mut connection).await.unwrap();
     assert_eq!(n, 7);
-    assert_eq!(postgres.create_database("kept").await.unwrap(), url, "making it again is no error");
+    assert_eq!(
+        postgres.create_database("kept").await.unwrap(),
+        url,
+        "creating it again is no error"
+    );
 }
 
 #[tokio::test]
-async fn a_frozen_postgres_answers_nothing_until_it_is_thawed() {
+async fn a_frozen_postgres_does_not_answer_until_it_is_resumed() {
     let postgres = Postgres::builder().fsync(false).start().await.unwrap();
     let mut connection = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
     postgres.pause();
@@ -81,8 +85,7 @@ async fn a_frozen_postgres_answers_nothing_until_it_is_thawed() {
     timeout(PATIENCE, query).await.unwrap().unwrap();
 }
 
-/// Run by the test below as a process of its own: starts both servers, and says which processes
-/// they are.
+/// Run by the test below as its own process: starts both servers, and prints their process ids.
 #[tokio::test]
 async fn servers_of_a_process_that_is_about_to_be_killed() {
     if std::env::var_os("SERVERS_TO_BE_ORPHANED").is_none() {
@@ -96,7 +99,7 @@ async fn servers_of_a_process_that_is_about_to_be_killed() {
 
 #[tokio::test]
 async fn servers_die_with_a_process_that_is_killed() {
-    // Not through this crate's own way of starting processes, which is what is being tested.
+    // Not with this crate's own process module, which is what is being tested.
     let mut parent = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "servers_of_a_process_that_is_about_to_be_killed", "--nocapture"])
         .env("SERVERS_TO_BE_ORPHANED", "1")
@@ -124,7 +127,7 @@ async fn servers_die_with_a_process_that_is_killed() {
     }
 }
 
-/// Run by the test below as a process of its own: asks for ports, and says which it was given.
+/// Run by the test below as its own process: asks for ports, and prints those it got.
 #[test]
 fn a_process_that_wants_the_ports_of_another() {
     let Ok(wanted) = std::env::var("PORTS_OF_ANOTHER") else { return };
@@ -135,7 +138,7 @@ fn a_process_that_wants_the_ports_of_another() {
 }
 
 #[tokio::test]
-async fn a_port_is_no_other_processs_while_nobody_listens_on_it_yet_or_for_now() {
+async fn a_reserved_port_goes_to_no_other_process_even_without_a_listener() {
     let first = ports::consecutive(50).unwrap();
     let mine = first..first + 50;
     let claimed = ports::free_or_other(ports::free().unwrap()).unwrap();
@@ -151,14 +154,14 @@ async fn a_port_is_no_other_processs_while_nobody_listens_on_it_yet_or_for_now()
     assert!(!given.iter().any(|port| mine.contains(port) || *port == claimed), "{given:?}");
 }
 
-/// Whether a process runs; one that only waits to be reaped does not.
+/// Returns whether a process runs; a zombie does not.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
 }
 
 #[tokio::test]
-async fn a_child_says_lines_and_how_it_ended() {
+async fn a_childs_lines_and_exit_status_can_be_read() {
     let script = "echo one; echo two >&2; exit 3";
     let mut child: Child = Command::new("sh").args(["-c", script]).piped().spawn().unwrap();
     let mut lines = vec![child.line().await.unwrap(), child.line().await.unwrap()];
@@ -169,7 +172,7 @@ async fn a_child_says_lines_and_how_it_ended() {
 }
 
 #[tokio::test]
-async fn whoever_has_no_password_is_turned_away_also_from_what_a_release_before_has_made() {
+async fn clients_without_the_password_are_refused_also_by_databases_of_an_earlier_release() {
     let folder = tempfile::Builder::new().prefix("postgres-").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let data = folder.path().join("postgres");
@@ -182,7 +185,7 @@ async fn whoever_has_no_password_is_turned_away_also_from_what_a_release_before_
     assert!(without_password(&server).await.contains("password"));
     sqlx::query("select 1").execute(&mut connect(&server).await).await.unwrap();
 
-    // As a release before has left it: everybody on this machine is trusted.
+    // As an earlier release left it: everyone on this machine is trusted.
     let rules = data.join("data/pg_hba.conf");
     let trusting = std::fs::read_to_string(&rules).unwrap().replace("scram-sha-256", "trust");
     std::fs::write(&rules, trusting).unwrap();

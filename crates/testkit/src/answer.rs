@@ -1,10 +1,10 @@
-//! What a service answered.
+//! The answer of a service.
 
 use axum::http::{HeaderMap, StatusCode};
 use reqwest::RequestBuilder;
 use serde_json::Value;
 
-/// A response that was read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
@@ -15,11 +15,8 @@ pub struct Answer {
     pub body: String,
 }
 
-/// What a test reads of it, and what it must be. A panic shows the body.
-#[allow(
-    clippy::missing_panics_doc,
-    reason = "every function here panics when the answer is another"
-)]
+/// Accessors and checks. A panic shows the body.
+#[allow(clippy::missing_panics_doc, reason = "every function here panics on an unexpected answer")]
 impl Answer {
     /// Sends a request and reads the response to its end.
     pub async fn of(request: RequestBuilder) -> Self {
@@ -28,25 +25,25 @@ impl Answer {
         Self { status, headers, body: response.text().await.unwrap() }
     }
 
-    /// A header's value; empty without the header.
+    /// Returns a header's value; empty without the header.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
     }
 
-    /// The `id` of the resource in the body.
+    /// Returns the `id` of the resource in the body.
     #[must_use]
     pub fn id(&self) -> String {
         self.json()["id"].as_str().unwrap_or_else(|| panic!("{}", self.body)).to_owned()
     }
 
-    /// Checks that it has this status, and is a problem that says so.
+    /// Checks that it has this status, and is a problem with the same status.
     pub fn is_problem(&self, status: StatusCode) {
         assert_eq!(self.status, status, "{}", self.body);
         assert_eq!(self.header("content-type"), "application/problem+json");
@@ -55,13 +52,13 @@ impl Answer {
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{}", self.body);
     }
 
-    /// The problem's `detail`; empty when it has none.
+    /// Returns the problem's `detail`; empty if it has none.
     #[must_use]
     pub fn detail(&self) -> String {
         self.json()["detail"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Each field that was refused, and why.
+    /// Returns each refused field with the reason.
     #[must_use]
     pub fn errors(&self) -> Vec<(String, String)> {
         let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// Chooses the cryptography of this process, which clients and servers want to know before they are made,
-/// whether they use it or not. Can be called by every test.
+/// Installs this process's cryptography provider, which HTTP clients and servers need before they
+/// are built, even without TLS. Every test may call it.
 pub fn install_crypto() {
-    // An error says only that another test was first.
+    // An error only means that another test was first.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// An HTTP client that gives up on a request after five seconds.
+/// Returns an HTTP client with a timeout of five seconds per request.
 ///
 /// # Panics
-/// When the client cannot be built.
+/// If the client cannot be built.
 #[must_use]
 pub fn client() -> reqwest::Client {
     install_crypto();

@@ -1,5 +1,5 @@
-//! A database of its own for each test, on a server that the tests of this process share. The tables are made
-//! once, in a template; each database is a copy of it.
+//! A database for each test, on a server that the tests of this process share. The tables are
+//! created once, in a template; each database is a copy of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub struct Database {
 
 #[allow(clippy::missing_panics_doc, reason = "every function here panics when the database fails")]
 impl Database {
-    /// A new one with the tables of the bus and those that a service migrates.
+    /// A new database with the tables of the bus and those that a service migrates.
     pub async fn new(
         service: &str,
         migrate: impl AsyncFnOnce(&PgPool) -> anyhow::Result<()>,
@@ -48,7 +48,7 @@ impl Database {
         Self { pool, _server: Some(server) }
     }
 
-    /// One whose server is not there: nobody listens on its port.
+    /// A database whose server is down: nothing listens on its port.
     pub async fn away() -> Self {
         let port = ports::free().unwrap();
         let pool = PgPoolOptions::new()
@@ -81,7 +81,7 @@ impl Database {
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Waits until a query answers `true`.
+    /// Waits until a query returns true.
     pub async fn until(&self, condition: &str) {
         until(condition, async || self.one::<bool>(condition).await).await;
     }
@@ -96,11 +96,12 @@ impl Database {
     }
 }
 
-/// The database with a service's tables that those of its tests are copied from. Its name.
+/// Returns the name of the template: a database with a service's tables, from which its tests'
+/// databases are copied.
 ///
-/// The first test of a process makes it, and the others wait for that: migrations that run at the same time on
-/// one server take turns, and each would take its part of the machine. It is migrated as a service migrates,
-/// without a limit on statements, and gets its name when it is whole.
+/// The first test of a process creates it, and the others wait. Concurrent migrations on one server
+/// would take turns and slow the machine down. It is migrated like a service's database, without a
+/// statement timeout, and is renamed once it is complete.
 async fn template(
     server: &Postgres,
     service: &str,
@@ -131,7 +132,7 @@ async fn template(
     name
 }
 
-/// As a service connects to the database at this URL.
+/// Returns the options with which a service connects to the database at this URL.
 async fn options(url: String, service: &str) -> PgConnectOptions {
     let settings =
         DatabaseSettings { database_url: url.into(), database_max_connections: CONNECTIONS };

@@ -1,5 +1,5 @@
-//! A link between a client and a server that can be cut, mended, held in either direction, and left by
-//! the server without a word.
+//! A connection between a client and a server that can be cut, restored, held in either direction,
+//! or silenced as if the server had vanished.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Bytes in flight in one direction of one connection.
 const BUFFER: usize = 16 * 1024;
 
-/// Which way bytes go.
+/// A direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -30,23 +30,23 @@ pub enum Direction {
     ToClient,
 }
 
-/// A TCP proxy to a server. It ends when dropped, with its connections.
+/// A TCP proxy to a server. Dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
     server: SocketAddr,
-    /// Those of new connections.
+    /// The gates of new connections.
     gates: Arc<std::sync::Mutex<Arc<Gates>>>,
-    /// Ends the listener and the connections; a new one is made when the link is mended.
+    /// Ends the listener and the connections. Replaced when the link is restored.
     up: Mutex<Option<CancellationToken>>,
     held: Mutex<[Option<OwnedRwLockWriteGuard<()>>; 2]>,
-    /// Both directions of connections that nobody answers any more.
+    /// Both directions of connections that are no longer answered.
     silent: Mutex<Vec<[OwnedRwLockWriteGuard<()>; 2]>>,
     connections: TaskTracker,
 }
 
-/// A forwarder holds its direction's gate for reading while it passes bytes on; whoever holds it
-/// for writing holds all of them up.
+/// A forwarder holds its direction's gate for reading while it passes bytes on. Holding it for
+/// writing blocks all forwarders.
 #[derive(Debug, Default)]
 struct Gates {
     to_server: Arc<RwLock<()>>,
@@ -54,10 +54,10 @@ struct Gates {
 }
 
 impl FaultProxy {
-    /// A link to a server on this machine.
+    /// Creates a link to a server on this machine.
     ///
     /// # Errors
-    /// When there is no free port to listen on.
+    /// If there is no free port to listen on.
     pub async fn to(port: u16) -> anyhow::Result<Self> {
         let link = Self {
             address: ([127, 0, 0, 1], ports::free()?).into(),
@@ -72,19 +72,19 @@ impl FaultProxy {
         Ok(link)
     }
 
-    /// The port to connect to instead of the server's.
+    /// Returns the port to connect to instead of the server's.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// How many connections there are.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Breaks every connection and refuses new ones, until mended. Bytes that were held are lost.
+    /// Breaks every connection and refuses new ones, until restored. Bytes that were held are lost.
     pub async fn cut(&self) {
         if let Some(up) = self.up.lock().await.take() {
             up.cancel();
@@ -97,7 +97,7 @@ impl FaultProxy {
     /// Accepts connections again.
     ///
     /// # Errors
-    /// When the port was taken meanwhile.
+    /// If the port was taken meanwhile.
     pub async fn mend(&self) -> anyhow::Result<()> {
         let mut up = self.up.lock().await;
         if up.is_some() {
@@ -127,8 +127,8 @@ impl FaultProxy {
         Ok(())
     }
 
-    /// Holds up one direction: once this returns, no further byte passes until released. The
-    /// connections stay open, and what is sent meanwhile arrives later.
+    /// Holds one direction: once this returns, no byte passes until released. The connections stay
+    /// open, and bytes sent meanwhile arrive later.
     pub async fn hold(&self, direction: Direction) {
         let gate = current(&self.gates).of(direction).clone();
         let mut held = self.held.lock().await;
@@ -138,8 +138,8 @@ impl FaultProxy {
         }
     }
 
-    /// The server's machine vanishes, and another takes its address: the connections there are stay open
-    /// and silent until the link is cut or dropped, and new ones find the server.
+    /// The server's machine vanishes, and another one takes its address: existing connections stay
+    /// open and silent until the link is cut or dropped, and new ones reach the server.
     pub async fn vanish(&self) {
         let old = current(&self.gates);
         *self.gates.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
@@ -148,7 +148,7 @@ impl FaultProxy {
         self.silent.lock().await.push(both);
     }
 
-    /// Lets a held direction go on.
+    /// Releases a held direction.
     pub async fn release(&self, direction: Direction) {
         self.held.lock().await[direction as usize] = None;
     }
@@ -190,7 +190,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, gate: &RwLock<()>
     let mut buffer = vec![0; BUFFER];
     loop {
         let read = from.read(&mut buffer).await;
-        // The end of a connection is held up as well: to its other side, nothing has happened yet.
+        // The end of a connection is held too: the other side must not notice it yet.
         let _open = gate.read().await;
         match read {
             Ok(length @ 1..) if to.write_all(&buffer[..length]).await.is_ok() => {}

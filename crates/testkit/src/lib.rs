@@ -1,13 +1,13 @@
-//! What the tests of several crates share. No shipped program depends on it; crates name it under
-//! `[dev-dependencies]` alone.
+//! Helpers shared by the tests of several crates. No shipped program depends on it: crates list it
+//! only under `[dev-dependencies]`.
 //!
-//! - [`until`]: waits for a condition, with a bound.
+//! - [`until`]: waits for a condition, with a timeout.
 //! - [`Database`]: a migrated database for each test, copied from a template.
-//! - [`FaultProxy`]: a TCP proxy that injects the faults of a network.
-//! - [`parcels`]: an event for the bus's own tests; [`connection`]: members and relays in the test's process.
-//! - [`Answer`]: an HTTP response, and what it must be.
-//! - [`tokens`], [`issuer`]: tokens as an issuer makes them, and as nobody should; an issuer that misbehaves on
-//!   demand.
+//! - [`FaultProxy`]: a TCP proxy that injects network faults.
+//! - [`parcels`]: an event for the bus's own tests; [`connection`]: members and relays in the
+//!   test's process.
+//! - [`Answer`]: an HTTP response, and checks of it.
+//! - [`tokens`], [`issuer`]: valid and invalid tokens, and an issuer that misbehaves on demand.
 //! - [`schemathesis`]: checks an API against its own description.
 //! - [`program`]: what the programs of all services have in common.
 

@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 pub const PARCELS: Stream =
     Stream { name: "PARCELS", subjects: &["parcel:sent"], schema_prefix: "urn:ticketing:event:" };
 
-/// A parcel was sent. Its name is all that is known of it.
+/// A parcel was sent. Its name is its only field.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ParcelSent(pub String);
 
 impl ParcelSent {
-    /// A parcel whose name is a number.
+    /// Returns a parcel whose name is a number.
     #[must_use]
     pub fn numbered(number: i64) -> Self {
         Self(number.to_string())
     }
 
-    /// The number that is its name.
+    /// Returns the number that is its name.
     ///
     /// # Panics
-    /// When its name is no number.
+    /// If its name is not a number.
     #[must_use]
     pub fn number(&self) -> i64 {
         self.0.parse().unwrap()

@@ -1,4 +1,4 @@
-//! Tokens as an issuer would make them, and as nobody should.
+//! Valid and invalid tokens.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::pod::auth::{AuthSettings, Scheme};
@@ -19,9 +19,9 @@ const SEED: [u8; 32] = [
     0x3a, 0xfe, 0x7c, 0x28, 0xcb, 0xf1, 0xd4, 0xfb, 0xe0, 0x97, 0xa8, 0x8f, 0x44, 0x75, 0x58, 0x42,
 ];
 
-/// How a token is refused without a hint at what is wrong with it.
+/// The answer to a token that is refused without a hint at the fault.
 pub const UNACCEPTED: &str = "The token is not one that this service accepts.";
-/// How a token is refused whose time has not come.
+/// The answer to a token that is not valid yet.
 pub const TOO_EARLY: &str = "The token is not valid yet.";
 const CRIT: &str = "The token's header has crit; this service supports no extension.";
 const B64: &str = "The token's header has b64; its claims must be in base64.";
@@ -39,19 +39,19 @@ pub fn settings(auth: Scheme) -> AuthSettings {
     AuthSettings { auth, jwt_key, jwt_issuer: None, jwt_audience: None }
 }
 
-/// Claims that are valid for a while.
+/// Returns claims that are valid for a while.
 #[must_use]
 pub fn claims(buyer: &str) -> Value {
     json!({ "sub": buyer, "exp": in_seconds(600) })
 }
 
-/// The Unix time so many seconds from now.
+/// Returns the Unix time this many seconds from now.
 #[must_use]
 pub fn in_seconds(seconds: i64) -> i64 {
     OffsetDateTime::now_utc().unix_timestamp() + seconds
 }
 
-/// These claims with one of them added or changed, or removed when the value is null.
+/// Returns the claims with one of them added or changed, or removed if the value is null.
 #[must_use]
 pub fn but(mut claims: Value, claim: &str, value: Value) -> Value {
     let all = claims.as_object_mut().unwrap();
@@ -63,25 +63,25 @@ pub fn but(mut claims: Value, claim: &str, value: Value) -> Value {
     claims
 }
 
-/// A token that is signed with [`SECRET`].
+/// Returns a token signed with [`SECRET`].
 #[must_use]
 pub fn hs256(claims: &Value) -> String {
     hmac(Algorithm::HS256, claims, SECRET)
 }
 
-/// A token that is signed with this secret.
+/// Returns a token signed with this secret.
 #[must_use]
 pub fn hmac(algorithm: Algorithm, claims: &Value, secret: &str) -> String {
     encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
 }
 
-/// A token that is signed with the private half of [`PUBLIC_KEY`].
+/// Returns a token signed with the private half of [`PUBLIC_KEY`].
 #[must_use]
 pub fn eddsa(claims: &Value) -> String {
     ed25519(claims, SEED)
 }
 
-/// A token that is signed with the Ed25519 key of this seed.
+/// Returns a token signed with the Ed25519 key of this seed.
 #[must_use]
 pub fn ed25519(claims: &Value, seed: [u8; 32]) -> String {
     let key = EncodingKey::from_ed_der(&seed_der(seed));
@@ -96,14 +96,14 @@ pub fn seed_der(seed: [u8; 32]) -> Vec<u8> {
     der
 }
 
-/// The claims with the header `{"alg":"none"}` and no signature.
+/// Returns the claims with the header `{"alg":"none"}` and no signature.
 #[must_use]
 pub fn unsigned(claims: &Value) -> String {
     let signed = hs256(claims);
     format!("eyJhbGciOiJub25lIn0.{}.", signed.split('.').nth(1).unwrap())
 }
 
-/// A token of just these texts, signed with [`SECRET`].
+/// Returns a token of exactly these texts, signed with [`SECRET`].
 #[must_use]
 pub fn raw(header: &str, claims: &str) -> String {
     let signed = [header, claims].map(|text| URL_SAFE_NO_PAD.encode(text)).join(".");
@@ -111,7 +111,7 @@ pub fn raw(header: &str, claims: &str) -> String {
     format!("{signed}.{}", crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).unwrap())
 }
 
-/// Tokens signed with [`SECRET`] that must be refused all the same, each with the reason.
+/// Returns tokens signed with [`SECRET`] that must be refused nevertheless, each with the reason.
 #[must_use]
 pub fn wrong_though_signed() -> Vec<(String, &'static str)> {
     let exp = in_seconds(600);
@@ -160,7 +160,7 @@ pub fn wrong_though_signed() -> Vec<(String, &'static str)> {
     wrong
 }
 
-/// A token's signature under other claims.
+/// Returns a token with other claims than its signature is for.
 #[must_use]
 pub fn forged(claims: &Value, signed: &str) -> String {
     let other = hs256(claims);

@@ -1,4 +1,4 @@
-//! What a test relies on when it holds, cuts and mends a link.
+//! The fault proxy holds, cuts and restores connections as tests rely on it to.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -21,17 +21,17 @@ async fn a_link_holds_bytes_back_in_one_direction_and_delivers_them_on_release()
     timeout(PATIENCE, client.read_exact(&mut news)).await.unwrap().unwrap();
     let mut question = [0; 8];
     let held = timeout(Duration::from_millis(200), server.read_exact(&mut question)).await;
-    assert!(held.is_err(), "a byte passed a link that was held");
+    assert!(held.is_err(), "a byte passed a held link");
     link.release(Direction::ToServer).await;
     timeout(PATIENCE, server.read_exact(&mut question)).await.unwrap().unwrap();
     assert_eq!(&question, b"question");
 }
 
 #[tokio::test]
-async fn a_link_that_is_cut_ends_its_connections_and_refuses_new_ones_until_mended() {
+async fn a_cut_link_ends_its_connections_and_refuses_new_ones_until_restored() {
     let (link, mut client, mut server) = linked().await;
     assert_eq!(link.connections(), 1);
-    // Also while it is held up: what was held is lost.
+    // Also while it is held: held bytes are lost.
     link.hold(Direction::ToServer).await;
     client.write_all(b"lost").await.unwrap();
     link.cut().await;

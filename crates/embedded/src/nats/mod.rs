@@ -24,16 +24,16 @@ use crate::{
     small_disk::{self, SmallDisk},
 };
 
-/// Whom the server knows, where it asks for a password.
+/// The user name, if the server requires a password.
 const USER: &str = "local";
-/// How long the server may take to be ready.
+/// How long the server may take to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often to ask whether it is.
+/// How often to check whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(20);
-/// How long an orderly stop may take.
+/// How long a graceful stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// A running nats-server. Killed when dropped, and dead when this process is.
+/// A running nats-server. Killed when dropped or when this process dies.
 pub struct NatsServer {
     binary: PathBuf,
     folder: PathBuf,
@@ -47,7 +47,7 @@ pub struct NatsServer {
     _temporary: Option<TempDir>,
 }
 
-/// Without its password.
+/// Omits the password.
 impl fmt::Debug for NatsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { folder, client_port, child, .. } = self;
@@ -74,7 +74,7 @@ impl NatsServer {
         self.monitor_port
     }
 
-    /// The URL for clients, with the password if there is one.
+    /// Returns the URL for clients, with the password if there is one.
     #[must_use]
     pub fn url(&self) -> String {
         match &self.password {
@@ -89,21 +89,21 @@ impl NatsServer {
         format!("http://127.0.0.1:{}", self.monitor_port)
     }
 
-    /// What the server has said since it was last started.
+    /// Returns what the server has logged since its last start.
     ///
     /// # Errors
-    /// When its log cannot be read.
+    /// If its log cannot be read.
     pub fn log(&self) -> std::io::Result<String> {
         fs::read_to_string(self.folder.join("nats-server.log"))
     }
 
-    /// The server's process, to pause or watch. `None` while it is down.
+    /// Returns the server's process, to pause or watch. `None` while it is down.
     #[must_use]
     pub fn process(&self) -> Option<&Child> {
         self.child.as_ref()
     }
 
-    /// Its [small disk](Builder::small_disk), while it runs.
+    /// Returns its [small disk](Builder::small_disk), while it runs.
     #[must_use]
     pub fn small_disk(&self) -> Option<SmallDisk> {
         let child = self.child.as_ref()?;
@@ -121,22 +121,21 @@ impl NatsServer {
         }
     }
 
-    /// Stops the server in good order.
+    /// Stops the server gracefully.
     pub async fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.stop(Signal::TERM, STOP_GRACE).await;
         }
     }
 
-    /// Starts the server again, on the same ports with the same streams. Kills it first if it
-    /// runs.
+    /// Restarts the server, on the same ports with the same streams. Kills it first if it runs.
     ///
     /// # Errors
-    /// When it does not become ready; then with the end of its log.
+    /// If it does not become ready; the error contains the end of its log.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill().await;
         let log = self.folder.join("nats-server.log");
-        // Only what this run says is of interest when it fails.
+        // If it fails, only this run's log is of interest.
         let _ = fs::remove_file(&log);
         let config = ["--config".into(), self.folder.join("nats-server.conf").into_os_string()];
         let mut command = if let Some(bytes) = self.disk {
@@ -160,7 +159,7 @@ impl NatsServer {
         Ok(())
     }
 
-    /// Kills the server, deletes all its streams, and starts it again on the same ports.
+    /// Kills the server, deletes all its streams, and restarts it on the same ports.
     ///
     /// # Errors
     /// As [`Self::restart`].
@@ -200,7 +199,7 @@ async fn is_healthy(monitor_port: u16) -> std::io::Result<bool> {
     Ok(answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200"))
 }
 
-/// The end of a log, for an error message.
+/// Returns the end of a log, for an error message.
 pub(crate) fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! Where Postgres's programs come from: an archive of the version named here, fetched once.
+//! Fetches Postgres's programs once, from an archive of the version named here.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{Progress, cache};
 
 const VERSION: &str = "18.6.0";
 
-/// The folder that holds `bin`, fetched once.
+/// Returns the folder that contains `bin`.
 pub(super) async fn folder(progress: &Progress) -> anyhow::Result<PathBuf> {
     cache::filled(&format!("postgres-{VERSION}"), |folder| async move {
         progress(&format!("downloading Postgres {VERSION} (10 MB, only once)"));

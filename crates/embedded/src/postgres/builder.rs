@@ -1,4 +1,4 @@
-//! How a Postgres is started: where its databases and its port are, and how it writes to the disk.
+//! How to start a Postgres: its data folder, its port, and how it writes to disk.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -30,7 +30,7 @@ impl Builder {
         }
     }
 
-    /// Keeps the databases in this folder. Default: one that goes with the server.
+    /// Keeps the databases in this folder. Default: one that is deleted with the server.
     #[must_use]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
@@ -51,26 +51,26 @@ impl Builder {
         self
     }
 
-    /// Makes each sync to the disk so much slower. Needs `strace`.
+    /// Slows down each sync to disk by this delay. Needs `strace`.
     #[must_use]
     pub fn slow_syncs(mut self, delay: Duration) -> Self {
         self.sync_delay = Some(delay);
         self
     }
 
-    /// Whom to tell what takes time.
+    /// Reports slow steps.
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// Starts the server, with its binaries fetched and its data folder made if need be, and waits
+    /// Starts the server, fetches its binaries and creates its data folder if necessary, and waits
     /// until it answers.
     ///
     /// # Errors
-    /// When the binaries cannot be fetched, the folder is not usable, or the server does not
-    /// answer; then with the end of its log.
+    /// If the binaries cannot be fetched, or the folder is not usable. If the server does not
+    /// answer, the error contains the end of its log.
     pub async fn start(self) -> anyhow::Result<Postgres> {
         let user = unprivileged::user()?;
         let binaries = binary::folder(&self.progress).await?;

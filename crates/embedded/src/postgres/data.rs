@@ -1,4 +1,4 @@
-//! The folder that holds the databases: made if it is not there, refused if another version made it.
+//! The data folder: created if missing, refused if another version of Postgres created it.
 
 use std::{fs, time::Duration};
 
@@ -8,12 +8,12 @@ use tokio::time::timeout;
 use super::{Postgres, password};
 use crate::{Progress, nats::tail, process::Command};
 
-/// What `PG_VERSION` in a data folder must say.
+/// The required `PG_VERSION` of a data folder.
 const MAJOR: &str = "18";
 /// How long `initdb` may take.
 const INIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Makes the folder of databases, unless it is there.
+/// Creates the data folder, unless it exists.
 pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow::Result<()> {
     let version = server.data.join("PG_VERSION");
     if let Ok(found) = fs::read_to_string(&version) {
@@ -26,7 +26,8 @@ pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow
         return Ok(());
     }
     progress("making the database folder");
-    // Made aside and renamed, so that an initdb that was cut off leaves nothing half made.
+    // Created under another name and renamed, so that an interrupted initdb leaves no half-made
+    // folder.
     let unfinished = server.data.with_extension("unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
@@ -42,7 +43,7 @@ pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow
             "--locale=C",
             "--no-sync",
         ])
-        // As many rounds as a password needs that nobody guesses.
+        // One round is enough for a random password that cannot be guessed.
         .args([
             "-c".as_ref(),
             "scram_iterations=1".as_ref(),

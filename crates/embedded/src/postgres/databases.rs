@@ -16,21 +16,22 @@ impl Postgres {
     /// Creates a database unless it exists. Returns its URL.
     ///
     /// # Errors
-    /// As [`create_database`].
+    /// Same as [`create_database`].
     pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
         create_database(&self.url("postgres"), name).await
     }
 
-    /// Makes a database as a copy of another, to which nobody may be connected. Returns its URL.
+    /// Creates a database as a copy of a template, which must have no open connections. Returns its
+    /// URL.
     ///
     /// # Errors
-    /// When the server does not answer, a name is no plain one, there is no such template, or there is a
-    /// database of that name.
+    /// If the server does not answer, a name is not plain, the template does not exist, or the
+    /// database exists already.
     pub async fn copy_database(&self, template: &str, name: &str) -> anyhow::Result<String> {
         ensure_plain(template)?;
         ensure_plain(name)?;
         let mut connection = PgConnection::connect(&self.url("postgres")).await?;
-        // The names were checked above; a statement like this takes no parameters.
+        // The names were checked above; such a statement takes no parameters.
         let copy = sqlx::AssertSqlSafe(format!("create database {name} template {template}"));
         sqlx::query(copy).execute(&mut connection).await?;
         connection.close().await?;
@@ -47,8 +48,8 @@ fn ensure_plain(name: &str) -> anyhow::Result<()> {
 /// Creates a database on the server at this URL unless it exists. Returns the database's URL.
 ///
 /// # Errors
-/// When the server does not answer within 5 s or refuses, or the name is not made of lowercase letters, digits
-/// and `_`.
+/// If the server refuses or does not answer within 5 s, or the name contains anything but lowercase
+/// letters, digits and `_`.
 pub async fn create_database(server: &str, name: &str) -> anyhow::Result<String> {
     ensure_plain(name)?;
     let mut url = Url::parse(server).context("it is not a URL")?;
@@ -60,7 +61,7 @@ pub async fn create_database(server: &str, name: &str) -> anyhow::Result<String>
             .fetch_one(&mut connection)
             .await?;
     if !exists {
-        // The name was checked above; a statement like this takes no parameters.
+        // The name was checked above; such a statement takes no parameters.
         let statement = sqlx::AssertSqlSafe(format!("create database {name}"));
         let created = sqlx::query(statement).execute(&mut connection).await;
         created.with_context(|| format!("cannot create the database {name}"))?;

@@ -1,5 +1,5 @@
-//! A real Postgres. The postmaster is a child of this process like any other, so that it can be
-//! killed, frozen and started again; where this process is root, it runs as a user without rights.
+//! A real Postgres. The postmaster is an ordinary child of this process, so it can be killed,
+//! frozen and restarted. If this process is root, it runs as an unprivileged user.
 
 mod binary;
 mod builder;
@@ -25,17 +25,17 @@ use crate::{
     unprivileged::User,
 };
 
-/// How long the server may take to be ready, crash recovery included.
+/// How long the server may take to become ready, crash recovery included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often to ask whether it is ready.
+/// How often to check whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(30);
-/// How long an orderly stop may take.
+/// How long a graceful stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(20);
-/// How many times to try a start that fails for what passes: a port that was taken in between, or
-/// the memory of a killed server that is still in use.
+/// How often to retry a start that fails for a temporary reason: a port taken in between, or the
+/// shared memory of a killed server that is still in use.
 const TRIES: usize = 20;
 
-/// A running Postgres. Killed when dropped, and dead when this process is.
+/// A running Postgres. Killed when dropped or when this process dies.
 pub struct Postgres {
     binaries: PathBuf,
     data: PathBuf,
@@ -50,7 +50,7 @@ pub struct Postgres {
     _temporary: Option<TempDir>,
 }
 
-/// Without its password.
+/// Omits the password.
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { data, port, child, .. } = self;
@@ -71,13 +71,13 @@ impl Postgres {
         self.port
     }
 
-    /// The URL of a database, with the password that the server asks for.
+    /// Returns the URL of a database, with the password that the server requires.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
-    /// The postmaster, to watch. `None` while it is down.
+    /// Returns the postmaster, to watch. `None` while it is down.
     #[must_use]
     pub fn process(&self) -> Option<&Child> {
         self.child.as_ref()
@@ -90,7 +90,7 @@ impl Postgres {
         }
     }
 
-    /// Stops the server in good order, ending every connection.
+    /// Stops the server gracefully, ending every connection.
     pub async fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.stop(Signal::INT, STOP_GRACE).await;
@@ -102,16 +102,15 @@ impl Postgres {
         self.signal_all(Signal::STOP);
     }
 
-    /// Thaws the server.
+    /// Resumes the server.
     pub fn resume(&self) {
         self.signal_all(Signal::CONT);
     }
 
-    /// Starts the server again, on the same port with the same databases. Kills it first if it
-    /// runs.
+    /// Restarts the server, on the same port with the same databases. Kills it first if it runs.
     ///
     /// # Errors
-    /// When it does not answer in time; then with the end of its log.
+    /// If it does not answer in time; the error contains the end of its log.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill().await;
         for attempt in 1.. {
@@ -144,7 +143,7 @@ impl Postgres {
             "unix_socket_directories=".to_owned(),
             format!("fsync={}", on(self.fsync)),
             format!("ssl={}", on(self.tls)),
-            // `--replicas 50`, with sixteen connections each under load.
+            // Enough for `--replicas 50`, with sixteen connections each under load.
             "max_connections=900".to_owned(),
             "shared_buffers=128MB".to_owned(),
             "max_wal_size=2GB".to_owned(),
@@ -152,7 +151,8 @@ impl Postgres {
         let command = Command::with_slow_syncs(self.binaries.join("bin/postgres"), self.sync_delay)
             .args(["-D".as_ref(), self.data.as_os_str()])
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
-            // Immediate shutdown: killed outright, it would leave its backends to find out.
+            // Immediate shutdown. With SIGKILL, its backends would have to notice the death
+            // themselves.
             .death_signal(Signal::QUIT)
             .user(self.user.as_ref());
         command.log_to(&self.log)

@@ -1,5 +1,5 @@
-//! The password of a server's databases: random, made once, and kept in a file beside them that nobody
-//! else may read. Never an argument, which `ps` would show.
+//! The password of a server's databases: random, created once, and kept in a file next to them that
+//! only this user may read. Never an argument, which `ps` would show.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use tempfile::NamedTempFile;
 use super::Postgres;
 use crate::private;
 
-/// The file beside the folder of databases.
+/// The file next to the data folder.
 const FILE: &str = "password";
 
-/// The password of the databases in a folder.
+/// Returns the password of the databases in a folder.
 pub(super) fn of(folder: &Path) -> anyhow::Result<String> {
     let file = folder.join(FILE);
     match fs::read_to_string(&file) {
@@ -32,7 +32,8 @@ pub(super) fn of(folder: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// The password as a file for `initdb`, which runs as the server's user. Gone when dropped.
+/// Writes the password to a file for `initdb`, which runs as the server's user. Deleted when
+/// dropped.
 pub(super) fn file(server: &Postgres) -> anyhow::Result<NamedTempFile> {
     let folder = server.data.parent().context("the databases are in a folder")?;
     // Only its owner may read it, from the start.
@@ -44,7 +45,7 @@ pub(super) fn file(server: &Postgres) -> anyhow::Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Has databases ask for the password that a release before has made without one.
+/// Makes databases created by an earlier release, which had no password, require it.
 pub(super) async fn required(server: &Postgres) -> anyhow::Result<()> {
     let file = server.data.join("pg_hba.conf");
     let rules = fs::read_to_string(&file).context("cannot read who may connect")?;
@@ -53,7 +54,7 @@ pub(super) async fn required(server: &Postgres) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut connection = PgConnection::connect(&server.url("postgres")).await?;
-    // Digits of ours; a statement like this takes no parameters.
+    // Contains only our own digits; such a statement takes no parameters.
     let alter =
         format!("set scram_iterations = 1; alter role postgres password '{}'", server.password);
     sqlx::raw_sql(sqlx::AssertSqlSafe(alter)).execute(&mut connection).await?;
@@ -61,7 +62,7 @@ pub(super) async fn required(server: &Postgres) -> anyhow::Result<()> {
         Some(rule) if trusts(&line) => format!("{rule}scram-sha-256\n"),
         _ => format!("{line}\n"),
     });
-    // In place: the file stays its owner's.
+    // Overwritten in place, so that the file keeps its owner.
     fs::write(&file, lines.collect::<String>()).context("cannot write who may connect")?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut connection).await?;
     connection.close().await?;

@@ -1,4 +1,4 @@
-//! One server for everybody in a process, as its tests are: a start takes longer than most of them.
+//! One server shared by all tests of a process, because a start takes longer than most of them.
 
 use std::sync::{Arc, Weak};
 
@@ -7,12 +7,12 @@ use tokio::sync::Mutex;
 use super::Postgres;
 
 impl Postgres {
-    /// The server that this process shares. Make a database of your own on it. It starts for the first
-    /// who asks, and is gone when the last one has dropped it; nothing outlives it, so no commit waits
-    /// for the disk.
+    /// Returns the server that this process shares. Create your own database on it. The first
+    /// caller starts it, and it ends when the last one drops it. Its data does not outlive it, so
+    /// commits do not wait for the disk.
     ///
     /// # Errors
-    /// When it does not start.
+    /// If it does not start.
     pub async fn shared() -> anyhow::Result<Arc<Self>> {
         static SERVER: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
         let mut shared = SERVER.lock().await;

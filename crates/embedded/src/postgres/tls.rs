@@ -1,4 +1,4 @@
-//! A certificate of the server's own, for clients that ask for TLS.
+//! The server's certificate, for clients that use TLS.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::{Builder, Postgres};
 
-/// What a server shows to its clients, as PEM.
+/// A certificate and its key, as PEM.
 #[derive(Clone)]
 pub(super) struct Certificate {
     certificate: String,
@@ -17,8 +17,8 @@ pub(super) struct Certificate {
 }
 
 impl Builder {
-    /// Offers TLS with this certificate and its private key, both as PEM. Clients that do not ask
-    /// for TLS are served without, as by default.
+    /// Offers TLS with this certificate and its private key, both as PEM. Clients without TLS are
+    /// still served, as by default.
     #[must_use]
     pub fn certificate(
         mut self,
@@ -32,8 +32,8 @@ impl Builder {
 }
 
 impl Certificate {
-    /// Writes both where a server with `ssl=on` looks for them: beside its data, the key readable by
-    /// the server alone, which it insists on.
+    /// Writes both where a server with `ssl=on` expects them: in its data folder. Only the server
+    /// may read the key, which Postgres requires.
     pub(super) fn write(&self, server: &Postgres) -> anyhow::Result<()> {
         for (name, pem) in [("server.crt", &self.certificate), ("server.key", &self.key)] {
             let path = server.data.join(name);

@@ -1,4 +1,5 @@
-//! What the kernel knows of parents and children: whose death a child follows, and who is whose.
+//! Parents and children as the kernel sees them: which death kills a child, and which children a
+//! process has.
 
 use std::{
     fs, io,
@@ -10,17 +11,17 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Has the kernel signal the child when its parent dies.
+/// Makes the kernel signal the child when its parent dies.
 #[cfg(target_os = "linux")]
 pub(super) fn die_with_parent(command: &mut std::process::Command, signal: Signal) {
     use rustix::process::{getpid, getppid, set_parent_process_death_signal};
     let parent = getpid();
     let set = move || {
         set_parent_process_death_signal(Some(signal))?;
-        // It may have died before the line above.
+        // The parent may have died before the line above.
         if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
-    // SAFETY: between fork and exec the closure makes system calls only: it takes no lock and
+    // SAFETY: between fork and exec the closure only makes system calls: it takes no lock and
     // allocates nothing.
     #[expect(unsafe_code, reason = "the only way to run code between fork and exec")]
     unsafe {
@@ -28,11 +29,11 @@ pub(super) fn die_with_parent(command: &mut std::process::Command, signal: Signa
     }
 }
 
-/// Elsewhere a child dies when its handle is dropped, but outlives a parent that is killed.
+/// On other systems a child dies when its handle is dropped, but outlives a parent that is killed.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn die_with_parent(_: &mut std::process::Command, _: Signal) {}
 
-/// Runs `spawn` on a thread that never ends: to the kernel a child's parent is the thread that
+/// Runs `spawn` on a thread that never ends: for the kernel a child's parent is the thread that
 /// forked it, and a runtime's threads come and go.
 pub(super) fn on_the_immortal_thread<T: Send + 'static>(
     spawn: impl FnOnce() -> T + Send + 'static,
@@ -59,19 +60,19 @@ pub(super) fn on_the_immortal_thread<T: Send + 'static>(
 pub(crate) fn signal_children(parent: u32, signal: Signal) {
     for pid in children_of(parent) {
         if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process(pid, signal);
         }
     }
 }
 
-/// The processes whose parent is `parent`, by `/proc`.
+/// Returns the processes whose parent is `parent`, from `/proc`.
 fn children_of(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-        // `pid (name) state ppid …`, where the name may hold anything.
+        // `pid (name) state ppid …`, where the name may contain anything.
         stat.is_ok_and(|stat| {
             let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
             after_name.split(' ').nth(1).and_then(|ppid| ppid.parse().ok()) == Some(parent)

@@ -1,4 +1,4 @@
-//! A child process that never outlives its parent, not even one that is killed.
+//! A child process that never outlives its parent, even if the parent is killed.
 
 mod family;
 
@@ -25,10 +25,10 @@ use crate::unprivileged::User;
 pub(crate) use family::signal_children;
 use family::{die_with_parent, on_the_immortal_thread};
 
-/// How many of a child's lines may wait to be read before the child is slowed down.
+/// How many lines of a child may wait to be read before the child blocks.
 const LINES: usize = 4096;
 
-/// What to run.
+/// A command to run.
 #[derive(Debug)]
 pub struct Command {
     inner: std::process::Command,
@@ -37,21 +37,21 @@ pub struct Command {
 }
 
 impl Command {
-    /// Runs this program, with this process's environment, and no input.
+    /// Runs this program with this process's environment, and without input.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut inner = std::process::Command::new(program);
-        // A group of its own: Ctrl-C in a terminal is for the parent, which stops its children in
-        // good order.
+        // In its own process group: Ctrl-C in a terminal reaches only the parent, which stops its
+        // children gracefully.
         inner.stdin(Stdio::null()).process_group(0);
         Self { inner, death_signal: Signal::KILL, piped: false }
     }
 
-    /// Runs this program as [`Self::new`] does, with each of its syncs to the disk so much slower.
-    /// Needs `strace` (5.3 or newer), which stays beside the program and ends with it.
+    /// Runs this program like [`Self::new`], with each of its syncs to disk slowed down by this
+    /// delay. Needs `strace` (5.3 or newer), which runs next to the program and ends with it.
     pub fn with_slow_syncs(program: impl AsRef<OsStr>, delay: Option<Duration>) -> Self {
         let Some(delay) = delay else { return Self::new(program) };
         let inject = format!("inject=fsync,fdatasync:delay_enter={}", delay.as_micros());
-        // As a grandchild, so that the program is the child here; only for the calls that are slowed.
+        // As a grandchild, so that the program is the child here. Traces only the slowed calls.
         let traced = ["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
         Self::new("strace")
             .args(traced)
@@ -66,7 +66,7 @@ impl Command {
         self
     }
 
-    /// Forgets this process's environment, so that the child has what is set after this alone.
+    /// Clears the environment, so that the child has only the variables that are set after this.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.inner.env_clear();
@@ -87,10 +87,10 @@ impl Command {
         self
     }
 
-    /// Appends what the child prints to a file.
+    /// Appends the child's output to a file.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// If the file cannot be written.
     pub fn log_to(mut self, path: &Path) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
@@ -98,8 +98,7 @@ impl Command {
         Ok(self)
     }
 
-    /// Makes what the child prints readable by [`Child::line`]. It must be read, or the child
-    /// waits.
+    /// Makes the child's output readable by [`Child::line`]. It must be read, or the child blocks.
     #[must_use]
     pub fn piped(mut self) -> Self {
         self.inner.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -114,7 +113,7 @@ impl Command {
         self
     }
 
-    /// Throws away what the child prints.
+    /// Discards the child's output.
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.inner.stdout(Stdio::null()).stderr(Stdio::null());
@@ -128,7 +127,7 @@ impl Command {
         self
     }
 
-    /// Runs as another user, for which this process must be root.
+    /// Runs as another user. This process must be root.
     #[must_use]
     pub(crate) fn user(mut self, user: Option<&User>) -> Self {
         if let Some(user) = user {
@@ -140,7 +139,7 @@ impl Command {
     /// Starts the child.
     ///
     /// # Errors
-    /// When the program cannot be run.
+    /// If the program cannot be run.
     pub fn spawn(mut self) -> anyhow::Result<Child> {
         die_with_parent(&mut self.inner, self.death_signal);
         let program: OsString = self.inner.get_program().to_owned();
@@ -168,13 +167,13 @@ pub struct Child {
 }
 
 impl Child {
-    /// The child's process id.
+    /// Returns the child's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// How the child ended, if it has.
+    /// Returns the child's exit status, if it has ended.
     #[must_use]
     pub fn exited(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
@@ -183,12 +182,12 @@ impl Child {
     /// Sends a signal, unless the child has ended.
     pub fn signal(&self, signal: Signal) {
         if self.exited().is_none() {
-            // It may end at this very moment, which is as good.
+            // It may end at this very moment, which is fine.
             let _ = kill_process(self.pid, signal);
         }
     }
 
-    /// Kills the child (SIGKILL) and waits for its end.
+    /// Kills the child (SIGKILL) and waits until it has ended.
     pub async fn kill(&mut self) -> ExitStatus {
         self.signal(Signal::KILL);
         self.wait().await
@@ -199,12 +198,12 @@ impl Child {
         self.signal(Signal::STOP);
     }
 
-    /// Thaws the child (SIGCONT).
+    /// Resumes the child (SIGCONT).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Asks the child to end with a signal, and kills it when it has not after `grace`.
+    /// Asks the child to end with a signal, and kills it after `grace`.
     pub async fn stop(&mut self, signal: Signal, grace: Duration) -> ExitStatus {
         self.signal(signal);
         match timeout(grace, self.wait()).await {
@@ -213,18 +212,18 @@ impl Child {
         }
     }
 
-    /// Waits for the child's end.
+    /// Waits until the child has ended.
     pub async fn wait(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
         let status = exit.wait_for(Option::is_some).await.map(|status| *status);
         match status {
             Ok(Some(status)) => status,
-            // The waiting thread never ends without a word.
+            // Unreachable: the waiting thread always reports an end.
             _ => std::future::pending().await,
         }
     }
 
-    /// The next line that a [piped](Command::piped) child prints; `None` at its end.
+    /// Returns the next line that a [piped](Command::piped) child prints; `None` at the end.
     pub async fn line(&mut self) -> Option<String> {
         self.lines.as_mut()?.recv().await
     }
@@ -232,13 +231,13 @@ impl Child {
     /// Writes a line to a child that was started [with an input](Command::with_input).
     ///
     /// # Errors
-    /// When it has none, or reads no more.
+    /// If it has none, or no longer reads it.
     pub fn write_line(&mut self, line: &str) -> io::Result<()> {
         let input = self.input.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         writeln!(input, "{line}")
     }
 
-    /// Takes the lines away, to be read elsewhere.
+    /// Takes the lines, to read them elsewhere.
     pub fn take_lines(&mut self) -> Option<mpsc::Receiver<String>> {
         self.lines.take()
     }
@@ -250,7 +249,7 @@ impl Drop for Child {
     }
 }
 
-/// Reads both outputs of a child, each on a thread of its own.
+/// Reads both outputs of a child, each on its own thread.
 fn read_lines(child: &mut std::process::Child) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(LINES);
     let outputs: [Option<Box<dyn io::Read + Send>>; 2] = [
@@ -261,7 +260,8 @@ fn read_lines(child: &mut std::process::Child) -> mpsc::Receiver<String> {
         let sender = sender.clone();
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Read on to the end all the same, so that the child never writes into nothing.
+                // Keeps reading to the end nevertheless, so that the child never writes to a closed
+                // pipe.
                 let _ = sender.blocking_send(line);
             }
         });

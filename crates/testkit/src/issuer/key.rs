@@ -19,25 +19,25 @@ pub struct Key {
     private: EncodingKey,
     /// Its `kid`.
     pub id: String,
-    /// The public half, as the issuer shows it.
+    /// The public half, as the issuer publishes it.
     pub jwk: Value,
 }
 
 #[allow(clippy::missing_panics_doc, reason = "a key that cannot be made is a fault of the test")]
 impl Key {
-    /// An RSA key, the same for all tests: it takes a while to make.
+    /// Returns an RSA key, the same for all tests, because generating one takes a while.
     pub fn rs256(id: &str) -> Self {
         static KEY: OnceLock<Vec<u8>> = OnceLock::new();
         let der = KEY.get_or_init(|| rsa_key(2_048));
         Self::new(id, Algorithm::RS256, EncodingKey::from_rsa_der(der))
     }
 
-    /// An RSA key that is too small to be secure.
+    /// Returns an RSA key that is too small to be secure.
     pub fn small_rs256(id: &str) -> Self {
         Self::new(id, Algorithm::RS256, EncodingKey::from_rsa_der(&rsa_key(1_024)))
     }
 
-    /// A new key on the curve P-256.
+    /// Returns a new P-256 key.
     pub fn es256(id: &str) -> Self {
         // PKCS #8 around a random number.
         let mut der =
@@ -49,7 +49,7 @@ impl Key {
         Self::new(id, Algorithm::ES256, EncodingKey::from_ec_der(&der))
     }
 
-    /// A new Ed25519 key.
+    /// Returns a new Ed25519 key.
     pub fn eddsa(id: &str) -> Self {
         Self::new(id, Algorithm::EdDSA, EncodingKey::from_ed_der(&seed_der(chance())))
     }
@@ -62,18 +62,18 @@ impl Key {
         Self { algorithm, private, id: id.to_owned(), jwk }
     }
 
-    /// The same key, shown with this member added or changed, or without it where it is null.
+    /// Returns the same key, published with this member added or changed, or removed if it is null.
     pub fn shown(self, member: &str, value: Value) -> Self {
         Self { jwk: but(self.jwk, member, value), ..self }
     }
 
-    /// A token with these claims that names this key.
+    /// Returns a token with these claims that names this key.
     pub fn sign(&self, claims: &Value) -> String {
         let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) };
         encode(&header, claims, &self.private).unwrap()
     }
 
-    /// The same without the key's name.
+    /// Returns the same token without the key's name.
     pub fn sign_unnamed(&self, claims: &Value) -> String {
         encode(&Header::new(self.algorithm), claims, &self.private).unwrap()
     }

@@ -1,4 +1,4 @@
-//! An issuer of tokens on this machine, which answers as well or as badly as a test wants.
+//! A token issuer on this machine, which behaves as well or as badly as a test wants.
 
 mod key;
 
@@ -33,7 +33,7 @@ pub const AUDIENCE: &str = "ticketing";
 /// How the issuer answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mood {
-    /// As it should.
+    /// Correctly.
     Well,
     /// With 500.
     Failing,
@@ -45,16 +45,16 @@ pub enum Mood {
     Redirecting,
     /// With the configuration of another issuer.
     Another,
-    /// With this address for its keys, which a service must not ask.
+    /// With this URL for its keys, which a service must not fetch.
     KeysElsewhere(&'static str),
     /// With this text for its keys.
     Text(String),
 }
 
-/// An issuer that runs. It ends when dropped.
+/// A running issuer. Dropping it ends it.
 #[derive(Debug)]
 pub struct Issuer {
-    /// Its name in tokens, and where it is.
+    /// Its `iss` in tokens, and its URL.
     pub url: String,
     shared: Arc<Mutex<Shared>>,
     server: JoinHandle<()>,
@@ -64,7 +64,7 @@ pub struct Issuer {
 struct Shared {
     keys: Vec<Value>,
     mood: Mood,
-    /// How often it was asked for its configuration, and for its keys.
+    /// How often its configuration and its keys were fetched.
     asked: (usize, usize),
 }
 
@@ -73,13 +73,13 @@ struct Shared {
     reason = "an issuer that does not start is a fault of the test"
 )]
 impl Issuer {
-    /// One that publishes these keys.
+    /// Starts an issuer that publishes these keys.
     pub async fn start(keys: &[&Key]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::on(listener, keys)
     }
 
-    /// The same on a listener: one that comes back has the address that it had.
+    /// The same on a given listener, so that an issuer can come back at its address.
     pub fn on(listener: TcpListener, keys: &[&Key]) -> Self {
         let url = format!("http://{}/realm", listener.local_addr().unwrap());
         let keys = keys.iter().map(|key| key.jwk.clone()).collect();
@@ -93,23 +93,23 @@ impl Issuer {
         Self { url, shared, server }
     }
 
-    /// Publishes these keys from now on, and no others.
+    /// Publishes only these keys from now on.
     pub fn has(&self, keys: &[&Key]) {
         self.shared.lock().unwrap().keys = keys.iter().map(|key| key.jwk.clone()).collect();
     }
 
-    /// Answers like this from now on.
+    /// Behaves like this from now on.
     pub fn is(&self, mood: Mood) {
         self.shared.lock().unwrap().mood = mood;
     }
 
-    /// How often it was asked for its configuration, and for its keys.
+    /// Returns how often its configuration and its keys were fetched.
     #[must_use]
     pub fn asked(&self) -> (usize, usize) {
         self.shared.lock().unwrap().asked
     }
 
-    /// Claims of this person that are right for a while.
+    /// Returns claims for this name that are valid for a while.
     #[must_use]
     pub fn claims(&self, name: &str) -> Value {
         issued_by(&self.url, name)
@@ -122,7 +122,7 @@ impl Drop for Issuer {
     }
 }
 
-/// Settings of a service that accepts the tokens of the issuer at this URL.
+/// Returns the settings of a service that accepts the tokens of the issuer at this URL.
 #[must_use]
 pub fn settings(url: &str) -> AuthSettings {
     AuthSettings {
@@ -133,13 +133,13 @@ pub fn settings(url: &str) -> AuthSettings {
     }
 }
 
-/// Claims of this person, by the issuer at this URL.
+/// Returns claims for this name, issued by the issuer at this URL.
 #[must_use]
 pub fn issued_by(url: &str, name: &str) -> Value {
     but(but(claims(name), "iss", json!(url)), "aud", json!([AUDIENCE, "account"]))
 }
 
-/// Keeps the issuer's keys up to date as a service does. Returns whether the service would be ready.
+/// Refreshes the issuer's keys as a service does. Returns the readiness.
 #[must_use]
 pub fn keep(auth: &Auth) -> Health {
     let health = Health::default();
@@ -188,7 +188,7 @@ async fn keys_now(State((url, shared)): State<Parts>) -> Response {
     }
 }
 
-/// Where no redirect should lead anybody.
+/// The target of the redirect, which must not be followed.
 async fn others(State((_, shared)): State<Parts>) -> Response {
     let keys = shared.lock().unwrap().keys.clone();
     Json(json!({ "keys": keys })).into_response()

@@ -1,5 +1,5 @@
-//! Runs schemathesis: it makes requests from an API's description, right ones and wrong ones, and checks
-//! every answer against it.
+//! Runs schemathesis, which generates valid and invalid requests from an API's description and
+//! checks every answer against it.
 
 use std::{path::Path, time::Duration};
 
@@ -7,16 +7,15 @@ use embedded::{process::Command, python, silent};
 use tokio::time::timeout;
 
 const NAME: &str = "schemathesis-4.32.5";
-/// Requests made up for each phase of an operation.
+/// How many requests to generate for each phase of an operation.
 const EXAMPLES: &str = "60";
-/// It takes about ten seconds.
+/// A run takes about ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Checks that it finds no fault with the API at this address, and tested all of its operations, of which there
-/// are so many.
+/// Checks that schemathesis tests all operations of the API at this address and finds no fault.
 ///
 /// # Panics
-/// When it finds a fault, cannot be installed, or does not end in time.
+/// If it finds a fault, cannot be installed, or does not end in time.
 pub async fn finds_no_fault(base: &str, operations: usize, arguments: &[&str]) {
     let tools = python::installed(NAME, include_str!("requirements.txt"), &silent()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
