@@ -1,6 +1,6 @@
-//! The periodic comparison: a relay asks what the group has acknowledged, then what the stream is, then
-//! which messages it holds; and marks in one transaction what the stream has lost. The stream may change
-//! between the questions.
+//! The periodic comparison. A relay reads what the group has acknowledged, then the stream's state,
+//! then its messages, and marks in one transaction what the stream has lost. The stream may change
+//! between these reads.
 
 use crate::{
     bounds::{Bounds, Mistake},
@@ -8,7 +8,7 @@ use crate::{
     stream::{Sequence, Stream},
 };
 
-/// What a stream says of itself.
+/// The state that a stream reports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// Its creation time.
@@ -19,7 +19,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Asks the stream.
+    /// Reads the stream's state.
     #[must_use]
     pub fn of(stream: &Stream) -> Self {
         let holes = stream.holes();
@@ -28,8 +28,8 @@ impl Seen {
 }
 
 impl Ledger {
-    /// Marks what the stream has lost. `floor` is what the group had acknowledged before the stream was
-    /// asked.
+    /// Marks what the stream has lost. `floor` is what the group had acknowledged before the
+    /// stream's state was read.
     pub fn compare(&mut self, bounds: &Bounds, stream: &Stream, seen: &Seen, floor: Sequence) {
         let known = self.cursor.created == Some(seen.created);
         if !known {
@@ -44,8 +44,8 @@ impl Ledger {
         } else {
             (others.map(|range| range.number).collect(), Vec::new())
         };
-        // What is acknowledged at a sequence is this ledger's message only if the stream has lost no end
-        // since, which the last confirmed message shows.
+        // An acknowledged sequence refers to this ledger's message only if the stream has not lost
+        // its end since, which the last confirmed message shows.
         let is_ours =
             known && (self.holds_last(bounds, stream) || bounds.has(Mistake::CreditsAcksUnseen));
         self.mark(&lost);
@@ -67,7 +67,8 @@ impl Ledger {
         }
     }
 
-    /// What the stream lost at its end, whether or not others have written there since.
+    /// Returns what the stream lost at its end, whether or not other messages were written there
+    /// since.
     fn tail_lost(&self, bounds: &Bounds, stream: &Stream, seen: &Seen) -> Vec<u8> {
         let shorter = seen.last < self.cursor.last;
         if shorter && bounds.has(Mistake::MarksByNumbers) {
@@ -81,12 +82,13 @@ impl Ledger {
         Vec::new()
     }
 
-    /// What was removed from the stream and the group may not have had. A range that is marked twice goes
-    /// out twice, which harms nobody.
+    /// Returns what was removed from the stream and the group may not have had. A range that is
+    /// marked twice is republished twice, which is harmless.
     fn removed(&self, bounds: &Bounds, seen: &Seen) -> Vec<u8> {
         let acknowledged = self.cursor.acknowledged;
         let risen = seen.first > self.cursor.first;
-        // Their number alone may stay the same: some go with the stream's beginning, others come.
+        // Their number alone may stay the same: some disappear with the stream's beginning, others
+        // appear.
         let pierced = risen || Some(number_of(&seen.holes)) != self.cursor.holes;
         let is_removed = |range: &&Range| {
             let covers =

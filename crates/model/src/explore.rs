@@ -1,24 +1,24 @@
-//! Explores a model to its end, and tells what it found as a story.
+//! Explores a model completely, and reports counterexamples as a list of steps.
 
 use std::fmt::{Debug, Write};
 use std::hash::Hash;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-/// A model whose steps can be told.
+/// A model whose steps can be described.
 pub trait Told: Model {
-    /// What a step does in this state.
+    /// Describes what a step does in this state.
     fn tell(&self, state: &Self::State, step: &Self::Action) -> String;
 }
 
-/// What an exploration found.
+/// The result of an exploration.
 #[derive(Debug)]
 pub struct Explored {
-    /// How many different states there are.
+    /// The number of distinct states.
     pub states: usize,
     /// The properties that do not hold, each with the steps that show it.
     pub broken: Vec<(&'static str, String)>,
-    /// The properties that should hold somewhere, and nowhere do.
+    /// The properties that should hold in some state, but hold in none.
     pub never: Vec<&'static str>,
 }
 
@@ -30,11 +30,11 @@ where
     M::Action: Clone + Debug + PartialEq + 'static,
 {
     let checker = model.clone().checker().finish_when(HasDiscoveries::AnyFailures);
-    // Depth first takes the least memory.
+    // Depth-first takes the least memory.
     report(&model, &checker.spawn_dfs().join())
 }
 
-/// Visits states by their distance from the beginning, until one shows that a property does not hold.
+/// Visits states breadth-first, until one violates a property.
 pub fn find<M>(model: M) -> Explored
 where
     M: Told + Clone + Send + Sync + 'static,

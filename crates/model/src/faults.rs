@@ -1,4 +1,4 @@
-//! What may go wrong, and what becomes of the system then.
+//! The faults, and their effects on the system.
 
 use crate::{
     bounds::Bounds,
@@ -7,36 +7,36 @@ use crate::{
     system::{Step, System},
 };
 
-/// Who publishes what no relay does.
+/// The publisher of messages that come from no relay.
 const SOMEBODY_ELSE: u8 = u8::MAX;
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// A relay is killed.
     Kill(usize),
     /// A relay is frozen, and loses its session.
     Freeze(usize),
-    /// A batch's answer is lost; it was stored, or not.
+    /// A batch's answer is lost. The flag tells whether it was stored.
     Unknown(usize, bool),
     /// The duplicate window forgets an id.
     Forget(MessageId),
-    /// The stream loses what is above a sequence.
+    /// The stream loses everything above a sequence.
     LoseTail(Sequence),
-    /// The stream is lost and made anew.
+    /// The stream is lost and recreated.
     Wipe,
     /// All messages are purged.
     Purge,
     /// A message is deleted.
     Delete(Sequence),
-    /// Somebody else publishes.
+    /// Another client publishes.
     Others,
     /// The members of the group die.
     MembersDie,
 }
 
 impl System {
-    /// The faults that may happen now.
+    /// Lists the faults that may happen now.
     pub(crate) fn faults(&self, steps: &mut Vec<Step>) {
         let mut may = |left: u8, fault: Fault| {
             if left > 0 {
@@ -46,7 +46,7 @@ impl System {
         let left = &self.left;
         if let Some(holder) = self.lock {
             may(left.kill, Fault::Kill(holder));
-            // One that holds nothing in its hands wakes to find its session gone: as if killed.
+            // An idle relay that freezes wakes up without its session, as if it had been killed.
             if matches!(
                 self.relays[holder],
                 Relay::Publishes(_) | Relay::Looks(_) | Relay::Commits(..)
@@ -73,7 +73,7 @@ impl System {
         may(left.members_die, Fault::MembersDie);
     }
 
-    /// A fault happens.
+    /// Applies a fault.
     pub(crate) fn fail(&mut self, bounds: &Bounds, fault: Fault) {
         let left = &mut self.left;
         match fault {

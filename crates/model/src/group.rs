@@ -1,6 +1,6 @@
-//! A queue group: its consumer, and its members with their database. Any member may be given any
-//! message that is not acknowledged, at any time and again; which one makes no difference, so the
-//! model does not say.
+//! A queue group: its consumer, and its members with their database. Any member may get any
+//! unacknowledged message, at any time and repeatedly. Which member makes no difference, so the
+//! model does not distinguish them.
 
 use crate::{
     bounds::{Bounds, Mistake},
@@ -11,16 +11,16 @@ use crate::{
 /// Sequences, one bit each.
 type Sequences = u16;
 
-/// The consumer, and what its members have made of the events.
+/// The consumer, and the members' progress.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group {
-    /// What the consumer does not deliver any more: acknowledged, or removed.
+    /// Sequences that the consumer no longer delivers: acknowledged, or removed.
     passed: Sequences,
-    /// What members have committed, or found in the inbox, and not acknowledged yet.
+    /// Sequences that members have committed or found in the inbox, but not acknowledged yet.
     to_acknowledge: Sequences,
-    /// What members hold acknowledged, and have not committed. Of a mistake.
+    /// Events that members have acknowledged but not committed. Only with a mistake.
     acknowledged_first: Vec<Event>,
-    /// The inbox: the events that were claimed.
+    /// The inbox: the claimed events.
     inbox: u8,
     /// How often each event was applied.
     pub applied: Vec<u8>,
@@ -35,7 +35,7 @@ fn up_to(sequence: Sequence) -> Sequences {
 }
 
 impl Group {
-    /// A group that has had nothing.
+    /// A group that has received nothing.
     #[must_use]
     pub fn new(events: usize) -> Self {
         Self {
@@ -47,19 +47,19 @@ impl Group {
         }
     }
 
-    /// The sequence up to which everything is acknowledged, or gone.
+    /// Returns the sequence up to which everything is acknowledged or gone.
     #[must_use]
     pub fn floor(&self) -> Sequence {
         u8::try_from(self.passed.trailing_ones()).unwrap_or(Sequence::MAX)
     }
 
-    /// Whether the consumer has this message to deliver.
+    /// Returns whether the consumer can deliver this message.
     #[must_use]
     pub fn awaits(&self, sequence: Sequence) -> bool {
         self.passed & bit(sequence) == 0
     }
 
-    /// Whether a member has an ack to send.
+    /// Returns whether a member has an ack to send.
     #[must_use]
     pub fn owes(&self, sequence: Sequence) -> bool {
         self.to_acknowledge & bit(sequence) != 0
@@ -76,12 +76,12 @@ impl Group {
         if bounds.faults.members_die > 0 {
             self.to_acknowledge |= bit(sequence);
         } else {
-            // Nothing can come between the commit and the ack.
+            // If members cannot die, nothing can happen between the commit and the ack.
             self.passed |= bit(sequence);
         }
     }
 
-    /// What a member that acknowledged first commits afterwards.
+    /// Commits what a member acknowledged first.
     pub fn commit_late(&mut self, bounds: &Bounds) {
         if let Some(event) = self.acknowledged_first.pop() {
             self.commit(bounds, event);
@@ -95,7 +95,7 @@ impl Group {
         }
     }
 
-    /// The server takes an ack. It knows the message by its sequence alone.
+    /// The server processes an ack. It identifies the message only by its sequence.
     pub fn acknowledge(&mut self, stream: &Stream, sequence: Sequence) {
         self.to_acknowledge &= !bit(sequence);
         if sequence <= stream.last() {
@@ -103,18 +103,18 @@ impl Group {
         }
     }
 
-    /// The message is gone, or of no concern to this group.
+    /// Skips a message that is gone or not meant for this group.
     pub fn pass(&mut self, sequence: Sequence) {
         self.passed |= bit(sequence);
     }
 
-    /// All members die: whatever they held is given to others.
+    /// All members die: their events go to others.
     pub fn members_die(&mut self) {
         self.to_acknowledge = 0;
         self.acknowledged_first.clear();
     }
 
-    /// The stream has come back without what is above a sequence.
+    /// The stream has come back without everything above a sequence.
     pub fn tail_lost(&mut self, bounds: &Bounds, above: Sequence) {
         if !bounds.has(Mistake::ConsumerStaysAhead) {
             self.passed &= up_to(above);
@@ -122,13 +122,13 @@ impl Group {
         self.restarted(bounds);
     }
 
-    /// The stream was made anew, and the consumer with it.
+    /// The stream was recreated, and the consumer with it.
     pub fn wiped(&mut self, bounds: &Bounds) {
         self.passed = 0;
         self.restarted(bounds);
     }
 
-    /// Connections were lost: members drop the acks that they owe.
+    /// Connections were lost: members drop their unsent acks.
     fn restarted(&mut self, bounds: &Bounds) {
         if !bounds.has(Mistake::AcksAfterARestart) {
             self.to_acknowledge = 0;

@@ -1,6 +1,7 @@
-//! The lease on a client id, and two processes that both have that id. The lease tells a person that a
-//! process was started twice. It cannot keep two from running, as one that was frozen wakes up believing
-//! that it holds the key; and it need not, as the inbox keeps an event from being applied twice.
+//! The lease on a client id, and two processes with that id. The lease tells an operator that a
+//! process was started twice. It cannot keep two from running, because a frozen one wakes up
+//! believing that it holds the key. It need not either, because the inbox keeps an event from being
+//! applied twice.
 
 use stateright::{Model, Property};
 
@@ -9,25 +10,25 @@ use crate::explore::Told;
 /// How many processes have the one client id.
 const PROCESSES: usize = 2;
 
-/// A model of the lease. Whether the inbox is there makes the difference.
+/// A model of the lease, with or without the inbox.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
     /// Whether a member's transaction claims the event in the inbox.
     pub inbox: bool,
 }
 
-/// What a process does.
+/// The state of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Process {
     /// Has not started.
     New,
     /// Holds the lease, or believes so, and waits for events.
     Runs,
-    /// Was given the event, and is in its transaction.
+    /// Has received the event, and is in its transaction.
     Works,
     /// Has committed, and not acknowledged yet.
     Committed,
-    /// Was turned away, or has found that it lost the lease.
+    /// Was refused, or has noticed that it lost the lease.
     Ended,
 }
 
@@ -36,23 +37,23 @@ pub enum Process {
 pub struct State {
     processes: [Process; PROCESSES],
     frozen: [bool; PROCESSES],
-    /// Who holds the key.
+    /// The process that holds the key.
     key: Option<usize>,
-    /// Whose open transaction has claimed the event. Another one waits for its end.
+    /// The process whose open transaction has claimed the event. Another one waits for its end.
     claim: Option<usize>,
     in_inbox: bool,
     acknowledged: bool,
     applied: u8,
 }
 
-/// A step of a process, or of what befalls it.
+/// A step of a process, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It takes the key, or takes it from a holder that does not answer, or is turned away.
+    /// It takes the key, possibly from a holder that does not answer, or is refused.
     Start(usize),
-    /// It renews the lease, and ends if that is another's.
+    /// It renews the lease, and ends if another process has it.
     Renew(usize),
-    /// It is given the event, and claims it.
+    /// It receives the event, and claims it.
     Take(usize),
     /// It commits.
     Commit(usize),
@@ -60,7 +61,7 @@ pub enum Step {
     Acknowledge(usize),
     /// It freezes. The database ends a transaction that is idle.
     Freeze(usize),
-    /// It goes on.
+    /// It continues.
     Wake(usize),
     /// The key was not renewed in time.
     Expire,

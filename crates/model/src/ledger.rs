@@ -1,4 +1,4 @@
-//! What the database knows of a stream: the cursor, and where the events went. It is written by the
+//! The database's knowledge of a stream: the cursor, and where the events went. Written by the
 //! relay whose session holds the lock, one transaction at a time.
 
 use crate::{
@@ -7,45 +7,45 @@ use crate::{
     stream::{Message, Sequence, Stream},
 };
 
-/// How far a stream has been published, and what is known of it.
+/// How far a stream has been published, and its last known state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// Everything visible in it has been published.
     pub done: Snapshot,
-    /// The snapshot that is being worked off.
+    /// The snapshot that is being published in pages.
     pub target: Option<Snapshot>,
-    /// The event of `target` to go on with.
+    /// The event of `target` to continue with.
     pub at: Event,
     /// The stream's creation time.
     pub created: Option<u8>,
-    /// The last sequence that it confirmed, and the message there.
+    /// The last sequence that the stream confirmed.
     pub last: Sequence,
-    /// Not known after some mistakes.
+    /// The message there. Unknown after some mistakes.
     pub last_message: Option<Message>,
     /// Its first sequence, when last compared.
     pub first: Sequence,
-    /// Its number of holes, when last compared. `None` when that says nothing any more.
+    /// Its number of holes, when last compared. `None` if that is no longer meaningful.
     pub holes: Option<u8>,
-    /// The sequence up to which the group was seen to have acknowledged.
+    /// The sequence up to which the group had acknowledged, as last seen.
     pub acknowledged: Sequence,
 }
 
 /// Where a page of events went.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Range {
-    /// Names the range.
+    /// The range's number.
     pub number: u8,
-    /// Which incarnation of the stream.
+    /// The incarnation of the stream.
     pub created: u8,
-    /// Its first sequence there.
+    /// Its first sequence in the stream.
     pub first: Sequence,
-    /// Its last one.
+    /// Its last sequence.
     pub last: Sequence,
-    /// The message at the last one.
+    /// The message at the last sequence.
     pub last_message: Message,
-    /// Which events.
+    /// The events.
     pub span: Span,
-    /// Whether they have to be published again.
+    /// Whether they have to be republished.
     pub lost: bool,
 }
 
@@ -54,18 +54,18 @@ pub struct Range {
 pub struct Ledger {
     /// How far it has been published.
     pub cursor: Cursor,
-    /// Where that went.
+    /// Where the published events went.
     pub ranges: Vec<Range>,
 }
 
 impl Ledger {
-    /// Whether a range has to be published again.
+    /// Returns whether a range has to be republished.
     #[must_use]
     pub fn has_lost(&self) -> bool {
         self.ranges.iter().any(|range| range.lost)
     }
 
-    /// The number of the next range.
+    /// Returns the number of the next range.
     #[must_use]
     pub fn next_number(&self) -> u8 {
         self.ranges.iter().map(|range| range.number + 1).max().unwrap_or_default()
@@ -78,7 +78,7 @@ impl Ledger {
         }
     }
 
-    /// Sets the last confirmed message to that of the newest range which is not lost.
+    /// Sets the last confirmed message to that of the newest range that is not lost.
     pub fn set_last(&mut self) {
         let created = self.cursor.created;
         let kept = self.ranges.iter().filter(|range| !range.lost && Some(range.created) == created);
@@ -87,9 +87,10 @@ impl Ledger {
         self.cursor.last_message = newest.map(|range| range.last_message);
     }
 
-    /// The ranges of the verified incarnation that the stream, whose last sequence is `end`, does not
-    /// hold: from the newest one back to one whose last message is where it was stored. What was removed
-    /// tells nothing, and is passed over; the first sequence and the holes tell of that.
+    /// Returns the ranges of the verified incarnation that the stream, whose last sequence is
+    /// `end`, does not hold: from the newest one back to one whose last message is where it was
+    /// stored. Removed messages reveal nothing and are skipped; the first sequence and the holes
+    /// cover them.
     #[must_use]
     pub fn missing(&self, bounds: &Bounds, stream: &Stream, created: u8, end: Sequence) -> Vec<u8> {
         let mut ranges: Vec<&Range> =
@@ -109,7 +110,8 @@ impl Ledger {
         missing
     }
 
-    /// Whether the stream holds the last confirmed message. If not, the ranges tell what is missing.
+    /// Returns whether the stream holds the last confirmed message. If not, the ranges tell what is
+    /// missing.
     #[must_use]
     pub fn holds_last(&self, bounds: &Bounds, stream: &Stream) -> bool {
         self.cursor.last_message.is_none_or(|expected| {
@@ -118,7 +120,7 @@ impl Ledger {
     }
 }
 
-/// Whether a message is the one that was stored.
+/// Returns whether a message is the one that was stored.
 fn same(bounds: &Bounds, message: Message, expected: Message) -> bool {
     if bounds.has(Mistake::KnowsMessagesByTheirEvent) {
         return message.event == expected.event;

@@ -1,16 +1,16 @@
-//! The outbox: an append-only log, whose rows become visible in the order of their commits.
+//! The outbox: an append-only log whose rows become visible in commit order.
 
 use crate::bounds::Bounds;
 
-/// An event, by its place in the log. A place is a transaction's number and a position; as a
-/// transaction's rows follow each other, one number stands for both.
+/// An event, by its place in the log. A place is a transaction's number and a position. A
+/// transaction's rows are consecutive, so one number stands for both.
 pub type Event = u8;
 
-/// Which transactions had ended when a snapshot was taken, one bit each: what a `pg_snapshot` says by
-/// its `xmin`, its `xmax`, and its list of those in progress.
+/// The transactions that had ended when a snapshot was taken, one bit each: what a `pg_snapshot`
+/// expresses by its `xmin`, its `xmax`, and its list of transactions in progress.
 pub type Snapshot = u8;
 
-/// What has become of a transaction. Its number is its index.
+/// The state of a transaction. Its number is its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transaction {
     /// Has no number yet.
@@ -19,16 +19,16 @@ pub enum Transaction {
     Open,
     /// Its rows are visible.
     Committed,
-    /// Its rows never will be.
+    /// Its rows will never be visible.
     Aborted,
 }
 
 /// A part of the log: visible in `target`, not in `done`, and between two places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// The snapshot before.
+    /// The previous snapshot.
     pub done: Snapshot,
-    /// The snapshot being worked off.
+    /// The snapshot that is being published.
     pub target: Snapshot,
     /// The first event.
     pub from: Event,
@@ -36,7 +36,7 @@ pub struct Span {
     pub to: Event,
 }
 
-/// The snapshot that would be taken now.
+/// Returns the snapshot that would be taken now.
 #[must_use]
 pub fn snapshot(transactions: &[Transaction]) -> Snapshot {
     let ended = |transaction: &Transaction| {
@@ -46,7 +46,7 @@ pub fn snapshot(transactions: &[Transaction]) -> Snapshot {
     bits.fold(0, |snapshot, (number, _)| snapshot | 1 << number)
 }
 
-/// The first events of a span, at most a page of them, and whether there may be more.
+/// Returns the first events of a span, at most a page of them, and whether there may be more.
 #[must_use]
 pub fn page(bounds: &Bounds, transactions: &[Transaction], span: Span) -> (Vec<Event>, bool) {
     let is_in = |transaction: u8| {

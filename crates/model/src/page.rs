@@ -1,5 +1,6 @@
-//! A page of events: a relay takes a page of the log, publishes it, looks at what the stream holds, and moves the cursor
-//! on in one transaction. Each function is one step; anything may happen between two.
+//! A page of events. A relay takes a page of the log, publishes it, checks what the stream holds,
+//! and moves the cursor in one transaction. Each function is one step; anything may happen between
+//! two.
 
 use std::fmt;
 
@@ -11,10 +12,10 @@ use crate::{
     stream::{Ack, Message, MessageId, Sequence, Stream},
 };
 
-/// A page of events on its way.
+/// A page of events that is being published.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Page {
-    /// The range that is published again. `None`: the events are new.
+    /// The range that is being republished. `None`: the events are new.
     again: Option<u8>,
     events: Vec<Event>,
     span: Span,
@@ -23,12 +24,12 @@ pub struct Page {
     created: u8,
     /// The relay's session.
     by: u8,
-    /// Whether the events go out one by one.
+    /// Whether the events are published one by one.
     single: bool,
     acks: Vec<Ack>,
 }
 
-/// What the acks and a look at the stream say.
+/// The result of the acks and of a check of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Findings {
     first: Sequence,
@@ -42,7 +43,7 @@ pub struct Findings {
     lost: Vec<u8>,
 }
 
-/// What a page is taken from.
+/// The source of a page.
 #[derive(Debug)]
 pub struct Source<'a> {
     /// The bounds of the model.
@@ -56,8 +57,8 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Takes the next page of new events. At the end of a snapshot there is none, and the cursor moves
-    /// on by itself.
+    /// Takes the next page of new events. At the end of a snapshot there is none, and the cursor
+    /// simply advances.
     pub fn take_new(&self, ledger: &mut Ledger) -> Option<Page> {
         let cursor = &mut ledger.cursor;
         let now = log::snapshot(self.transactions);
@@ -76,7 +77,7 @@ impl Source<'_> {
         page
     }
 
-    /// Takes a page of the oldest range that was lost.
+    /// Takes a page of the oldest lost range.
     pub fn take_lost(&self, ledger: &mut Ledger) -> Option<Page> {
         let lost = ledger.ranges.iter().filter(|range| range.lost).min_by_key(|r| r.number)?;
         let (number, span) = (lost.number, lost.span);
@@ -115,7 +116,7 @@ impl Page {
         }
     }
 
-    /// Whether the next step is an atomic batch. A batch with an id that is remembered is refused.
+    /// Returns whether the next step is an atomic batch. A batch with a remembered id is rejected.
     fn is_batch(&self, bounds: &Bounds, stream: &Stream) -> bool {
         let remembered =
             |event: &Event| self.id(bounds, *event).is_some_and(|id| stream.remembers(id));
@@ -127,7 +128,7 @@ impl Page {
         events.iter().map(|event| stream.publish(message(event), self.id(bounds, *event))).collect()
     }
 
-    /// Publishes all events as a batch, or the next one. `true` when all are acknowledged.
+    /// Publishes all events as a batch, or the next one. Returns `true` when all are acknowledged.
     pub fn publish(&mut self, bounds: &Bounds, stream: &mut Stream) -> bool {
         let next = if self.is_batch(bounds, stream) {
             0..self.events.len()
@@ -140,8 +141,8 @@ impl Page {
         self.acks.len() == self.events.len()
     }
 
-    /// Publishes a batch of which nobody knows what came of it. The events go out again, one by one.
-    /// `false` if it is no batch.
+    /// Publishes a batch whose outcome is unknown. The events are published again, one by one.
+    /// Returns `false` if it is not a batch.
     pub fn publish_unknown(&mut self, bounds: &Bounds, stream: &mut Stream, stored: bool) -> bool {
         if !self.is_batch(bounds, stream) {
             return false;
@@ -153,9 +154,9 @@ impl Page {
         true
     }
 
-    /// After the acks, before the commit: is each event where it was stored, and is the last confirmed
-    /// message where it was? Whatever the stream loses after this look, it loses this page
-    /// with it, and the next look finds that.
+    /// After the acks, before the commit: is each event where it was stored, and is the last
+    /// confirmed message where it was? A later loss of the stream includes this page, and the next
+    /// check finds it.
     pub fn look(&self, bounds: &Bounds, ledger: &Ledger, stream: &Stream) -> Findings {
         let same_incarnation = ledger.cursor.created == Some(self.created);
         let one_by_one = self.single && self.events.len() > 1;
@@ -168,7 +169,8 @@ impl Page {
                 message = there.unwrap_or(message);
             } else {
                 truncated |= same_incarnation && ack.sequence <= ledger.cursor.last;
-                // Between two single messages, the stream may lose the first. Of a batch it has all.
+                // Between two single messages, the stream may lose the first. It has all of a
+                // batch.
                 incomplete |= one_by_one
                     && there != Some(message)
                     && !bounds.has(Mistake::BelievesSingleAcks);
@@ -191,8 +193,8 @@ impl Page {
         Findings { first, last, last_message, incomplete, truncated, lost }
     }
 
-    /// The one transaction after the acks: the cursor moves on, the range is recorded, and what the
-    /// stream has lost is marked. Returns what the relay does next.
+    /// The single transaction after the acks: moves the cursor, records the range, and marks what
+    /// the stream has lost. Returns what the relay does next.
     pub fn commit(
         self,
         bounds: &Bounds,
@@ -218,7 +220,7 @@ impl Page {
         ledger.ranges.push(range);
         let cursor = &mut ledger.cursor;
         cursor.created = Some(created);
-        // Where this page is, there was nothing when it was published.
+        // The sequences of this page were empty when it was published.
         if !bounds.has(Mistake::KeepsTheAcknowledged) {
             cursor.acknowledged = cursor.acknowledged.min(found.first - 1);
         }
@@ -241,7 +243,7 @@ impl Page {
         Relay::Ready { created: verified }
     }
 
-    /// Moves the cursor past a new page, or the lost range past one that was published again.
+    /// Moves the cursor past a new page, or the lost range past a republished one.
     fn move_on(&self, bounds: &Bounds, ledger: &mut Ledger, end: Event) {
         let cursor = &mut ledger.cursor;
         match self.again {

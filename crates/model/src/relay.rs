@@ -1,4 +1,4 @@
-//! A relay, step by step: anything may happen between two.
+//! A relay, step by step. Anything may happen between two steps.
 
 use crate::{
     bounds::{Bounds, Mistake},
@@ -8,23 +8,23 @@ use crate::{
     system::System,
 };
 
-/// What a relay is about to do.
+/// The state of a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Relay {
     /// It has no session, or does not hold the lock, and does nothing.
     Waits,
-    /// It holds the lock, and knows nothing of the stream.
+    /// It holds the lock, and knows nothing about the stream.
     Begins,
-    /// It has asked what the group has acknowledged, and asks the stream next.
+    /// It has read what the group has acknowledged, and reads the stream's state next.
     Asks {
         /// What the group has acknowledged.
         floor: Sequence,
     },
-    /// It has asked the stream, and looks at messages next.
+    /// It has read the stream's state, and checks messages next.
     Compares {
         /// What the group had acknowledged.
         floor: Sequence,
-        /// What the stream said.
+        /// The stream's state.
         seen: Seen,
     },
     /// It has verified the stream.
@@ -32,13 +32,13 @@ pub enum Relay {
         /// The creation time that it verified.
         created: u8,
     },
-    /// It publishes.
+    /// It publishes a page.
     Publishes(Page),
-    /// Every event of the page is acknowledged. It looks at what the stream holds.
+    /// Every event of the page is acknowledged. It checks the stream next.
     Looks(Page),
     /// It is about to commit.
     Commits(Page, Findings),
-    /// It has committed, and has something left to write. Of a mistake.
+    /// It has committed, and has something left to write. Only with a mistake.
     WritesLater {
         /// The creation time that it verified.
         created: u8,
@@ -48,7 +48,7 @@ pub enum Relay {
 }
 
 impl System {
-    /// A relay does what is next for it.
+    /// Performs a relay's next step.
     pub(crate) fn relay(&mut self, bounds: &Bounds, relay: usize) {
         let has_lock = self.lock == Some(relay);
         let may_write = has_lock || bounds.has(Mistake::CommitsWithoutTheLock);
@@ -94,7 +94,7 @@ impl System {
                 self.ledger.set_last();
                 Relay::Ready { created }
             }
-            // Without its session, it cannot go on.
+            // It cannot continue without its session.
             Relay::Waits | Relay::Looks(_) | Relay::Commits(..) => Relay::Waits,
         };
         if !has_lock

@@ -1,4 +1,4 @@
-//! All parts together: what may happen next, and what must hold.
+//! The whole system: the possible steps, and the properties that must hold.
 
 use stateright::{Model, Property};
 
@@ -17,22 +17,22 @@ use crate::{
 /// How many relays there are. One waits for the other's lock.
 const RELAYS: usize = 2;
 
-/// The whole system at one moment.
+/// The state of the whole system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct System {
     /// The outbox.
     pub transactions: Vec<Transaction>,
-    /// What the database knows of the stream.
+    /// The database's knowledge of the stream.
     pub ledger: Ledger,
-    /// Which relay's session holds the lock.
+    /// The relay whose session holds the lock.
     pub lock: Option<usize>,
     /// The relays.
     pub relays: [Relay; RELAYS],
-    /// How many sessions have held the lock. The last one's number names who publishes.
+    /// How many sessions have held the lock. The last one's number identifies the publisher.
     pub sessions: u8,
     /// The stream.
     pub stream: Stream,
-    /// Who listens.
+    /// The queue group.
     pub group: Group,
     /// The faults that may still happen.
     pub left: Faults,
@@ -47,11 +47,11 @@ pub enum Step {
     Commit(usize),
     /// A transaction is rolled back.
     Abort(usize),
-    /// A relay does what is next for it.
+    /// A relay performs its next step.
     Relay(usize),
-    /// A relay that has nothing in hand begins to compare the stream.
+    /// An idle relay begins to compare the stream.
     Compare(usize),
-    /// A relay that has nothing in hand takes a page of what was lost.
+    /// An idle relay takes a page of a lost range.
     Refill(usize),
     /// A member applies the message at a sequence.
     Apply(Sequence),
@@ -84,7 +84,7 @@ impl Model for Bounds {
 
     fn actions(&self, system: &System, steps: &mut Vec<Step>) {
         system.progress(steps);
-        // What nobody may count on: a transaction may stay open, and who is frozen may stay so.
+        // Nobody may rely on it: a transaction may stay open, and a frozen relay may stay frozen.
         if system.transactions.contains(&Transaction::Waits) {
             steps.push(Step::Begin);
         }
@@ -147,18 +147,18 @@ impl System {
             .all(|event| self.group.applied[event] > 0 || !self.committed(bounds, event))
     }
 
-    /// Whether some step that is bound to be taken would change anything.
+    /// Returns whether a guaranteed step would change anything.
     fn has_something_to_do(&self, bounds: &Bounds) -> bool {
         let mut steps = Vec::new();
         self.progress(&mut steps);
         steps.into_iter().any(|step| bounds.next_state(self, step).is_some())
     }
 
-    /// The steps that are bound to be taken as long as they change anything.
+    /// The steps that are guaranteed to happen as long as they change anything.
     fn progress(&self, steps: &mut Vec<Step>) {
         match self.lock {
             None => {
-                // Relays that wait are all the same. If none does, those that are frozen wake up.
+                // Waiting relays are interchangeable. If none waits, frozen ones wake up.
                 match self.relays.iter().position(|relay| *relay == Relay::Waits) {
                     Some(relay) => steps.push(Step::Relay(relay)),
                     None => steps.extend((0..RELAYS).map(Step::Relay)),
@@ -219,7 +219,8 @@ impl System {
         }
     }
 
-    /// What the group has acknowledged. It matters only where something is removed from the stream.
+    /// Returns what the group has acknowledged. It matters only if something is removed from the
+    /// stream.
     pub(crate) fn floor(&self, bounds: &Bounds) -> Sequence {
         if bounds.faults.purge + bounds.faults.delete == 0 { 0 } else { self.group.floor() }
     }

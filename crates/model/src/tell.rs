@@ -1,4 +1,4 @@
-//! Tells the steps of the protocol's model in words.
+//! Describes the protocol's steps in words.
 
 use crate::{
     bounds::Bounds,
@@ -22,7 +22,7 @@ impl Told for Bounds {
             Step::Compare(relay) => {
                 format!("relay {relay} asks what the group has acknowledged")
             }
-            Step::Refill(relay) => format!("relay {relay} takes a page of what was lost"),
+            Step::Refill(relay) => format!("relay {relay} takes a page of a lost range"),
             Step::Apply(sequence) => format!("a member commits {}", at(sequence)),
             Step::Acknowledge(sequence) => format!("an ack of {} arrives", at(sequence)),
             Step::CommitLate => "a member that acknowledged before commits".to_owned(),
@@ -33,28 +33,28 @@ impl Told for Bounds {
                     format!("FAULT: relay {relay} gets no answer to its batch (stored: {stored})")
                 }
                 Fault::Forget((event, _)) => format!("FAULT: the window forgets event {event}"),
-                Fault::LoseTail(kept) => format!("FAULT: the stream loses what is above {kept}"),
-                Fault::Wipe => "FAULT: the stream is lost and made anew".to_owned(),
+                Fault::LoseTail(kept) => format!("FAULT: the stream loses everything above {kept}"),
+                Fault::Wipe => "FAULT: the stream is lost and recreated".to_owned(),
                 Fault::Purge => "FAULT: the stream is purged".to_owned(),
                 Fault::Delete(sequence) => format!("FAULT: deleted: {}", at(sequence)),
-                Fault::Others => "FAULT: somebody else publishes".to_owned(),
+                Fault::Others => "FAULT: another client publishes".to_owned(),
                 Fault::MembersDie => "FAULT: the group's members die".to_owned(),
             },
         }
     }
 }
 
-/// What is next for a relay.
+/// Describes a relay's next step.
 fn next(relay: &Relay) -> String {
     match relay {
         Relay::Waits => "takes the lock".to_owned(),
         Relay::Begins => "asks what the group has acknowledged".to_owned(),
-        Relay::Asks { .. } => "asks what the stream has".to_owned(),
+        Relay::Asks { .. } => "reads the stream's state".to_owned(),
         Relay::Compares { .. } => "compares, and commits what it found".to_owned(),
         Relay::Ready { .. } => "takes a page of new events".to_owned(),
         Relay::Publishes(page) => format!("publishes of {page}"),
-        Relay::Looks(page) => format!("has all acks of {page}, and looks at the stream"),
+        Relay::Looks(page) => format!("has all acks of {page}, and checks the stream"),
         Relay::Commits(page, _) => format!("commits {page}"),
-        Relay::WritesLater { .. } => "writes what it left for later".to_owned(),
+        Relay::WritesLater { .. } => "writes what it postponed".to_owned(),
     }
 }

@@ -1,5 +1,6 @@
-//! The protocol as it is, under each kind of fault: every state is visited. `--nocapture` shows how many.
-//! More kinds together are visited in `mistakes.rs`, where each test looks at the right protocol as well.
+//! The correct protocol under each kind of fault: every state is visited. `--nocapture` shows how
+//! many. `mistakes.rs` combines more kinds of faults, and each of its tests checks the correct
+//! protocol too.
 
 use std::time::Instant;
 
@@ -24,19 +25,19 @@ const NO_FAULTS: Faults = Faults {
 const TWO_PAGES: Bounds =
     Bounds { writes: &[0, 1], written_before: true, page: 1, faults: NO_FAULTS, mistakes: &[] };
 
-/// Explores a system to its end, in which no event is lost or applied twice, and all may end well.
+/// Explores a system completely: no event is lost or applied twice, and it can end well.
 fn holds(name: &str, bounds: Bounds) {
     let begun = Instant::now();
     let found = explore(bounds);
     println!("{name}: {} states in {:.1?}", found.states, begun.elapsed());
     if let Some((property, story)) = found.broken.first() {
-        panic!("{name}: not true that {property}:\n{story}");
+        panic!("{name}: violated: {property}:\n{story}");
     }
     assert!(found.never.is_empty(), "{name}: never {:?}", found.never);
 }
 
 #[test]
-fn transactions_that_commit_late_or_not_at_all_hold_nothing_back_and_nothing_is_lost() {
+fn late_and_aborted_transactions_delay_nothing_and_lose_nothing() {
     let faults = Faults { kill: 1, ..NO_FAULTS };
     let late = Bounds { written_before: false, faults, ..TWO_PAGES };
     holds("late commits, small pages", late.clone());
@@ -46,7 +47,7 @@ fn transactions_that_commit_late_or_not_at_all_hold_nothing_back_and_nothing_is_
 }
 
 #[test]
-fn two_relays_of_which_one_was_frozen_and_a_wiped_stream_lose_nothing() {
+fn a_frozen_relay_and_a_wiped_stream_lose_nothing() {
     let faults = Faults { freeze: 1, wipe: 1, ..NO_FAULTS };
     holds("wipe, frozen relay", Bounds { faults, ..TWO_PAGES });
     let faults = Faults { kill: 1, wipe: 1, others: 1, ..NO_FAULTS };
@@ -54,7 +55,7 @@ fn two_relays_of_which_one_was_frozen_and_a_wiped_stream_lose_nothing() {
 }
 
 #[test]
-fn a_lost_tail_that_others_have_grown_over_loses_nothing() {
+fn a_lost_and_overwritten_tail_loses_nothing() {
     let faults = Faults { lose_tail: 1, others: 1, kill: 1, ..NO_FAULTS };
     holds("lost tail, others, killed relay", Bounds { faults, ..TWO_PAGES });
     let faults = Faults { lose_tail: 1, others: 1, ..NO_FAULTS };
@@ -72,7 +73,7 @@ fn a_purge_loses_nothing_that_the_group_has_not_had() {
 }
 
 #[test]
-fn a_deleted_message_is_published_again() {
+fn a_deleted_message_is_republished() {
     let faults = Faults { delete: 1, kill: 1, unknown: 1, ..NO_FAULTS };
     holds("delete, batches", Bounds { page: 2, faults, ..TWO_PAGES });
     let faults = Faults { delete: 1, lose_tail: 1, ..NO_FAULTS };
@@ -80,16 +81,16 @@ fn a_deleted_message_is_published_again() {
 }
 
 #[test]
-fn a_batch_of_which_nobody_knows_what_came_goes_out_again_and_takes_effect_once() {
+fn a_batch_with_an_unknown_outcome_is_republished_and_takes_effect_once() {
     let faults = Faults { unknown: 1, forget: 1, kill: 1, lose_tail: 1, ..NO_FAULTS };
     holds("unknown batch", Bounds { page: 2, faults, ..TWO_PAGES });
 }
 
 #[test]
-fn a_refill_that_is_killed_between_any_two_steps_goes_on_where_it_was() {
+fn a_refill_killed_between_any_two_steps_continues_where_it_was() {
     let faults = Faults { lose_tail: 1, kill: 2, ..NO_FAULTS };
     holds("refill, killed twice", Bounds { faults, ..TWO_PAGES });
-    // Two pages of one range: it was published as one, and goes out again as one and a half.
+    // Two pages of one range: it was published as one, and is republished as one and a half.
     let faults = Faults { lose_tail: 1, kill: 1, ..NO_FAULTS };
     holds("refill in pages", Bounds { writes: &[0, 1, 2], page: 2, faults, ..TWO_PAGES });
     let faults = Faults { wipe: 1, kill: 1, members_die: 1, ..NO_FAULTS };
@@ -107,6 +108,6 @@ fn two_processes_with_one_client_id_apply_nothing_twice() {
     let found = explore(Lease { inbox: true });
     println!("lease: {} states", found.states);
     assert!(found.broken.is_empty(), "{:?}", found.broken);
-    // Both do run at once, with the event in both hands.
+    // Both really run at once, and both have had the event.
     assert!(found.never.is_empty(), "never {:?}", found.never);
 }
