@@ -169,6 +169,6 @@ fn is_permanent(description: &str) -> bool {
     description.eq_ignore_ascii_case("consumer deleted")
         || description.eq_ignore_ascii_case("consumer is push based")
         || description.to_ascii_lowercase().starts_with("bad request")
-        // Somebody limited what a request may ask for. The same request would be refused again.
+        // An edit limited what a request may ask for. The same request would be refused again.
         || description.to_ascii_lowercase().starts_with("exceeded max")
 }

@@ -46,7 +46,7 @@ pub(crate) struct Watch {
     duty: Duty,
     stream: &'static Stream,
     group: Group,
-    /// Reports that the stream cannot serve. The events that it holds can be consumed all the same.
+    /// Reports that the stream cannot serve. The events that it holds can still be consumed.
     stream_refusal: Refusal,
     /// Reports that the group's consumer cannot serve, or is missing.
     refusal: Refusal,

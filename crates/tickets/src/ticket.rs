@@ -15,7 +15,7 @@ use utoipa::{
 use uuid::Uuid;
 
 common::columns! {
-    /// What a seller says of a ticket. The service sets the rest.
+    /// The fields of a ticket that its seller sets. The service sets the rest.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     #[schema(example = json!({ "title": "Concert", "price": 20.50 }))]
@@ -85,9 +85,9 @@ impl NewTicket {
 /// The new title and price of a ticket. Both are required; a field that is left out does not keep its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedTicket {
-    /// What its seller says of it now.
+    /// Its new title and price.
     pub to: NewTicket,
-    /// The version that the change was made from, for clients that do not send If-Match.
+    /// The version that the change is based on, for clients that do not send If-Match.
     pub version: Option<i32>,
 }
 
@@ -116,7 +116,7 @@ impl PartialSchema for ChangedTicket {
                 .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int32)))
                 .minimum(Some(1))
                 .description(Some(
-                    "The version that the change was made from, for clients that do not send If-Match.",
+                    "The version that the change is based on, for clients that do not send If-Match.",
                 ));
             object.properties.insert("version".to_owned(), version.build().into());
             object.description = Some(

@@ -33,15 +33,15 @@ columns! {
         pub id: Uuid,
         /// The ticket that it is for.
         pub ticket_id: Uuid,
-        /// Who ordered it, by the subject of the token that the request came with.
+        /// The buyer: the subject of the token that the request came with.
         #[serde(deserialize_with = "checked::buyer")]
         #[schema(min_length = 1, max_length = 200)]
         pub buyer: String,
-        /// What the ticket cost when it was reserved, and what is to be paid.
+        /// The ticket's price when it was reserved, which is the amount to pay.
         pub price: Price,
         /// The order's state.
         pub status: OrderStatus,
-        /// 1 when created, one more with each change: the greater one is the newer state.
+        /// 1 when created, and one more with each change: the greater version is the newer state.
         #[serde(deserialize_with = "checked::version")]
         #[schema(minimum = 1)]
         pub version: i32,
@@ -74,7 +74,7 @@ pub enum OrderStatus {
     Reserved,
     /// It is paid, and its ticket sold.
     Completed,
-    /// Its buyer gave the ticket back.
+    /// Its buyer cancelled it.
     Cancelled,
     /// It was not paid in time.
     Expired,

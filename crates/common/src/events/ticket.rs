@@ -21,7 +21,7 @@ family! {
         "new, before 0.1.0": "before-0.1.0/ticket.json",
         "new, with its seller, before 0.1.0": "before-0.1.0/ticket-of-seller.json",
     }
-    /// A ticket was changed, or is held by another order than before, or by none.
+    /// A ticket was changed, reserved, sold or released.
     Updated(TicketUpdated) = "ticket:updated" {
         "free": "ticket.json",
         "reserved": "ticket-reserved.json",
@@ -47,7 +47,7 @@ columns! {
         pub title: String,
         /// Its price.
         pub price: Price,
-        /// 1 when created, one more with each change: the greater one is the newer state.
+        /// 1 when created, and one more with each change: the greater version is the newer state.
         #[serde(deserialize_with = "checked::version")]
         #[schema(minimum = 1)]
         pub version: i32,

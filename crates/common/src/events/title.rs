@@ -134,7 +134,7 @@ impl PartialSchema for Title {
             .pattern(Some(Self::PATTERN))
             .description(Some(
                 "The title: one line with at least one visible character, and none that changes the \
-                 direction of text. White space around it is taken away.",
+                 direction of text. Surrounding white space is removed.",
             ))
             .into()
     }

@@ -46,7 +46,7 @@ pub fn routes(description: OpenApi, name: &str, about: &str) -> Router {
 /// Adds what holds for every operation: the failures behind the API, and the headers that the
 /// middleware sets on each answer.
 fn complete(mut description: OpenApi, name: &str, about: &str) -> OpenApi {
-    let errors = "Every error is a problem (RFC 9457) that names each field that was wrong.";
+    let errors = "Every error is a problem (RFC 9457) that names each invalid field.";
     description.info = InfoBuilder::new()
         .title(name)
         .version(env!("CARGO_PKG_VERSION"))

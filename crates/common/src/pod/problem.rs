@@ -25,11 +25,11 @@ pub struct Problem {
     /// What was wrong this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Each field of the request that was wrong, up to twenty.
+    /// The invalid fields of the request, up to twenty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 20)]
     pub errors: Vec<FieldError>,
-    /// Seconds after which the same request may be answered otherwise; a header of the answer.
+    /// Seconds after which a retry may succeed; sent as a header.
     #[serde(skip)]
     #[schema(ignore)]
     pub retry_after: Option<u64>,
@@ -40,7 +40,7 @@ const MAX_ERRORS: usize = 20;
 /// The most characters of client input that an answer repeats in one place.
 const MAX_REPEATED: usize = 200;
 
-/// One field of the request that was wrong.
+/// An invalid field of the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// The field's name in the request's body, path, query or headers.

@@ -15,8 +15,8 @@ use crate::order::Transition;
 
 /// Cancel an order.
 ///
-/// Gives its ticket back, and publishes `order:cancelled`. The order stays, as cancelled; to cancel it
-/// again changes nothing.
+/// Releases its ticket and publishes `order:cancelled`. The order remains, in the state cancelled.
+/// Cancelling it again changes nothing.
 #[utoipa::path(
     delete,
     path = "/api/orders/{id}",

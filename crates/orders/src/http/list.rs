@@ -26,7 +26,7 @@ pub(super) struct OrderPage {
 
 /// List your orders.
 ///
-/// Newest first, whatever has become of them. Follow `next` until it is null.
+/// Newest first, in every state. Follow `next` until it is null.
 #[utoipa::path(
     get,
     path = "/api/orders",

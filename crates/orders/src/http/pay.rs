@@ -35,13 +35,13 @@ const VOID_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest token, in characters.
 const MAX_TOKEN: usize = 200;
 
-/// What a buyer pays with.
+/// A payment.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "token": "tok_visa" }))]
 pub(super) struct NewPayment {
-    /// The means of payment, as the provider has named it to the buyer. The fake provider takes any but
-    /// `tok_declined` and `tok_unreachable`.
+    /// The means of payment: a token that the provider issued to the buyer. The fake provider accepts any
+    /// except `tok_declined` and `tok_unreachable`.
     #[schema(min_length = 1, max_length = 200, pattern = "^[!-~]{1,200}$")]
     token: String,
 }
@@ -61,9 +61,9 @@ impl NewPayment {
 
 /// Pay for an order.
 ///
-/// Completes the order, sells its ticket, and publishes `order:completed`. What is paid is the order's
-/// price. An order that is completed is answered as it is: nothing is charged twice. When the payment
-/// is declined, the order stays reserved, to be paid in another way.
+/// Completes the order, sells its ticket, and publishes `order:completed`. The amount is the order's
+/// price. A completed order is returned as it is: nothing is charged twice. If the payment is declined,
+/// the order stays reserved and can be paid with another token.
 #[utoipa::path(
     post,
     path = "/api/orders/{id}/payment",

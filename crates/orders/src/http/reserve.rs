@@ -34,7 +34,7 @@ use crate::{
 /// The path of the orders.
 const PATH: &str = "/api/orders";
 
-/// What somebody wants to order.
+/// A new order.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({ "ticketId": "01936b2e-7c00-7000-8000-000000000001" }))]
@@ -52,8 +52,8 @@ impl NewOrder {
 
 /// Reserve a ticket.
 ///
-/// Publishes `order:created`. The ticket is this buyer's until `expiresAt`; by then it must be paid. How
-/// many tickets one buyer may have reserved at a time is limited.
+/// Publishes `order:created`. The ticket is reserved for this buyer until `expiresAt`, and must be paid
+/// by then. The number of tickets that one buyer may have reserved at a time is limited.
 /// With an Idempotency-Key, a repetition within 24 hours of a request that was answered 201 gets the same
 /// response and creates no second order.
 #[utoipa::path(

@@ -122,8 +122,8 @@ impl From<&Copied<'_>> for Written {
     }
 }
 
-/// A ticket as this service knows it: its state as the tickets service told it, with fields that this
-/// release does not know, and how it came here.
+/// A ticket as this service knows it: the state that the tickets service published, including fields
+/// that this release does not know, and how it was received.
 #[derive(Debug, Clone, Serialize, FromRow, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownTicket {
@@ -137,9 +137,9 @@ pub struct KnownTicket {
     pub state: State,
     /// The event that brought this version.
     pub event_id: Uuid,
-    /// The member of the queue group that took the event, by its client id.
+    /// The client id of the queue group member that handled the event.
     pub processed_by: String,
-    /// When.
+    /// When it was handled.
     #[serde(with = "time::serde::rfc3339")]
     pub processed_at: OffsetDateTime,
 }

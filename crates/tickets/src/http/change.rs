@@ -28,10 +28,10 @@ use crate::{
 
 /// Change a ticket.
 ///
-/// Replaces title and price of a ticket that you sell, and publishes `ticket:updated`. The change is made from a version:
-/// send it as If-Match (`*` for whichever it is) or as `version` in the body. When the ticket has
-/// another version by now, nothing is changed and the answer is 412; while an order holds it, 409. A
-/// change to the same values makes a new version all the same.
+/// Replaces title and price of a ticket that you sell, and publishes `ticket:updated`. Send the version
+/// that the change is based on, as If-Match (`*` for any version) or as `version` in the body. If the
+/// ticket has another version by now, nothing is changed and the answer is 412; while an order holds the
+/// ticket, it is 409. A change to the same values also makes a new version.
 #[utoipa::path(
     put,
     path = "/api/tickets/{id}",
