@@ -47,9 +47,9 @@ bind! {
     QueryScalar<'q, Postgres, O, PgArguments>, O;
 }
 
-/// Lists the columns of `T` for a select or insert, each qualified by this table: `tickets.id,
-/// tickets.title`. Never use `*`: a release that adds a column would break the statements that the
-/// previous release has prepared.
+/// Lists the columns of `T` for a select or insert, each qualified by this table:
+/// `tickets.id, tickets.title`. Never use `*`: a release that adds a column would break the
+/// statements that the previous release has prepared.
 #[must_use]
 pub fn of<T: Columns>(table: &str) -> String {
     join(T::NAMES.iter().map(|name| format!("{table}.{name}")))
@@ -183,7 +183,9 @@ pub async fn check(
         if there != known {
             let (forgotten, missing): (Vec<_>, Vec<_>) =
                 (there.difference(&known).collect(), known.difference(&there).collect());
-            faults.push(format!("{table}: nobody knows {forgotten:?}, and it lacks {missing:?}"));
+            faults.push(format!(
+                "{table}: unknown columns {forgotten:?}, missing columns {missing:?}"
+            ));
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }

@@ -83,7 +83,7 @@ async fn dead_letters_with_one_id_and_different_bytes_are_all_kept() {
     let failing =
         bus::envelope::encode(id, time::OffsetDateTime::now_utc(), &crate::world::sent(""));
     world.publish_bytes(vec![failing.unwrap().into_bytes()]).await;
-    until("they are too", || async {
+    until("all three are dead letters", || async {
         letters(&world).await.iter().map(|letter| letter.copies).sum::<i64>() == 4
     })
     .await;

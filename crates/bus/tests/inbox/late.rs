@@ -37,7 +37,7 @@ async fn events_on_their_way() -> (World, Held, Shutdown) {
     let world = World::start().await;
     let link = FaultProxy::to(world.nats.client_port()).await.unwrap();
     let member = world.member_at(link.port(), "old").await;
-    until("it has asked for events", || async {
+    until("the member has asked for events", || async {
         world.group().await.is_some_and(|group| group.num_waiting > 0)
     })
     .await;
@@ -45,7 +45,7 @@ async fn events_on_their_way() -> (World, Held, Shutdown) {
     let until_late = Instant::now() + LATE;
     let events: Vec<(Uuid, &str)> = (0..EVENTS).map(|_| (Uuid::now_v7(), "parcel")).collect();
     world.publish(&events).await;
-    until("they are on their way", || async {
+    until("the events are on their way", || async {
         world.group().await.unwrap().delivered.consumer_sequence == EVENTS as u64
     })
     .await;

@@ -121,8 +121,10 @@ async fn an_event_only_a_newer_release_knows_is_left_to_its_members() {
         assert!(published < 5_000, "the older member gets nothing");
         publish_lost(&world, 10).await;
         published += 10;
-        until("they are delivered", || async { world.group().await.unwrap().num_pending == 0 })
-            .await;
+        until("the events are delivered", || async {
+            world.group().await.unwrap().num_pending == 0
+        })
+        .await;
         assert!(letters(&world).await.is_empty(), "{:?}", letters(&world).await);
     }
     let all = i64::try_from(published).unwrap();

@@ -194,7 +194,7 @@ async fn a_sealed_stream_is_refused_and_refilled_once_it_is_deleted() {
     jetstream.update_stream(Config { sealed: true, ..config }).await.unwrap();
     // Senders are not affected.
     world.send(10..20).await;
-    until("it waits", || async {
+    until("the events wait in the outbox", || async {
         let mut connection = world.pool.acquire().await.unwrap();
         let depth = bus::outbox::depth(&mut connection, PARCELS.name).await.unwrap();
         depth.unpublished == 10 && depth.oldest_seconds > 6.0

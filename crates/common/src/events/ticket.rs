@@ -72,8 +72,8 @@ columns! {
 }
 
 impl Ticket {
-    /// Returns the ticket of the examples, with a new id. Tests change what they need: `Ticket {
-    /// version: 2, ..Ticket::example() }`.
+    /// Returns the ticket of the examples, with a new id. Tests change what they need:
+    /// `Ticket { version: 2, ..Ticket::example() }`.
     #[must_use]
     pub fn example() -> Self {
         let example = serde_json::from_str(include_str!("golden/ticket-of-seller.json"));

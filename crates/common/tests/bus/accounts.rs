@@ -83,9 +83,10 @@ async fn failures_in_another_account_are_redelivered_or_become_dead_letters() {
     world.publish("good").await;
     until("the good ones take effect", || async { world.effects(0).await == ["first", "good"] })
         .await;
-    until("it is tried again", || async { world.deliveries(0).await >= 6 }).await;
+    until("the event is retried", || async { world.deliveries(0).await >= 6 }).await;
     world.mend("retry").await;
-    until("it succeeds", || async { world.effects(0).await == ["first", "good", "retry"] }).await;
+    until("the retry succeeds", || async { world.effects(0).await == ["first", "good", "retry"] })
+        .await;
     until("the others are dead letters", || async { world.dead_letters().await.len() == 2 }).await;
     until("nothing is left", || async { world.group(0).await.unwrap().num_ack_pending == 0 }).await;
 }

@@ -24,7 +24,7 @@ async fn group(world: World) -> World {
     world.publish_first().await;
     world.member::<0>().await;
     until("the first takes effect", || async { world.effects(0).await == ["first"] }).await;
-    until("it is acknowledged", || async {
+    until("the first is acknowledged", || async {
         world.group(0).await.unwrap().ack_floor.stream_sequence == 1
     })
     .await;
@@ -240,5 +240,6 @@ async fn a_sealed_stream_delivers_its_events_and_stops_no_member() {
     until_within(MENDED, "the group exists again", || async { world.group(0).await.is_some() })
         .await;
     world.publish("anew").await;
-    until_within(MENDED, "it goes on", || async { world.effects(0).await.len() == 3 }).await;
+    until_within(MENDED, "the group continues", || async { world.effects(0).await.len() == 3 })
+        .await;
 }

@@ -32,7 +32,7 @@ async fn a_one_way_loss_of_the_nats_connection_is_detected_within_15_s() {
         bus.client.flush().await.unwrap();
         link.hold(direction).await;
         let begun = Instant::now();
-        until("it is noticed", || async { !bus.link().borrow().up }).await;
+        until("the loss is detected", || async { !bus.link().borrow().up }).await;
         begun.elapsed()
     };
     let (to_server, to_client) =
@@ -104,17 +104,17 @@ async fn a_service_with_a_stuck_pool_is_not_ready_although_the_database_answers(
         routes.clone().oneshot(asked).await.unwrap().status() == StatusCode::OK
     };
     tokio::spawn(database::watch(pool.clone(), health, shutdown));
-    until("it is ready", is_ready).await;
+    until("the service is ready", is_ready).await;
 
     // Work that hangs: the pool cannot know whether it will ever finish.
     let stuck = async || pool.run(async |_| pending::<Result<(), sqlx::Error>>().await).await;
     let look = async {
         let begun = Instant::now();
-        until("it is not ready", || async { !is_ready().await }).await;
+        until("the service is not ready", || async { !is_ready().await }).await;
         begun.elapsed()
     };
     let (first, second, noticed) = tokio::join!(stuck(), stuck(), look);
     assert!(noticed < Duration::from_secs(6), "it stayed ready for {noticed:?}");
     assert!(first.is_err() && second.is_err(), "hung work was not cancelled");
-    until("it is ready again", is_ready).await;
+    until("the service is ready again", is_ready).await;
 }

@@ -150,7 +150,7 @@ struct Claims {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
-    One(#[allow(dead_code, reason = "it must be a text, whichever")] String),
+    One(#[allow(dead_code, reason = "its value does not matter, its type does")] String),
     Some(#[allow(dead_code, reason = "likewise")] Vec<String>),
 }
 
