@@ -1,5 +1,6 @@
 """Renders every overlay and component, and holds what comes out to the schemas of Kubernetes and of
-the custom resources, and to what CONTRIBUTING.md says of manifests. Lints the Dockerfiles."""
+the custom resources, and to what CONTRIBUTING.md says of manifests. Lints the Dockerfiles, and
+reads the workspace as the first stage of ours builds it."""
 
 import os
 import pathlib
@@ -264,6 +265,26 @@ def lint_dockerfiles():
             complain(file, ran.stdout.strip() or ran.stderr.strip())
 
 
+def check_dependency_stage():
+    """The first stage of the Dockerfile copies every manifest and stands in for every source that one names:
+    Cargo can read the workspace that the stage builds."""
+    stage = pathlib.Path("Dockerfile").read_text().split(" AS dependencies\n")[1].split("\nFROM ")[0]
+    stand_ins = re.search(r"^RUN (for (?:.*\\\n)*.*)$", stage, re.MULTILINE).group(1)
+    with tempfile.TemporaryDirectory() as empty:
+        for files in re.findall(r"^COPY (.+)$", stage, re.MULTILINE):
+            *sources, to = files.split()
+            for source in sources:
+                target = pathlib.Path(empty, to, pathlib.Path(source).name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+        for command in (["sh", "-ec", stand_ins],
+                        ["cargo", "fetch", "--locked", "--quiet"]):
+            ran = subprocess.run(command, cwd=empty, capture_output=True, text=True)
+            if ran.returncode != 0:
+                complain("Dockerfile", f"cannot build the dependencies: {ran.stderr.strip()}")
+                return
+
+
 def main():
     custom = custom_schemas()
     for variant, resources in variants():
@@ -281,6 +302,7 @@ def main():
     check_pods("verify", [job])
     check_alerts()
     lint_dockerfiles()
+    check_dependency_stage()
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     sys.exit(1 if complaints else 0)
