@@ -1,6 +1,10 @@
 //! Events that cannot take effect until an operator looks at them: stored byte for byte in the group's own
 //! database, with the reason. A redrive returns one to its group, and to no other.
 
+pub mod accounts;
+pub mod acts;
+pub mod search;
+
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;

@@ -2,6 +2,8 @@
 // set as text, never as HTML.
 
 import { showActs, showSums } from "/acts.js";
+import { showDeadLetters } from "/dead-letters.js";
+import { byId, each, look, make, number, rate, since, span, tenth, text } from "/dom.js";
 
 const STATES = {
   "ready": ["ready", "good"],
@@ -9,51 +11,7 @@ const STATES = {
   "away": ["down", "bad"],
   "frozen": ["frozen (not responding)", "bad"],
 };
-const byId = (id) => document.getElementById(id);
 let lastHeard = 0;
-
-/** Sets text only if it changed: a selection or a screen reader is not disturbed for nothing. */
-function text(element, value) {
-  if (element.textContent !== value) element.textContent = value;
-}
-function look(element, name) {
-  if (element.className !== name) element.className = name;
-}
-function make(tag, name, content) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (content !== undefined) element.textContent = content;
-  return element;
-}
-/** Keeps one child per item, in order, known by its key. */
-function each(parent, items, key, create, update) {
-  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  items.forEach((item, at) => {
-    const name = key(item);
-    let child = known.get(name);
-    known.delete(name);
-    if (!child) {
-      child = create(item);
-      child.dataset.key = name;
-    }
-    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
-    update(child, item);
-  });
-  known.forEach((child) => child.remove());
-}
-
-const whole = new Intl.NumberFormat("en");
-const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-const number = (value) => (value === null || value === undefined ? "unknown" : whole.format(value));
-const rate = (value) => (value === null || value === undefined ? "unknown" : `${tenth.format(value)}/s`);
-function span(seconds) {
-  const s = Math.max(0, Math.floor(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
-}
-const since = (time, now) => (time ? span((now - Date.parse(time)) / 1000) : "");
 
 /** A step of the flow: its title, how it looks, and lines of a name and a value. */
 function steps(list, items) {
@@ -162,6 +120,7 @@ function show(snapshot) {
   const dead = groups.reduce((sum, { group }) => sum + (group.deadLetters ?? 0), 0);
   const words = troubled.map((part) => `${part.name} is ${STATES[part.state][0]}`);
   if (dead > 0) words.push(dead === 1 ? "1 dead letter" : `${number(dead)} dead letters`);
+  showDeadLetters(snapshot, dead);
   summary(words.length ? words.join("; ") : "Everything is ready.", worst(parts.map((part) => part.state)));
 }
 function summary(words, name) {

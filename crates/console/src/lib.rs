@@ -6,11 +6,13 @@
 //! - [`page`]: the page that shows it.
 //! - [`streaming`]: `/streaming/...`, in the JSON of NATS Streaming's monitoring.
 //! - [`act`]: what can be done by it, and who may.
+//! - [`operations`]: what the services' operations APIs answer, passed on.
 //! - [`guard`]: which requests are answered at all.
 
 pub mod act;
 pub mod guard;
 pub mod live;
+pub mod operations;
 pub mod page;
 pub mod sources;
 pub mod streaming;
@@ -22,7 +24,8 @@ use clap::Parser;
 use common::{
     bus::Shutdown,
     pod::{
-        config::{self, NatsSettings, PodSettings},
+        config::{self, NatsSettings, PodSettings, operations_token},
+        hosts::Hosts,
         http::{Http, middleware},
         process::{self, Pod},
         secret::Secret,
@@ -31,8 +34,8 @@ use common::{
 use reqwest::Url;
 
 use act::{Ledger, Rights, Services};
-use guard::Hosts;
 use live::{Acts, Newest};
+use operations::Operations;
 use sources::{
     monitor::Monitor,
     nats::Nats,
@@ -92,6 +95,18 @@ pub struct Settings {
     )]
     pub console_token: Option<Secret>,
 
+    /// The OPERATIONS_TOKEN of the services, to redrive and discard dead letters. Default: none, and dead letters
+    /// are only shown.
+    #[arg(
+        long,
+        env,
+        value_name = "CONSOLE_OPERATIONS_TOKEN",
+        hide_env_values = true,
+        value_parser = operations_token,
+        help_heading = "Console"
+    )]
+    pub console_operations_token: Option<Secret>,
+
     /// The names under which browsers may reach the console, separated by commas, besides localhost and
     /// loopback addresses. Requests with another Host header are refused, so that a website cannot reach a
     /// local console by DNS rebinding.
@@ -124,6 +139,8 @@ pub struct Console {
     pub monitor: Monitor,
     /// The APIs of the services.
     pub services: Services,
+    /// The operations APIs of the services.
+    pub operations: Operations,
     /// The account of what the console has posted.
     pub ledger: Ledger,
     /// The data folder of the system on this machine.
@@ -151,8 +168,10 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
         Acts { rights: rights.clone(), breakable: data_folder.is_some(), ledger: ledger.clone() };
     let look = act::look(services.clone(), ledger.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("look for what was posted", look);
+    let (newest, replicas) = live::spawn(nats.clone(), directory, acts, &pod.shutdown);
     let console = Console {
-        newest: live::spawn(nats.clone(), directory, acts, &pod.shutdown),
+        newest,
+        operations: Operations::new(replicas, settings.console_operations_token)?,
         services,
         ledger,
         data_folder,
@@ -168,5 +187,6 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
 
 /// Everything that the console answers, without the guard.
 pub fn router(console: Console, rights: &Rights) -> Router {
-    streaming::routes().merge(page::routes()).merge(act::routes(rights)).with_state(console)
+    let looking = streaming::routes().merge(page::routes());
+    looking.merge(act::routes(rights)).merge(operations::routes(rights)).with_state(console)
 }

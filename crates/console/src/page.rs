@@ -29,31 +29,27 @@ const RETRY: Duration = Duration::from_millis(200);
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// What the page consists of: path, kind, text.
+const FILES: [(&str, &str, &str); 6] = [
+    ("/", HTML, include_str!("../page/index.html")),
+    ("/console.css", CSS, include_str!("../page/console.css")),
+    ("/console.js", JAVASCRIPT, include_str!("../page/console.js")),
+    ("/dom.js", JAVASCRIPT, include_str!("../page/dom.js")),
+    ("/acts.js", JAVASCRIPT, include_str!("../page/acts.js")),
+    ("/dead-letters.js", JAVASCRIPT, include_str!("../page/dead-letters.js")),
+];
+
 /// The routes.
 pub(crate) fn routes() -> Router<Console> {
-    Router::new()
-        .route(
-            "/",
-            get(|| async { file("text/html; charset=utf-8", include_str!("../page/index.html")) }),
-        )
-        .route(
-            "/console.css",
-            get(|| async { file("text/css; charset=utf-8", include_str!("../page/console.css")) }),
-        )
-        .route(
-            "/console.js",
-            get(|| async {
-                file("text/javascript; charset=utf-8", include_str!("../page/console.js"))
-            }),
-        )
-        .route(
-            "/acts.js",
-            get(|| async {
-                file("text/javascript; charset=utf-8", include_str!("../page/acts.js"))
-            }),
-        )
-        .route("/api/snapshot", get(snapshot))
-        .route("/api/live", get(live))
+    let mut routes = Router::new();
+    for (path, kind, text) in FILES {
+        routes = routes.route(path, get(async || file(kind, text)));
+    }
+    routes.route("/api/snapshot", get(snapshot)).route("/api/live", get(live))
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {

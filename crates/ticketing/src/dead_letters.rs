@@ -7,7 +7,10 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use common::{
     bus::{
-        dead_letters::{self, DeadLetter, Which},
+        dead_letters::{
+            self, DeadLetter, Which,
+            acts::{self, Act, Operator},
+        },
         shown,
     },
     pod::secret::Secret,
@@ -90,7 +93,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             bail!("this deletes every dead letter permanently; add --yes to confirm")
         }
         What::Discard { which, .. } => {
-            let discarded = dead_letters::discard(&mut database, which).await?;
+            let discarded = acts::act_on(&mut database, Act::Discard, which, &operator()).await?;
             found(which, discarded)?;
             say!("Deleted {discarded}.");
             Ok(())
@@ -129,7 +132,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
 
 /// Gives back, and waits until a member has tried.
 async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()> {
-    let redriven = dead_letters::redrive(database, which).await?;
+    let redriven = acts::act_on(database, Act::Redrive, which, &operator()).await?;
     found(which, redriven)?;
     say!("Redriven: {redriven}.");
     let deadline = Instant::now() + REDRIVE_WAIT;
@@ -161,7 +164,14 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
     }
 }
 
-fn found(which: Which, how_many: u64) -> anyhow::Result<()> {
+/// The user of this command, for the account of what was done.
+fn operator() -> Operator {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let name = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));
+    Operator { name, via: "ticketing dead-letters".to_owned() }
+}
+
+fn found(which: Which, how_many: i64) -> anyhow::Result<()> {
     match (which, how_many) {
         (Which::One(_), 0) => bail!(no_such(which)),
         _ => Ok(()),

@@ -7,6 +7,7 @@ mod id_conflicts;
 mod late;
 mod masses;
 mod migration;
+mod operators;
 mod plans;
 mod releases;
 mod ring;

@@ -2,14 +2,17 @@
 //! A [`Service`](service::Service) combines them.
 
 pub mod auth;
+pub mod bearer;
 pub mod body;
 pub mod config;
 pub mod database;
 pub mod health;
+pub mod hosts;
 pub mod http;
 pub mod idempotency;
 mod migrations;
 pub mod openapi;
+pub mod operations;
 pub mod page;
 pub mod periodic;
 pub mod problem;

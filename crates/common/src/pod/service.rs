@@ -23,11 +23,15 @@ use tracing::warn;
 
 use super::{
     auth::Auth,
-    config::{self, DatabaseSettings, EX_USAGE, HttpSettings, NatsSettings, PodSettings},
+    config::{
+        self, DatabaseSettings, EX_USAGE, HttpSettings, NatsSettings, OperationsSettings,
+        PodSettings,
+    },
     database,
     health::Health,
     http::{Http, MiddlewareSettings},
     idempotency,
+    operations::{self, Operations},
     process::{self, Pod},
     provision,
 };
@@ -46,6 +50,10 @@ pub struct ServiceSettings {
     /// The NATS that carries its events.
     #[command(flatten)]
     pub nats: NatsSettings,
+
+    /// Its operations API.
+    #[command(flatten)]
+    pub operations: OperationsSettings,
 }
 
 impl From<&HttpSettings> for MiddlewareSettings {
@@ -169,6 +177,10 @@ impl Service {
     ///
     /// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped.
     pub async fn serve(self, api: impl FnOnce(&Parts) -> Router) -> ExitCode {
+        let settings = &self.settings;
+        if let Err(reason) = operations::check(&settings.operations, &settings.pod.http) {
+            return bad_setting(reason);
+        }
         process::run(self.settings.pod.clone(), async |pod| self.start(pod, api).await).await
     }
 
@@ -196,6 +208,16 @@ impl Service {
         };
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("database watch", watch);
+        let accounts = operations::prune(pool.clone(), pod.shutdown.clone());
+        pod.shutdown.spawn("operators' acts", accounts);
+        let operations = Operations {
+            service: self.name,
+            client_id: pod.client_id.clone(),
+            streams: self.streams,
+            queue_groups: groups,
+            pool: pool.clone(),
+        };
+        let http = operations::serve(http, operations, &self.settings);
         let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("idempotency keys", keys);
         for (name, task) in self.tasks {

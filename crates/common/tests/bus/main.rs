@@ -10,5 +10,6 @@ mod lease;
 mod links;
 mod locks;
 mod member;
+mod operations;
 mod third_service;
 mod topology;

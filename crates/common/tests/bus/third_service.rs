@@ -52,6 +52,11 @@ async fn a_third_service_takes_part_without_a_change_to_common() {
 }
 
 fn process(nats: &str, database: &str) -> Child {
+    command(nats, database).spawn().unwrap()
+}
+
+/// What starts the service, at a free port unless another is set.
+pub(crate) fn command(nats: &str, database: &str) -> Command {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "third_service::this_process_as_the_service", "--nocapture"])
         .env("A_SERVICE", "notifications")
@@ -60,8 +65,6 @@ fn process(nats: &str, database: &str) -> Child {
         .env("NATS_URL", nats)
         .env("DATABASE_URL", database)
         .env("LOG", "warn")
-        .spawn()
-        .unwrap()
 }
 
 /// Not a test: the body of `process`. Does nothing in an ordinary test run.

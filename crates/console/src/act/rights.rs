@@ -7,7 +7,7 @@
 //! A page of a stranger that is open in the same browser must not act either. What it sends bears its own
 //! `Origin`, and it cannot send JSON here without being asked first (there is no CORS).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use axum::{
     extract::{Request, State},
@@ -15,17 +15,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use common::pod::{problem::Problem, secret::Secret};
+use common::pod::{bearer::Bearer, problem::Problem, secret::Secret};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 /// Who may act.
 #[derive(Debug, Clone)]
 pub enum Rights {
     /// Whoever reaches the console, which listens on this machine alone.
     Open,
-    /// Whoever has the token with this hash.
-    Token(Arc<[u8; 32]>),
+    /// Whoever has this token.
+    Token(Bearer),
     /// Nobody.
     ReadOnly,
 }
@@ -47,7 +46,7 @@ impl Rights {
     #[must_use]
     pub fn new(token: Option<&Secret>, address: SocketAddr) -> Self {
         match token {
-            Some(token) => Self::Token(Arc::new(hash(token))),
+            Some(token) => Self::Token(Bearer::new(token)),
             None if address.ip().is_loopback() => Self::Open,
             None => Self::ReadOnly,
         }
@@ -71,18 +70,13 @@ impl Rights {
         match self {
             Self::Open => Ok(()),
             Self::Token(expected) => {
-                let given =
-                    headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-                let token = given.and_then(|given| given.strip_prefix("Bearer "));
-                // Of hashes, how many bytes agree tells nothing of the token.
-                let right = token.is_some_and(|token| hash(token) == **expected);
                 let problem = || {
                     Problem::new(
                         StatusCode::UNAUTHORIZED,
                         "This requires the console's token, as `Authorization: Bearer`.",
                     )
                 };
-                right.then_some(()).ok_or_else(problem)
+                expected.is_in(headers).then_some(()).ok_or_else(problem)
             }
             Self::ReadOnly => Err(Problem::new(
                 StatusCode::FORBIDDEN,
@@ -90,10 +84,6 @@ impl Rights {
             )),
         }
     }
-}
-
-fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token).into()
 }
 
 /// Whether no browser has sent it for a page of somebody else. A program sends neither header.

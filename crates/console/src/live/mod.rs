@@ -46,8 +46,13 @@ struct NatsKnown {
     report: Option<Arc<NatsReport>>,
 }
 
-/// Begins to watch.
-pub fn spawn(nats: Nats, directory: Directory, acts: Acts, shutdown: &Shutdown) -> Newest {
+/// Begins to watch. Returns what is known of everything, and of the replicas.
+pub fn spawn(
+    nats: Nats,
+    directory: Directory,
+    acts: Acts,
+    shutdown: &Shutdown,
+) -> (Newest, watch::Receiver<Replicas>) {
     let unknown =
         NatsKnown { state: State::Away, why: "it has not answered yet".to_owned(), report: None };
     let (known, nats_known) = watch::channel(unknown);
@@ -56,9 +61,9 @@ pub fn spawn(nats: Nats, directory: Directory, acts: Acts, shutdown: &Shutdown) 
     shutdown.spawn("watch of replicas", replicas::follow(directory, known, shutdown.clone()));
     let (newest, watched) = watch::channel(Arc::from(""));
     let composer = Composer::new(acts);
-    shutdown
-        .spawn("snapshots", compose_all(composer, nats_known, replicas, newest, shutdown.clone()));
-    watched
+    let composing = compose_all(composer, nats_known, replicas.clone(), newest, shutdown.clone());
+    shutdown.spawn("snapshots", composing);
+    (watched, replicas)
 }
 
 async fn follow_nats(

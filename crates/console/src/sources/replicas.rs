@@ -104,9 +104,12 @@ pub struct Directory {
 }
 
 /// The part of `stack.json` that is needed here.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Stack {
     services: BTreeMap<String, String>,
+    /// Where probes and metrics are, and the operations API.
+    #[serde(default)]
+    operations: BTreeMap<String, String>,
 }
 
 /// A replica to be asked.
@@ -118,17 +121,20 @@ struct Target {
 }
 
 impl Directory {
-    /// The addresses of processes by client id, as `cargo run` has written them down.
+    /// The addresses of processes' APIs by client id, as `cargo run` has written them down.
     pub async fn on_this_machine(&self) -> BTreeMap<String, String> {
-        let Some(folder) = &self.data_folder else { return BTreeMap::new() };
+        self.stack().await.services
+    }
+
+    async fn stack(&self) -> Stack {
+        let Some(folder) = &self.data_folder else { return Stack::default() };
         let read = tokio::fs::read(folder.join("stack.json")).await;
-        let stack = read.ok().and_then(|json| serde_json::from_slice::<Stack>(&json).ok());
-        stack.map(|stack| stack.services).unwrap_or_default()
+        read.ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
     async fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<Target> = Vec::new();
-        for (client_id, url) in self.on_this_machine().await {
+        for (client_id, url) in self.stack().await.operations {
             let Ok(url) = url.parse() else { continue };
             let service = client_id.trim_end_matches(|c: char| c.is_ascii_digit());
             let service = service.trim_end_matches('-').to_owned();

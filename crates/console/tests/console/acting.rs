@@ -74,6 +74,12 @@ async fn with_a_token_only_who_has_it_acts_and_whoever_looks_needs_none() {
             "{given:?}"
         );
     }
+    let discard = json!({ "by": "me", "filter": {} });
+    for (given, status) in [("Bearer another", 401), ("Bearer the-token", 502)] {
+        let path = "/api/act/operations/orders/discard";
+        let (answered, _) = act(&world, path, &[("authorization", given)], &discard).await;
+        assert_eq!(answered, status, "there is no such service, for whoever may act");
+    }
     let snapshot = world.until("there is a snapshot", "/api/snapshot", |_| true).await;
     assert_eq!((&snapshot["rights"], &snapshot["breakable"]), (&json!("token"), &json!(false)));
     assert!(!snapshot.to_string().contains("the-token"));

@@ -18,6 +18,7 @@ use tokio::{
     time::interval,
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::{
     folder::Folder,
@@ -51,8 +52,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         () = stop_wanted.next() => return Ok(()),
     };
     let servers = servers.inspect_err(|_| view.close())?;
-    let mut services = services(&options, &servers, &view)?;
-    services.push(console(&options, &servers, &folder, &view)?);
+    // Of this run alone: what acts on dead letters through the console.
+    let token = Uuid::new_v4().simple().to_string();
+    let mut services = services(&options, &servers, &view, &token)?;
+    services.push(console(&options, &servers, &folder, &view, token)?);
     let system = RunningSystem {
         pid: std::process::id(),
         nats_url: servers.nats_url.clone(),
@@ -61,6 +64,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         console_url: None,
         // Each comes in as it is up.
         services: BTreeMap::new(),
+        operations: BTreeMap::new(),
     };
     system.save(&folder.root)?;
     show_addresses(&view, &options, &folder, &system);
@@ -72,20 +76,30 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     ended
 }
 
-fn services(options: &Options, servers: &Servers, view: &View) -> anyhow::Result<Vec<Service>> {
+fn services(
+    options: &Options,
+    servers: &Servers,
+    view: &View,
+    token: &str,
+) -> anyhow::Result<Vec<Service>> {
     let replicas = SERVICES.iter().flat_map(|service| {
         let replicas = 1..=service.replicas(options.replicas);
         replicas.map(move |replica| (service, format!("{}-{replica}", service.name)))
     });
-    let ports = options.ports().http..;
-    let services = ports.zip(replicas).map(|(port, (service, name))| {
+    let ports = (options.ports().http..).zip(options.ports().operations..);
+    let services = ports.zip(replicas).map(|((port, operations), (service, name))| {
         Ok(Service {
             kind: service.name,
             joins: service.ready_once_joined,
             port: wanted_or_other(view, &name, port)?,
+            operations_port: Some(wanted_or_other(view, &name, operations)?),
             name,
             nats_url: servers.nats_url.clone(),
-            settings: vec![("DATABASE_URL", servers.databases[service.name].clone())],
+            settings: vec![
+                ("DATABASE_URL", servers.databases[service.name].clone()),
+                ("OPERATIONS_API", "on".to_owned()),
+                ("OPERATIONS_TOKEN", token.to_owned()),
+            ],
         })
     });
     services.collect()
@@ -96,6 +110,7 @@ fn console(
     servers: &Servers,
     folder: &Folder,
     view: &View,
+    token: String,
 ) -> anyhow::Result<Service> {
     let data_folder = ("CONSOLE_DATA_FOLDER", folder.root.to_string_lossy().into_owned());
     let monitor = servers.monitor_url.clone().map(|url| ("NATS_MONITOR_URL", url));
@@ -103,9 +118,13 @@ fn console(
         kind: "console",
         joins: false,
         port: wanted_or_other(view, CONSOLE, options.ports().console)?,
+        operations_port: None,
         name: CONSOLE.to_owned(),
         nats_url: servers.nats_url.clone(),
-        settings: monitor.into_iter().chain([data_folder]).collect(),
+        settings: monitor
+            .into_iter()
+            .chain([data_folder, ("CONSOLE_OPERATIONS_TOKEN", token)])
+            .collect(),
     })
 }
 
@@ -134,8 +153,12 @@ async fn run_services(
     loop {
         tokio::select! {
             () = stop_wanted.next() => break,
-            Some(Up { name, port }) = is_up.recv() => {
+            Some(Up { name, port, operations_port }) = is_up.recv() => {
                 let url = format!("http://127.0.0.1:{port}");
+                if let Some(port) = operations_port {
+                    let url = format!("http://127.0.0.1:{port}");
+                    system.operations.insert(name.clone(), url);
+                }
                 if name == CONSOLE {
                     system.console_url = Some(url);
                     system.save(&folder.root)?;

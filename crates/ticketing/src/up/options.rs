@@ -10,6 +10,8 @@ const HTTP_PORT: u16 = 3000;
 const NATS_PORT: u16 = 4222;
 const MONITOR_PORT: u16 = 8222;
 const CONSOLE_PORT: u16 = 3900;
+/// The first of the services' probes, metrics and operations APIs.
+const OPERATIONS_PORT: u16 = 3100;
 
 /// What to bring up.
 #[derive(Debug, Clone, Args)]
@@ -34,7 +36,8 @@ pub(crate) struct Options {
     pub(super) database_url: Option<Secret>,
 
     /// Uses this port and the following ones (for the services, NATS, its monitoring, Postgres, the
-    /// console) instead of 3000 and following, 4222, 8222, any free port, and 3900.
+    /// console, the services' probes and metrics) instead of 3000 and following, 4222, 8222, any free port, 3900,
+    /// and 3100 and following.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
     first_port: Option<u16>,
 
@@ -50,6 +53,8 @@ pub(super) struct Ports {
     pub(super) nats: u16,
     pub(super) monitor: u16,
     pub(super) console: u16,
+    /// The first of the services' probes, metrics and operations APIs.
+    pub(super) operations: u16,
     /// `None` when any will do.
     pub(super) postgres: Option<u16>,
 }
@@ -62,10 +67,13 @@ impl Options {
                 nats: NATS_PORT,
                 monitor: MONITOR_PORT,
                 console: CONSOLE_PORT,
+                operations: OPERATIONS_PORT,
                 postgres: None,
             };
         };
         let nats = http + services::processes(self.replicas);
-        Ports { http, nats, monitor: nats + 1, postgres: Some(nats + 2), console: nats + 3 }
+        let postgres = Some(nats + 2);
+        let (monitor, console, operations) = (nats + 1, nats + 3, nats + 4);
+        Ports { http, nats, monitor, console, operations, postgres }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Service {
     /// Whether it joins a queue group, and is of use once it has.
     pub(super) joins: bool,
     pub(super) port: u16,
+    /// Where its probes, metrics and operations API are; `None` for together with its API.
+    pub(super) operations_port: Option<u16>,
     pub(super) nats_url: String,
     /// What it is told besides, as variables of its environment.
     pub(super) settings: Vec<(&'static str, String)>,
@@ -52,6 +54,7 @@ pub(super) struct Service {
 pub(super) struct Up {
     pub(super) name: String,
     pub(super) port: u16,
+    pub(super) operations_port: Option<u16>,
 }
 
 /// Runs the process until `stop`, then stops it in good order. Says each time that it is up.
@@ -96,8 +99,10 @@ pub(super) async fn supervise(
 impl Service {
     /// Moves to another port if a program has this one that reserves none.
     fn leave_a_taken_port(&mut self, view: &View) {
-        if let Ok(port) = wanted_or_other(view, &self.name, self.port) {
-            self.port = port;
+        for port in [Some(&mut self.port), self.operations_port.as_mut()].into_iter().flatten() {
+            if let Ok(free) = wanted_or_other(view, &self.name, *port) {
+                *port = free;
+            }
         }
     }
 
@@ -108,6 +113,9 @@ impl Service {
         if std::env::var_os("AUTH").is_none() {
             // On one's own machine nobody has a token; who wants to try one sets AUTH.
             command = command.env("AUTH", "off");
+        }
+        if let Some(port) = self.operations_port {
+            command = command.env("OPERATIONS_ADDRESS", format!("127.0.0.1:{port}"));
         }
         for (name, value) in &self.settings {
             command = command.env(name, value);
@@ -185,11 +193,15 @@ impl Watched<'_> {
     }
 
     fn is_up(&self, pid: u32, how: &str) {
-        let Service { name, port, .. } = self.service;
+        let Service { name, port, operations_port, .. } = self.service;
         self.view.say(name, how);
         self.view.status(name, format!("http://127.0.0.1:{port}  process {pid}  {how}"));
         // Nobody listens any more while everything stops.
-        let _ = self.up.try_send(Up { name: name.clone(), port: *port });
+        let _ = self.up.try_send(Up {
+            name: name.clone(),
+            port: *port,
+            operations_port: *operations_port,
+        });
     }
 }
 

@@ -59,6 +59,14 @@ async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_dis
     let (status, said) = letters(&["discard", &garbage]).await;
     assert_eq!(status, Some(0), "{said}");
     assert!(list().await.is_empty());
+    let acts: Vec<(String, i64)> = sqlx::query_as(
+        "select act, letters from bus.operator_acts where via like 'ticketing%' order by id",
+    )
+    .fetch_all(&system.orders_db)
+    .await
+    .unwrap();
+    let acts: Vec<_> = acts.iter().map(|(act, letters)| (act.as_str(), *letters)).collect();
+    assert_eq!(acts, [("redrive", 1), ("redrive", 1), ("discard", 1)], "what was done is recorded");
     let (status, said) = letters(&["redrive", &garbage]).await;
     assert_eq!(status, Some(1), "{said}");
     system.each_effect_happened_once().await;

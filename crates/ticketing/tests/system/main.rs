@@ -21,6 +21,7 @@ mod logs;
 mod manifests;
 mod members;
 mod newest;
+mod operations;
 mod orders;
 mod outages;
 mod page;

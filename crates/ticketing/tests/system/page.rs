@@ -35,6 +35,34 @@ impl Page {
         self.driver.find(By::Css(selector)).await.unwrap().click().await.unwrap();
     }
 
+    /// The one dead letter of orders: found, shown to the byte, and discarded after a preview.
+    async fn handles_dead_letters(&self) {
+        self.until("#letters-counted", "orders has 1 dead letter").await;
+        self.until("#letter-groups", "not a CloudEvent").await;
+        self.set("#letters-text", "no event").await;
+        self.click("#letters-search button").await;
+        self.until("#letters-status", "1 shown: text “no event”").await;
+        self.click("#letters button").await;
+        self.until("#bytes-hex", "6e 6f 20 65 76 65 6e 74").await;
+        self.until("#bytes-text", "no event").await;
+        self.click("#bytes-close").await;
+        // Without a name nothing is done.
+        self.click("#bulk-discard").await;
+        self.until("#letters-status", "Enter your name").await;
+        self.set("#operator", "<b>Ada</b>").await;
+        self.click("#bulk-discard").await;
+        self.until("#confirm-words", "deletes 1 dead letter (text “no event”) of orders").await;
+        self.click("#confirm-no").await;
+        self.until("#letters", "not a CloudEvent").await;
+        self.click("#bulk-discard").await;
+        self.until("#confirm-words", "permanently").await;
+        self.click("#confirm-yes").await;
+        self.until("#letters-status", "Discarded: 1.").await;
+        self.until("#letters-counted", "orders has no dead letters").await;
+        self.until("#letter-acts", "<b>Ada</b>").await;
+        self.until("#letter-acts", "discard").await;
+    }
+
     async fn set(&self, selector: &str, value: &str) {
         let script = "arguments[0].value = arguments[1];";
         let element = self.driver.find(By::Css(selector)).await.unwrap().to_json().unwrap();
@@ -72,6 +100,7 @@ async fn the_page_works_in_a_browser_and_shows_in_red_what_is_frozen() {
     page.set("#break-stream", "TICKETS").await;
     page.click("#break [value=poison]").await;
     page.until("#summary", "1 dead letter").await;
+    page.handles_dead_letters().await;
     // A script in what came in an event would have opened one.
     assert!(page.driver.get_alert_text().await.is_err());
     page.driver.quit().await.unwrap();

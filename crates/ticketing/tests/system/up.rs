@@ -27,8 +27,8 @@ pub(crate) struct Place {
     first_port: u16,
 }
 
-/// tickets, three replicas of orders, NATS, its monitoring, Postgres, the console.
-const PORTS: u16 = 8;
+/// tickets, three replicas of orders, NATS, its monitoring, Postgres, the console, the services' operations.
+const PORTS: u16 = 12;
 
 impl Place {
     pub(crate) fn new() -> Self {

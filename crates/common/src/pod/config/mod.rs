@@ -3,6 +3,7 @@
 //! message that names it.
 
 mod nats;
+mod operations;
 
 use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
 
@@ -16,6 +17,7 @@ use clap::{
 use super::secret::Secret;
 
 pub use nats::{NatsLogin, NatsSettings, nats_url};
+pub use operations::{OperationsSettings, Switch, operations_token};
 
 /// The process: its name, its logs, its shutdown.
 #[derive(Debug, Clone, Args)]
@@ -161,7 +163,7 @@ pub fn parse_from<S: Parser>(arguments: impl IntoIterator<Item = OsString>) -> S
 fn hide_secret(error: &mut clap::Error) {
     let Some(ContextValue::String(setting)) = error.get(ContextKind::InvalidArg) else { return };
     let setting = setting.to_ascii_lowercase();
-    if ["url", "password", "key"].iter().any(|secret| setting.contains(secret)) {
+    if ["url", "password", "key", "token"].iter().any(|secret| setting.contains(secret)) {
         error.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
     }
 }

@@ -7,6 +7,7 @@ mod connections;
 mod exchange;
 mod head;
 mod intake;
+mod listen;
 mod phase;
 mod place;
 pub mod server;
@@ -25,7 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{sync::Semaphore, time::Instant};
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -33,21 +34,16 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
 };
-use tracing::{Instrument, Span, debug, error_span, field::Empty, info};
+use tracing::{Instrument, Span, debug, error_span, field::Empty};
 
-use super::{
-    config::{HttpSettings, PodSettings},
-    health,
-    problem::Problem,
-    process::Pod,
-};
+use super::problem::Problem;
 use bus::{TraceContext, trace};
 
 pub use connection::MAX_HEAD;
 pub use exchange::Static;
 pub use intake::{BODY_TIMEOUT, MAX_BODY, MAX_REQUEST_ID, MAX_URL};
+pub use listen::Http;
 pub use phase::Deadlines;
-use server::Bounds;
 
 /// How long a handler may take once the request has arrived completely. Longer than the database's
 /// timeouts, so that the database's error comes first.
@@ -240,59 +236,3 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
         .unwrap_or("no message");
     Problem::internal(&anyhow::anyhow!("panicked: {text}")).into_response()
 }
-
-/// The API's port, and the separate port for probes and metrics, if there is one.
-#[derive(Debug)]
-pub struct Http {
-    api: TcpListener,
-    operations: Option<TcpListener>,
-    settings: HttpSettings,
-    stop_within: Duration,
-}
-
-impl Http {
-    /// Opens the ports.
-    ///
-    /// # Errors
-    /// If an address cannot be bound.
-    pub fn bind(settings: &PodSettings) -> anyhow::Result<Self> {
-        let http = settings.http.clone();
-        Ok(Self {
-            api: server::bind(http.http_address)?,
-            operations: http.operations_address.map(server::bind).transpose()?,
-            // The rest of the grace period is for what the requests have used.
-            stop_within: settings.shutdown_grace * 9 / 10,
-            settings: http,
-        })
-    }
-
-    /// Serves an API, and the process's probes and metrics, until the process stops.
-    ///
-    /// # Errors
-    /// If a listener has no address.
-    pub fn spawn(self, api: Router, pod: &Pod) -> anyhow::Result<()> {
-        let probes = health::routes(pod.health.clone(), pod.metrics.clone());
-        let bounds = Bounds {
-            connections: self.settings.http_max_connections.get(),
-            drain: self.settings.http_drain,
-            stop_within: self.stop_within,
-            ..Bounds::default()
-        };
-        info!(notice = "listening", http.address = %self.api.local_addr()?, "listening");
-        // Outside the limit on requests: a busy process must still answer its probes.
-        let api = if let Some(listener) = self.operations {
-            info!(operations.address = %listener.local_addr()?, "probes and metrics");
-            let bounds = Bounds { connections: OPERATIONS_CONNECTIONS, ..bounds };
-            let serve = server::serve(listener, probes, bounds, pod.shutdown.clone());
-            pod.shutdown.spawn("operations", serve);
-            api
-        } else {
-            api.merge(probes)
-        };
-        pod.shutdown.spawn("http", server::serve(self.api, api, bounds, pod.shutdown.clone()));
-        Ok(())
-    }
-}
-
-/// Enough for a kubelet and a few scrapers.
-const OPERATIONS_CONNECTIONS: usize = 64;

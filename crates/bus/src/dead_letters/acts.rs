@@ -1,0 +1,245 @@
+//! What operators do to dead letters, and the account of it: who, when, and to which events. The act and its
+//! account are one transaction. A large selection takes several acts of at most [`AT_ONCE`] dead letters, because
+//! each has to fit into the time of one statement.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
+
+use super::{
+    Which,
+    search::{Filter, fits},
+};
+use crate::text::storable;
+
+/// The most dead letters of one act.
+pub const AT_ONCE: usize = 1_000;
+
+/// What to do to dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Act {
+    /// Return them to the group in which they failed, which tries them again.
+    Redrive,
+    /// Delete them permanently.
+    Discard,
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redrive => "redrive",
+            Self::Discard => "discard",
+        })
+    }
+}
+
+/// Who acts.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// The name that the operator gave.
+    pub name: String,
+    /// The process that acts for them.
+    pub via: String,
+}
+
+/// Dead letters to act on.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Selection {
+    /// Those with these numbers, at most [`AT_ONCE`] of them.
+    Ids(Vec<i64>),
+    /// Those that fit a filter, in the order of their numbers.
+    Filter {
+        /// The condition.
+        filter: Filter,
+        /// Numbers above this one.
+        after: i64,
+        /// Numbers up to this one, so that what arrives meanwhile is not acted on.
+        up_to: i64,
+    },
+}
+
+/// Dead letters that were selected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selected {
+    /// Their numbers, at most [`AT_ONCE`].
+    pub ids: Vec<i64>,
+    /// The number after which the selection continues; `None` when that was all.
+    pub next: Option<i64>,
+}
+
+/// The number of the newest dead letter; 0 when there is none.
+///
+/// # Errors
+/// Any database error.
+pub async fn newest(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(max(id), 0) from bus.dead_letters")
+        .fetch_one(connection)
+        .await
+}
+
+/// Finds the dead letters of a selection. By a filter, a redrive does not find those that were redriven and wait.
+///
+/// # Errors
+/// Any database error.
+pub async fn select(
+    connection: &mut PgConnection,
+    act: Act,
+    selection: &Selection,
+) -> Result<Selected, sqlx::Error> {
+    let (filter, after, up_to) = match selection {
+        Selection::Ids(ids) => {
+            let found = "select id from bus.dead_letters where id = any($1) order by id limit 1000";
+            let ids = sqlx::query_scalar(found).bind(ids).fetch_all(connection).await?;
+            return Ok(Selected { ids, next: None });
+        }
+        Selection::Filter { filter, after, up_to } => (filter, *after, *up_to),
+    };
+    let (looked_at, last): (i64, Option<i64>) = sqlx::query_as(LOOK)
+        .bind(after)
+        .bind(filter.text.is_some())
+        .bind(up_to)
+        .fetch_one(&mut *connection)
+        .await?;
+    let Some(last) = last else { return Ok(Selected { ids: Vec::new(), next: None }) };
+    let ids: Vec<i64> = sqlx::query_scalar(concat!(
+        "select id from bus.dead_letters
+         where id > $1 and id <= $6 and (not $7 or redrive_at is null) and ",
+        fits!(),
+        " order by id limit 1000"
+    ))
+    .bind(after)
+    .bind(&filter.queue_group)
+    .bind(&filter.subject)
+    .bind(&filter.reason)
+    .bind(&filter.text)
+    .bind(last)
+    .bind(act == Act::Redrive)
+    .fetch_all(&mut *connection)
+    .await?;
+    let full = ids.len() == AT_ONCE;
+    let reached = if full { ids.last().copied().unwrap_or(last) } else { last };
+    let more = full || looked_at > 0 && reached < up_to;
+    Ok(Selected { ids, next: more.then_some(reached) })
+}
+
+/// How many dead letters a look takes in the order of their numbers, and the number of the last one.
+const LOOK: &str = "
+    select count(*), max(id)
+    from (select id, sum(bytes) over (order by id) - bytes as before
+          from (select id, octet_length(payload)::bigint as bytes from bus.dead_letters
+                where id > $1 and id <= $3 order by id limit 2000) as next) as looked_at
+    where not $2 or before < 33554432";
+
+/// An act and its account in one statement. Locks in the order of numbers, so that two operators wait for one
+/// another instead of deadlocking. `$1` is null for all dead letters.
+macro_rules! act_sql {
+    ($chosen:literal, $act:literal) => {
+        concat!(
+            "with chosen as materialized (
+                 select id from bus.dead_letters where ",
+            $chosen,
+            " order by id for update),
+             done as (",
+            $act,
+            " returning letter.id, letter.event_id, letter.queue_group, letter.subject, letter.reason),
+             account as (
+                 insert into bus.operator_acts (act, operator, via, selection, letters)
+                 select $2::text, $3::text, $4::text, $5::jsonb, count(*) from done having count(*) > 0 returning id),
+             of_account as (
+                 insert into bus.operator_act_letters (act, dead_letter, event_id, queue_group, subject, reason)
+                 select account.id, done.id, event_id, queue_group, subject, reason from done, account)
+             select count(*) from done"
+        )
+    };
+}
+
+/// The statement of an act; for all dead letters, or for those whose numbers are $1.
+fn statement(act: Act, all: bool) -> &'static str {
+    match (act, all) {
+        (Act::Redrive, true) => act_sql!(
+            "$1::bigint[] is null",
+            "update bus.dead_letters as letter set redrive_at = clock_timestamp()
+             from chosen where letter.id = chosen.id"
+        ),
+        (Act::Redrive, false) => act_sql!(
+            "id = any($1)",
+            "update bus.dead_letters as letter set redrive_at = clock_timestamp()
+             from chosen where letter.id = chosen.id"
+        ),
+        (Act::Discard, true) => act_sql!(
+            "$1::bigint[] is null",
+            "delete from bus.dead_letters as letter using chosen where letter.id = chosen.id"
+        ),
+        (Act::Discard, false) => act_sql!(
+            "id = any($1)",
+            "delete from bus.dead_letters as letter using chosen where letter.id = chosen.id"
+        ),
+    }
+}
+
+/// Acts on the dead letters with these numbers that are still there. `asked` is the selection that they are of, for
+/// the account. Returns how many there were.
+///
+/// # Errors
+/// Any database error. Then nothing was done.
+pub async fn act(
+    connection: &mut PgConnection,
+    act: Act,
+    ids: &[i64],
+    operator: &Operator,
+    asked: &Selection,
+) -> Result<i64, sqlx::Error> {
+    let asked = match asked {
+        // Not a thousand numbers: the account has its dead letters anyway.
+        Selection::Ids(_) => json!({ "ids": ids.len() }),
+        filter => serde_json::to_value(filter).unwrap_or_default(),
+    };
+    run(connection, act, Some(ids), operator, &asked).await
+}
+
+/// Acts on one dead letter or on all, whatever their number. On tables of the previous release, there is no account.
+///
+/// # Errors
+/// Any database error. Then nothing was done.
+pub async fn act_on(
+    connection: &mut PgConnection,
+    act: Act,
+    which: Which,
+    operator: &Operator,
+) -> Result<i64, sqlx::Error> {
+    let accounts: bool = sqlx::query_scalar("select to_regclass('bus.operator_acts') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !accounts {
+        let done = match act {
+            Act::Redrive => super::redrive(connection, which).await?,
+            Act::Discard => super::discard(connection, which).await?,
+        };
+        return Ok(i64::try_from(done).unwrap_or(i64::MAX));
+    }
+    match which {
+        Which::One(id) => run(connection, act, Some(&[id]), operator, &json!({ "ids": 1 })).await,
+        Which::All => run(connection, act, None, operator, &json!({ "all": true })).await,
+    }
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    act: Act,
+    ids: Option<&[i64]>,
+    operator: &Operator,
+    asked: &serde_json::Value,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(statement(act, ids.is_none()))
+        .bind(ids)
+        .bind(act.to_string())
+        .bind(storable(&operator.name))
+        .bind(&operator.via)
+        .bind(asked)
+        .fetch_one(connection)
+        .await
+}

@@ -1,0 +1,158 @@
+//! What operators look at and do, with many dead letters there: bounded, page by page, and accounted for.
+
+use bus::dead_letters::{
+    accounts,
+    acts::{self, AT_ONCE, Act, Operator, Selection},
+    search::{self, Filter, GROUPED, LOOKED_AT},
+};
+use sqlx::PgConnection;
+
+use crate::world::World;
+
+/// Letters of two groups, by turns; every hundredth has a payload of 100 kB.
+async fn letters(world: &World, number: i64) -> PgConnection {
+    sqlx::query(
+        "insert into bus.dead_letters (queue_group, event_id, subject, payload, headers, stream,
+                                       stream_sequence, reason, attempts, client_id)
+         select case when n % 2 = 0 then 'parcel-service' else 'another' end, gen_random_uuid(), 'parcel:sent',
+                case when n % 100 = 0 then convert_to(repeat('x', 100000), 'UTF8') else 'short' end,
+                '{}', 'PARCELS', n, 'reason ' || n % 7 || ' of ' || gen_random_uuid(), 5, 'a'
+         from generate_series(1, $1) as n",
+    )
+    .bind(number)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    sqlx::raw_sql("analyze bus.dead_letters").execute(&world.pool).await.unwrap();
+    world.pool.acquire().await.unwrap().detach()
+}
+
+/// How many rows and entries of dead letters were read.
+async fn read(connection: &mut PgConnection) -> i64 {
+    sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
+    sqlx::raw_sql("select 1").execute(&mut *connection).await.unwrap();
+    sqlx::query_scalar(
+        "select (select sum(seq_tup_read)::bigint from pg_stat_user_tables where relname ~ '^dead_letter')
+              + (select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname ~ '^dead_letter')",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
+fn of(group: &str) -> Filter {
+    Filter { queue_group: Some(group.to_owned()), ..Filter::default() }
+}
+
+#[tokio::test]
+async fn no_look_at_dead_letters_reads_more_than_its_bound() {
+    let world = World::start().await;
+    let mut connection = letters(&world, 50_000).await;
+    let text = Filter { text: Some("nothing-like-it".to_owned()), ..Filter::default() };
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        let set = sqlx::AssertSqlSafe(format!("set plan_cache_mode = {mode}"));
+        sqlx::raw_sql(set).execute(&mut connection).await.unwrap();
+        let mut before = read(&mut connection).await;
+        let mut cost = async |connection: &mut PgConnection, what: &str, most: i64| {
+            let now = read(connection).await;
+            let looked_at = now - before;
+            before = now;
+            println!("{mode}, {what}: {looked_at} rows and entries");
+            assert!(looked_at <= most, "{mode}: {what} read {looked_at}");
+        };
+        for (filter, before) in [
+            (Filter::default(), None),
+            (of("nobody"), None),
+            (of("nobody"), Some(25_000)),
+            (text.clone(), None),
+        ] {
+            let found = search::search(&mut connection, &filter, before, 100).await.unwrap();
+            assert!(found.next.is_some() && found.looked_at <= LOOKED_AT);
+            cost(&mut connection, "a search", 3 * LOOKED_AT + 200).await;
+        }
+        let grouped = search::groups(&mut connection).await.unwrap();
+        assert_eq!((grouped.counted, grouped.more, grouped.groups.len()), (GROUPED, true, 2));
+        assert_eq!(grouped.groups[0].reason, "reason # of <id>");
+        cost(&mut connection, "groups", GROUPED + 200).await;
+        for after in [0, 25_000] {
+            let selection = Selection::Filter { filter: of("nobody"), after, up_to: i64::MAX };
+            let selected = acts::select(&mut connection, Act::Discard, &selection).await.unwrap();
+            assert_eq!((selected.ids.len(), selected.next.is_some()), (0, true));
+            cost(&mut connection, "a selection", 2 * LOOKED_AT + 200).await;
+        }
+        accounts::on_events(&mut connection, &[uuid::Uuid::now_v7()]).await.unwrap();
+        accounts::newest(&mut connection, None, 50).await.unwrap();
+        accounts::prune(&mut connection, 10).await.unwrap();
+        cost(&mut connection, "the accounts", 10).await;
+    }
+    // A look at payloads stops at their bytes: 32 MB are 335 of the large ones.
+    sqlx::raw_sql("delete from bus.dead_letters where payload = 'short'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let found = search::search(&mut connection, &text, None, 100).await.unwrap();
+    assert_eq!((found.looked_at, found.next.is_some()), (336, true));
+}
+
+#[tokio::test]
+async fn a_large_selection_is_acted_on_part_by_part_each_letter_once_and_accounted_for() {
+    let world = World::start().await;
+    let mut connection = letters(&world, 6_000).await;
+    let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };
+    let up_to = acts::newest(&mut connection).await.unwrap();
+    for (act, left) in [(Act::Redrive, 6_000), (Act::Discard, 3_000)] {
+        let (mut after, mut parts, mut sum) = (Some(0), 0, 0);
+        while let Some(from) = after {
+            let selection = Selection::Filter { filter: of("another"), after: from, up_to };
+            let selected = acts::select(&mut connection, act, &selection).await.unwrap();
+            assert!(selected.ids.len() <= AT_ONCE);
+            sum += acts::act(&mut connection, act, &selected.ids, &operator, &selection)
+                .await
+                .unwrap();
+            (after, parts) = (selected.next, parts + 1);
+        }
+        assert_eq!(sum, 3_000, "{act} in {parts} parts");
+        assert!(parts <= 8, "{parts} parts");
+        assert_eq!(world.number("select count(*) from bus.dead_letters").await, left);
+    }
+    let redriven = "select count(*) from bus.dead_letters where redrive_at is not null";
+    assert_eq!(world.number(redriven).await, 0, "nothing of the other group");
+    let accounted = "select sum(letters)::bigint from bus.operator_acts";
+    assert_eq!(world.number(accounted).await, 6_000);
+    let events = "select count(distinct event_id) from bus.operator_act_letters";
+    assert_eq!(world.number(events).await, 3_000);
+
+    // A redrive by a filter passes over what waits already; what was chosen one by one is not.
+    let all = Selection::Filter { filter: Filter::default(), after: 0, up_to: i64::MAX };
+    let first = acts::select(&mut connection, Act::Redrive, &all).await.unwrap();
+    acts::act(&mut connection, Act::Redrive, &first.ids, &operator, &all).await.unwrap();
+    let next = acts::select(&mut connection, Act::Redrive, &all).await.unwrap();
+    assert!(next.ids.iter().all(|id| !first.ids.contains(id)));
+}
+
+#[tokio::test]
+async fn an_act_that_fails_leaves_neither_an_effect_nor_an_account_and_old_accounts_go() {
+    let world = World::start().await;
+    let mut connection = letters(&world, 10).await;
+    let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };
+    let all = Selection::Filter { filter: Filter::default(), after: 0, up_to: i64::MAX };
+    let ids = acts::select(&mut connection, Act::Discard, &all).await.unwrap().ids;
+    let refuse = "alter table bus.operator_act_letters add constraint fault check (subject = '')";
+    sqlx::raw_sql(refuse).execute(&mut connection).await.unwrap();
+    acts::act(&mut connection, Act::Discard, &ids, &operator, &all).await.unwrap_err();
+    assert_eq!(world.number("select count(*) from bus.dead_letters").await, 10);
+    assert_eq!(world.number("select count(*) from bus.operator_acts").await, 0);
+
+    let mend = "alter table bus.operator_act_letters drop constraint fault";
+    sqlx::raw_sql(mend).execute(&mut connection).await.unwrap();
+    acts::act(&mut connection, Act::Discard, &ids[..4], &operator, &all).await.unwrap();
+    sqlx::raw_sql("update bus.operator_acts set at = now() - interval '91 days'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    acts::act(&mut connection, Act::Discard, &ids[4..], &operator, &all).await.unwrap();
+    assert_eq!(accounts::prune(&mut connection, 10).await.unwrap(), 1);
+    assert_eq!(world.number("select count(*) from bus.operator_act_letters").await, 6);
+    let accounts = accounts::newest(&mut connection, None, 10).await.unwrap();
+    assert_eq!((accounts.len(), accounts[0].letters), (1, 6));
+}

@@ -1,0 +1,70 @@
+//! The names that a server may be called by in the Host header.
+//!
+//! A page of a stranger that a person visits can have its own name resolve to a loopback address (DNS rebinding),
+//! and then read whatever a server there answers. It cannot change the Host header, which has that name.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, header, uri::Authority};
+
+/// Names without ports: a port is no secret.
+#[derive(Debug, Clone)]
+pub struct Hosts(Arc<[String]>);
+
+impl Hosts {
+    /// Loopback under its usual names, and these.
+    #[must_use]
+    pub fn new(others: &[String]) -> Self {
+        let usual = ["localhost", "127.0.0.1", "[::1]"].map(ToOwned::to_owned);
+        let others = others.iter().map(|name| name.to_ascii_lowercase());
+        Self(usual.into_iter().chain(others).collect())
+    }
+
+    /// Whether `host[:port]` is one of them.
+    #[must_use]
+    pub fn know(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        let host = authority.host().to_ascii_lowercase();
+        self.0.contains(&host)
+    }
+
+    /// Whether a request names one of them in its only Host header.
+    #[must_use]
+    pub fn are_named_in(&self, headers: &HeaderMap) -> bool {
+        let mut given = headers.get_all(header::HOST).iter();
+        let host = given.next().and_then(|host| host.to_str().ok());
+        // Two of them are read differently by different programs.
+        given.next().is_none() && host.is_some_and(|host| self.know(host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_server_are_known() {
+        let hosts = Hosts::new(&["Console.example.com".to_owned()]);
+        for known in ["localhost", "LOCALHOST:3900", "127.0.0.1:1", "[::1]:3900"] {
+            assert!(hosts.know(known), "{known}");
+        }
+        assert!(hosts.know("console.example.com:80"));
+        for unknown in [
+            "",
+            "evil.example",
+            "evil.example:3900",
+            "localhost.evil.example",
+            "localhost@evil",
+            "evil@localhost",
+            "localhost evil",
+            "127.0.0.2",
+            "localhost/x",
+            "localhost.",
+        ] {
+            assert!(!hosts.know(unknown), "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The operations API: what the console and operators' programs ask a service, and have it do. Every service has it
+//! from [`Service`](super::service::Service), at the port for probes and metrics, if `OPERATIONS_API` is on.
+//!
+//! - It is never at the port of the public API, and answers no browser: only programs have a use for it.
+//! - Reading needs no token; its cost is bounded, whatever there is in the tables. Acting needs `OPERATIONS_TOKEN`.
+//! - Every act is accounted for, with the name that the operator gave: [`bus::dead_letters::accounts`].
+
+mod dead_letters;
+mod guard;
+mod input;
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+use bus::{BusError, ClientId, Pool, Shutdown, Stream, dead_letters::accounts};
+use futures::FutureExt;
+use serde_json::{Value, json};
+
+use super::{
+    bearer::Bearer,
+    config::{HttpSettings, OperationsSettings, Switch},
+    http::{Http, MiddlewareSettings, middleware},
+    periodic::{self, Batch},
+    service::ServiceSettings,
+};
+use guard::{Callers, programs_only, token_required};
+
+/// How many requests may be in progress: each may read a few thousand rows, and the database is for the service.
+const CONCURRENT: usize = 4;
+/// How often to look for old accounts of acts, and how many one statement deletes. Each has up to a thousand rows.
+const PRUNE_EVERY: Duration = Duration::from_mins(10);
+const PRUNE: i64 = 10;
+
+/// The service that the operations API is of.
+#[derive(Debug, Clone)]
+pub(crate) struct Operations {
+    /// Its name.
+    pub(crate) service: &'static str,
+    /// This replica.
+    pub(crate) client_id: ClientId,
+    /// The streams that it publishes to.
+    pub(crate) streams: &'static [&'static Stream],
+    /// The queue groups that it is a member of.
+    pub(crate) queue_groups: Vec<&'static str>,
+    /// Its database.
+    pub(crate) pool: Pool,
+}
+
+/// Whether the settings fit together.
+///
+/// # Errors
+/// They do not, with the reason.
+pub(crate) fn check(
+    settings: &OperationsSettings,
+    http: &HttpSettings,
+) -> Result<(), &'static str> {
+    if settings.operations_api == Switch::On && http.operations_address.is_none() {
+        return Err("OPERATIONS_API is on, and OPERATIONS_ADDRESS, where it would be, is not set");
+    }
+    Ok(())
+}
+
+/// Adds the operations API to what is served beside the public API, if it is on.
+pub(crate) fn serve(http: Http, operations: Operations, settings: &ServiceSettings) -> Http {
+    let address = settings.pod.http.operations_address;
+    match (settings.operations.operations_api, address) {
+        (Switch::On, Some(address)) => {
+            let token = settings.operations.operations_token.as_deref().map(Bearer::new);
+            http.with_operations_api(router(operations, token, Callers::at(address)))
+        }
+        _ => http,
+    }
+}
+
+/// The routes, behind their guards and the limits that every API has.
+fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Router {
+    let may_act = token.is_some();
+    let acting = Router::new()
+        .route("/operations/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/operations/dead-letters/discard", post(dead_letters::discard))
+        .layer(from_fn_with_state(token, token_required));
+    let reading = Router::new()
+        .route("/operations", get(async move |state| about(state, may_act)))
+        .route("/operations/dead-letters", get(dead_letters::search))
+        .route("/operations/dead-letters/groups", get(dead_letters::groups))
+        .route("/operations/dead-letters/acts", get(dead_letters::acts))
+        .route("/operations/dead-letters/{id}", get(dead_letters::show));
+    let api = reading.merge(acting).with_state(operations);
+    let settings = MiddlewareSettings { concurrent: CONCURRENT, origins: Vec::new() };
+    middleware(api, &settings).layer(from_fn_with_state(callers, programs_only))
+}
+
+/// What there is to ask.
+fn about(State(operations): State<Operations>, may_act: bool) -> Json<Value> {
+    let streams: Vec<_> = operations.streams.iter().map(|stream| stream.name).collect();
+    Json(json!({
+        "service": operations.service,
+        "clientId": operations.client_id,
+        "streams": streams,
+        "queueGroups": operations.queue_groups,
+        "mayAct": may_act,
+    }))
+}
+
+/// Forgets accounts of acts that are past their time, until the process stops.
+///
+/// # Errors
+/// Never; the type is what [`Shutdown::spawn`] takes.
+pub(crate) async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
+    periodic::repeat("operators' acts", PRUNE_EVERY, &pool, shutdown, |connection| {
+        async move {
+            let pruned = accounts::prune(connection, PRUNE).await.map_err(BusError::from)?;
+            Ok(Batch::of(pruned, PRUNE.unsigned_abs()))
+        }
+        .boxed()
+    })
+    .await
+}
