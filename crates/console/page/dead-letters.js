@@ -12,6 +12,7 @@ let service = "";
 let filter = {};
 let rows = [];
 let next = null;
+let looks = 0;
 let mayAct = false;
 let wanted = null;
 
@@ -26,10 +27,11 @@ const at = (path, query) => {
   const parameters = new URLSearchParams(given);
   return `/api/operations/${encodeURIComponent(service)}${path}${given.length ? `?${parameters}` : ""}`;
 };
-const status = (words, name = "") => { text(byId("letters-status"), words); look(byId("letters-status"), name); };
+/** What came of what the person did; what is shown is said elsewhere, so that a look in between does not hide it. */
+const say = (words, name = "") => { text(byId("letters-said"), words); look(byId("letters-said"), name); };
 /** Does something, and says what went wrong with it. */
 async function trying(work) {
-  try { await work(); } catch (error) { status(error.message, "bad"); }
+  try { say(""); await work(); } catch (error) { say(error.message, "bad"); }
 }
 function button(words, label, act) {
   const element = make("button", "", words);
@@ -67,8 +69,9 @@ async function showGroups() {
       })]);
   });
 }
-function addRows(letters) {
-  for (const letter of letters) {
+/** Rows keep their places and the focus while what they show is looked up again. */
+function showRows() {
+  each(byId("letters"), rows, (letter) => `${service} ${letter.id} ${mayAct}`, (letter) => {
     const row = make("tr");
     const acts = make("span", "buttons");
     acts.append(button("Bytes", `Show the bytes of dead letter ${letter.id}`, () => bytes(letter.id)));
@@ -76,26 +79,28 @@ function addRows(letters) {
       acts.append(button("Redrive", `Redrive dead letter ${letter.id}`, () => prepare("redrive", { ids: [letter.id] })),
         button("Discard", `Discard dead letter ${letter.id}`, () => prepare("discard", { ids: [letter.id] })));
     }
-    fill(row, [String(letter.id), time(letter.deadAt), letter.subject, letter.queueGroup, letter.eventId,
-      letter.redriveAt ? `waits to be tried again; ${letter.reason}` : letter.reason, letter.attempts, letter.copies, letter.clientId, acts]);
+    fill(row, [String(letter.id), "", letter.subject, letter.queueGroup, letter.eventId, "", 0, 0, "", acts]);
     row.cells[5].className = "long";
-    byId("letters").append(row);
-  }
-}
-async function more() {
-  const found = await ask(at("/dead-letters", { ...filter, after: next }));
-  rows = rows.concat(found.letters);
-  next = found.next;
-  addRows(found.letters);
+    return row;
+  }, (row, letter) => {
+    text(row.cells[1], time(letter.deadAt));
+    text(row.cells[5], letter.redriveAt ? `waits to be tried again; ${letter.reason}` : letter.reason);
+    text(row.cells[6], number(letter.attempts));
+    text(row.cells[7], number(letter.copies));
+    text(row.cells[8], letter.clientId);
+  });
   byId("letters-more").hidden = next === null;
-  status(`${number(rows.length)} shown: ${filterWords()}${next === null ? "" : ". There may be more."}`);
-}
-async function search() {
-  rows = [];
-  next = null;
-  byId("letters").replaceChildren();
-  await more();
   byId("letters-bulk").hidden = !mayAct || rows.length === 0;
+  text(byId("letters-status"), `${number(rows.length)} shown: ${filterWords()}${next === null ? "" : ". There may be more."}`);
+}
+/** Looks from the newest on, or for what comes after the rows that are shown. Of several looks at a time, the last counts. */
+async function search(after = null) {
+  const mine = ++looks;
+  const found = await ask(at("/dead-letters", { ...filter, after }));
+  if (mine !== looks) return;
+  rows = after === null ? found.letters : rows.concat(found.letters);
+  next = found.next;
+  showRows();
 }
 
 /** A payload as bytes and as text, from this byte on. */
@@ -170,7 +175,7 @@ async function confirmed() {
   const { name, selection } = wanted;
   const done = await all(name, { by: operator(), ...selection });
   await refresh();
-  status(`${name === "redrive" ? "Redriven" : "Discarded"}: ${number(done.letters)}.`, "good");
+  say(`${name === "redrive" ? "Redriven" : "Discarded"}: ${number(done.letters)}.`, "good");
 }
 async function showActs() {
   const { acts } = await ask(at("/dead-letters/acts", { limit: 20 }));
@@ -206,10 +211,10 @@ async function services() {
 byId("letters-search").addEventListener("submit", (event) => {
   event.preventDefault();
   filter = byId("letters-text").value.trim() ? { text: byId("letters-text").value.trim() } : {};
-  trying(search);
+  trying(() => search());
 });
 byId("letters-service").addEventListener("change", () => trying(async () => { filter = {}; await services(); await refresh(); }));
-byId("letters-more").addEventListener("click", () => trying(more));
+byId("letters-more").addEventListener("click", () => trying(() => search(next)));
 byId("bulk-redrive").addEventListener("click", () => trying(() => prepare("redrive", { filter })));
 byId("bulk-discard").addEventListener("click", () => trying(() => prepare("discard", { filter })));
 byId("confirm").addEventListener("close", () => { if (byId("confirm").returnValue === "yes") trying(confirmed); });
@@ -219,13 +224,12 @@ export function showDeadLetters({ parts, rights }, dead) {
   const state = `${dead} ${rights} ${parts.filter((part) => part.state === "ready").map((part) => part.name).join()}`;
   if (state === known) return;
   known = state;
-  trying(async () => {
-    try {
-      await services();
-      if (service && !byId("confirm").open) await refresh();
-    } catch (error) {
-      setTimeout(() => { known = ""; }, RETRY);
-      throw error;
-    }
+  const lookAgain = async () => {
+    await services();
+    if (service) await refresh();
+  };
+  lookAgain().catch((error) => {
+    say(error.message, "bad");
+    setTimeout(() => { known = ""; }, RETRY);
   });
 }

@@ -48,7 +48,7 @@ impl Page {
         self.click("#bytes-close").await;
         // Without a name nothing is done.
         self.click("#bulk-discard").await;
-        self.until("#letters-status", "Enter your name").await;
+        self.until("#letters-said", "Enter your name").await;
         self.set("#operator", "<b>Ada</b>").await;
         self.click("#bulk-discard").await;
         self.until("#confirm-words", "deletes 1 dead letter (text “no event”) of orders").await;
@@ -57,7 +57,7 @@ impl Page {
         self.click("#bulk-discard").await;
         self.until("#confirm-words", "permanently").await;
         self.click("#confirm-yes").await;
-        self.until("#letters-status", "Discarded: 1.").await;
+        self.until("#letters-said", "Discarded: 1.").await;
         self.until("#letters-counted", "orders has no dead letters").await;
         self.until("#letter-acts", "<b>Ada</b>").await;
         self.until("#letter-acts", "discard").await;
