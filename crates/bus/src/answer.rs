@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use sqlx::PgConnection;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     attempts,
@@ -52,8 +52,8 @@ impl<L: Listener> Batch<L> {
         match confirmed {
             Ok(()) => metrics::counter!("bus_acked_total", "group" => L::QUEUE_GROUP)
                 .increment(slots.len() as u64),
-            // They are redelivered, and the inbox recognizes them.
-            Err(error) => warn!(events = slots.len(), %error, "acks were not confirmed"),
+            // They are redelivered, and the inbox recognizes them. Mostly NATS is away, which the connection tells.
+            Err(error) => debug!(events = slots.len(), %error, "acks were not confirmed"),
         }
     }
 

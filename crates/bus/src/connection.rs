@@ -3,14 +3,17 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -94,8 +97,9 @@ impl Bus {
         let (link_sender, link) = watch::channel(ConnectionState::default());
         let (closed_sender, closed) = watch::channel(false);
         let servers = servers(&options.servers)?;
+        let told = Told { link: link_sender, closed: closed_sender, away_since: Mutex::default() };
         let connect = connect_options(options, &servers).event_callback(move |event| {
-            record(&event, &link_sender, &closed_sender);
+            told.record(&event);
             async {}
         });
         metrics::gauge!("bus_connected").set(0);
@@ -202,27 +206,60 @@ fn connect_options(options: &Options, servers: &[ServerAddr]) -> ConnectOptions 
     connect
 }
 
-fn record(event: &Event, link: &watch::Sender<ConnectionState>, closed: &watch::Sender<bool>) {
-    match event {
-        Event::Connected => {
-            link.send_modify(|link| *link = ConnectionState { up: true, epoch: link.epoch + 1 });
-            metrics::gauge!("bus_connected").set(1);
-            info!(notice = "routine", "connected to NATS");
+/// Who is told what becomes of the connection.
+struct Told {
+    link: watch::Sender<ConnectionState>,
+    closed: watch::Sender<bool>,
+    /// Since when an outage lasts that was logged.
+    away_since: Mutex<Option<Instant>>,
+}
+
+impl Told {
+    fn record(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.link.send_modify(|link| {
+                    *link = ConnectionState { up: true, epoch: link.epoch + 1 };
+                });
+                metrics::gauge!("bus_connected").set(1);
+                match self.away_since().take() {
+                    Some(since) => {
+                        let seconds = since.elapsed().as_secs();
+                        info!(
+                            notice = "outage",
+                            outage.seconds = seconds,
+                            "connected to NATS again"
+                        );
+                    }
+                    None => info!(notice = "routine", "connected to NATS"),
+                }
+            }
+            Event::Disconnected => {
+                self.is_down();
+                let mut since = self.away_since();
+                if since.is_none() {
+                    *since = Some(Instant::now());
+                    warn!(notice = "outage", "disconnected from NATS, reconnecting");
+                }
+            }
+            Event::Closed => {
+                self.is_down();
+                self.closed.send_replace(true);
+            }
+            Event::LameDuckMode => info!("the NATS server is shutting down soon"),
+            Event::Draining => debug!("draining the connection to NATS"),
+            Event::SlowConsumer(subscription) => warn!(subscription, "slow consumer"),
+            Event::ServerError(error) => warn!(%error, "error from the NATS server"),
+            Event::ClientError(error) => debug!(%error, "error in the NATS client"),
         }
-        Event::Disconnected => {
-            link.send_modify(|link| link.up = false);
-            metrics::gauge!("bus_connected").set(0);
-            warn!("disconnected from NATS, reconnecting");
-        }
-        Event::Closed => {
-            link.send_modify(|link| link.up = false);
-            metrics::gauge!("bus_connected").set(0);
-            closed.send_replace(true);
-        }
-        Event::LameDuckMode => info!("the NATS server is shutting down soon"),
-        Event::Draining => debug!("draining the connection to NATS"),
-        Event::SlowConsumer(subscription) => warn!(subscription, "slow consumer"),
-        Event::ServerError(error) => warn!(%error, "error from the NATS server"),
-        Event::ClientError(error) => debug!(%error, "error in the NATS client"),
+    }
+
+    fn is_down(&self) {
+        self.link.send_modify(|link| link.up = false);
+        metrics::gauge!("bus_connected").set(0);
+    }
+
+    fn away_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -74,7 +74,7 @@ impl<L: Listener> Delivery<L> {
     async fn run(self) {
         let bus = self.context.bus.clone();
         let mut watch = Watch::of_member::<L>(bus.clone());
-        let (mut backoff, mut connection) = (RETRY, 0);
+        let (mut backoff, mut connection, mut joined_on) = (RETRY, 0, None);
         while !self.shutdown.has_begun() {
             let epoch = tokio::select! {
                 () = self.shutdown.begun() => break,
@@ -86,7 +86,7 @@ impl<L: Listener> Delivery<L> {
             }
             let begun = Instant::now();
             let ended = match watch.check().await {
-                Ok(()) => self.session(epoch, &mut watch).await,
+                Ok(()) => self.session(epoch, &mut joined_on, &mut watch).await,
                 Err(error) => Err(error.into()),
             };
             let pause = match ended {
@@ -114,10 +114,22 @@ impl<L: Listener> Delivery<L> {
         }
     }
 
-    async fn session(&self, epoch: u64, watch: &mut Watch) -> Result<(), SessionError> {
+    /// One session, on this connection. `joined_on` is the connection of the one before.
+    async fn session(
+        &self,
+        epoch: u64,
+        joined_on: &mut Option<u64>,
+        watch: &mut Watch,
+    ) -> Result<(), SessionError> {
         let mut session = Session::open(self.context.clone(), epoch).await?;
         self.joined.send_replace(Readiness::Ready);
-        info!(notice = "joined", queue.group = L::QUEUE_GROUP, client.id = %self.context.client_id, "joined the queue group");
+        let client_id = &self.context.client_id;
+        if std::mem::replace(joined_on, Some(epoch)).is_none_or(|before| before == epoch) {
+            info!(notice = "joined", queue.group = L::QUEUE_GROUP, client.id = %client_id, "joined the queue group");
+        } else {
+            // The end of an outage of NATS, which the connection tells.
+            debug!(queue.group = L::QUEUE_GROUP, client.id = %client_id, "joined the queue group again");
+        }
         let ended = tokio::select! {
             ended = session.run(&self.shutdown) => ended,
             never = watch.keep_checking() => match never {},

@@ -45,6 +45,22 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the database cannot be reached at all: an outage, which whoever watches the database sees and tells as
+/// well. In the other cases of [`database_is_away`], such as a full disk, it may answer questions.
+#[must_use]
+pub fn database_is_gone(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+        }
+        _ => false,
+    }
+}
+
 /// Whether the database serves, but cannot run this statement now: a lock or a resource it needs is
 /// taken. The same statement may succeed later, and other statements may succeed now.
 #[must_use]

@@ -9,7 +9,7 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{
     backoff::RETRY,
@@ -111,7 +111,8 @@ impl<L: Listener> Session<L> {
                 pulled = self.pull.next(), if listens => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
-                    info!("the database is available again, pulling events");
+                    // An outage that lasted is told by whoever watches the database.
+                    debug!("the database is available again, pulling events");
                 }
                 () = shutdown.begun(), if stoppable => {
                     debug!(waiting = self.waiting.len(), "taking no more events");

@@ -12,7 +12,7 @@ use crate::{
     batch::{Batch, Outcome, Slot},
     decode::decode,
     effect::{IdConflict, MemberContext},
-    error::database_is_away,
+    error::{database_is_away, database_is_gone},
     in_flight::InFlight,
     inbox,
     listener::{Failure, Listener},
@@ -49,7 +49,10 @@ pub(crate) async fn settle<L: Listener>(
     match batch.settle().instrument(span).await {
         Ok(()) => Outcome::Settled,
         Err(error) => {
-            if database_is_away(&error) {
+            let told = batch.context.pool.told();
+            if told.is_away() || (told.is_watched() && database_is_gone(&error)) {
+                debug!(queue.group = group, %error, "the database is unavailable, returning events");
+            } else if database_is_away(&error) {
                 warn!(queue.group = group, %error, "the database is unavailable, returning events");
             } else {
                 // The bus's own tables are at fault, not an event.

@@ -1,7 +1,7 @@
 //! How `publish` and `listen` take part: under a client id of their own, until their work is done,
 //! a signal comes, or `rs` is typed, which begins anew.
 
-use std::{io::BufRead, thread, time::Duration};
+use std::{io::BufRead, path::Path, thread, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -72,8 +72,26 @@ impl Options {
         RunningSystem::load(&self.data.data_dir)
     }
 
+    /// The data folder of the system that is up.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data.data_dir
+    }
+
     /// Connects, or says that NATS is not there.
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        let connection = self.open().await?;
+        if timeout(CONNECT_TIMEOUT, connection.bus.connected()).await.is_err() {
+            bail!(
+                "NATS does not answer at {}, or turns this user away: bring everything up with `cargo run`, or name \
+                 another with --nats-url",
+                without_passwords(&connection.url)
+            );
+        }
+        Ok(connection)
+    }
+
+    /// Connects in the background.
+    pub(crate) async fn open(&self) -> anyhow::Result<Connection> {
         let url = self.data.nats_url(self.nats_url.as_deref())?;
         let (shutdown, reason) = Shutdown::new();
         let client_id = self.client_id.clone().unwrap_or_else(ClientId::of_this_process);
@@ -82,13 +100,6 @@ impl Options {
             ..self.login.options(&url, &client_id)
         };
         let bus = Bus::connect(&options, &shutdown).await?;
-        if timeout(CONNECT_TIMEOUT, bus.connected()).await.is_err() {
-            bail!(
-                "NATS does not answer at {}, or turns this user away: bring everything up with `cargo run`, or name \
-                 another with --nats-url",
-                without_passwords(&url)
-            );
-        }
         Ok(Connection { bus, url, shutdown, reason })
     }
 }

@@ -11,6 +11,7 @@ mod dead_letters;
 mod listen;
 mod nkey;
 mod out;
+mod postgres;
 mod publish;
 mod running;
 pub mod services;

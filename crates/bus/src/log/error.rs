@@ -3,7 +3,7 @@
 use async_nats::jetstream::context::RequestError;
 
 use super::publish::PublishError;
-use crate::topology::TopologyError;
+use crate::{error::database_is_gone, topology::TopologyError};
 
 /// Why a relay's turn ended. It pauses, then waits for another turn.
 #[derive(Debug, thiserror::Error)]
@@ -32,4 +32,16 @@ pub(crate) enum RelayError {
     /// A sequence beyond the range of a Postgres `bigint`.
     #[error("a number is out of range: {0}")]
     Number(#[from] std::num::TryFromIntError),
+}
+
+impl RelayError {
+    /// Whether an outage of NATS or Postgres may explain it.
+    pub(super) fn may_be_an_outage(&self) -> bool {
+        match self {
+            Self::Database(error) => database_is_gone(error),
+            Self::Topology(TopologyError::Away(_)) | Self::Request(_) | Self::NoTurn => true,
+            Self::Publish(error) => error.may_be_an_outage(),
+            Self::Topology(_) | Self::Overtaken | Self::Unverified | Self::Number(_) => false,
+        }
+    }
 }

@@ -75,6 +75,23 @@ pub(crate) enum PublishError {
     Number(#[from] std::num::TryFromIntError),
 }
 
+impl PublishError {
+    /// Whether an outage of NATS may explain it.
+    pub(super) fn may_be_an_outage(&self) -> bool {
+        use jetstream::context::PublishErrorKind::{BrokenPipe, StreamNotFound, TimedOut};
+        match self {
+            Self::NoAnswer | Self::Send(_) | Self::Request(_) => true,
+            Self::Topology(error) => matches!(error, TopologyError::Away(_)),
+            // A server that has just started knows no stream yet.
+            Self::Unconfirmed(error) => {
+                matches!(error.kind(), BrokenPipe | StreamNotFound | TimedOut)
+            }
+            Self::Refused(_) | Self::NotABatch | Self::NotHeld | Self::Empty => false,
+            Self::Answer(_) | Self::Number(_) => false,
+        }
+    }
+}
+
 /// The server's answer to one message.
 #[derive(Debug)]
 struct Acked {

@@ -16,6 +16,7 @@ use crate::{
     backoff::{Backoff, RETRY},
     connection::Bus,
     event::Stream,
+    outage::Failing,
     pool::Pool,
     topology::Refusal,
 };
@@ -39,6 +40,7 @@ pub(crate) struct StreamRelay {
     pub(super) remade: Remade,
     /// Grows while rounds fail. Starts over after a whole round.
     pub(super) backoff: Backoff,
+    pub(super) failing: Failing,
     /// Whether the last confirmed message was found at the last check.
     pub(super) last_seen: bool,
     /// Whether ranges may have to be republished.
@@ -68,6 +70,7 @@ impl StreamRelay {
             refusal: Refusal::of(stream.name),
             remade: Remade::default(),
             backoff: RETRY,
+            failing: Failing::default(),
             last_seen: false,
             lost: true,
             refilled: 0,

@@ -42,23 +42,29 @@ impl StreamRelay {
                 _ => None,
             };
             let pause = refused.unwrap_or_else(|| {
-                // One warning per outage.
-                if self.backoff.failures() == 0 {
-                    warn!(stream = self.stream.name, %error, "publishing failed, retrying");
-                } else {
-                    debug!(
-                        stream = self.stream.name,
-                        %error,
-                        failures = self.backoff.failures(),
-                        "publishing still fails, retrying"
-                    );
-                }
+                self.log_failure(&error);
                 self.backoff.pause()
             });
             tokio::select! {
                 () = shutdown.begun() => break,
                 () = sleep(pause) => {}
             }
+        }
+    }
+
+    /// Logs a failure at level `warn` once, unless an outage explains it, which others tell.
+    fn log_failure(&mut self, error: &RelayError) {
+        let (stream, failures) = (self.stream.name, self.backoff.failures());
+        let is_told = !self.bus.link().borrow().up || self.pool.told().is_away();
+        let tell = if error.may_be_an_outage() {
+            self.failing.because(is_told)
+        } else {
+            self.failing.by_itself()
+        };
+        if tell {
+            warn!(stream, %error, failures, "publishing fails, retrying");
+        } else {
+            debug!(stream, %error, failures, "publishing failed, retrying");
         }
     }
 
@@ -156,6 +162,9 @@ impl StreamRelay {
                 retain_at = Instant::now() + RETAIN;
             }
             self.backoff.reset();
+            if self.failing.end() {
+                info!(stream = self.stream.name, "publishing again");
+            }
             if !more {
                 tokio::select! {
                     () = shutdown.begun() => {}

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{backoff::Backoff, error::database_is_away};
+use crate::{backoff::Backoff, error::database_is_away, outage::Told};
 use lent::{Generation, Lent, PING_TIMEOUT};
 pub(crate) use lent::{is_alive, lock};
 
@@ -46,6 +46,7 @@ struct Shared {
     options: Arc<PgConnectOptions>,
     size: usize,
     current: Mutex<Arc<Generation>>,
+    told: Told,
 }
 
 impl Pool {
@@ -53,7 +54,14 @@ impl Pool {
     #[must_use]
     pub fn new(options: PgConnectOptions, size: usize) -> Self {
         let current = Mutex::new(Arc::new(Generation::new(size, None)));
-        Self { shared: Arc::new(Shared { options: Arc::new(options), size, current }) }
+        Self {
+            shared: Arc::new(Shared {
+                options: Arc::new(options),
+                size,
+                current,
+                told: Told::default(),
+            }),
+        }
     }
 
     /// The options that its connections are opened with.
@@ -134,6 +142,17 @@ impl Pool {
             }
         };
         timeout(ACQUIRE_TIMEOUT, lent).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Notes how the database is, as found by a caller who watches it and logs when it goes away and when it is
+    /// back. From then on, what fails because the database is away says so at level `debug` only.
+    pub fn watched(&self, is_away: bool) {
+        self.shared.told.set(is_away);
+    }
+
+    /// What is told of the database.
+    pub(crate) fn told(&self) -> &Told {
+        &self.shared.told
     }
 
     /// Whether work on any connection succeeded within this time. A busy pool counts as serving.

@@ -1,7 +1,14 @@
 //! The service's Postgres: a pool whose timeouts are shorter than a request's, and a readiness gate
 //! that tells whether requests can be served.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use sqlx::{
@@ -40,6 +47,14 @@ const SERVED: Duration = Duration::from_secs(3);
 const GATE: &str = "database";
 /// How long closing waits for connections in use.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether the process's database was away at the last check.
+static AWAY: AtomicBool = AtomicBool::new(false);
+
+/// Whether the process's database is known to be away: [`watch`] has logged it.
+pub(super) fn is_away() -> bool {
+    AWAY.load(Ordering::Relaxed)
+}
 
 /// Opens the pool. Waits up to 30 seconds for an unreachable server, but not for one that refuses
 /// (the password, the database's name).
@@ -82,17 +97,32 @@ pub fn migration_pool(pool: &Pool) -> PgPool {
 pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Result<()> {
     health.not_ready(GATE, "not asked yet");
     let mut witness = Witness { options: pool.connect_options(), connection: None, silent: false };
-    let mut served = None;
+    let (mut served, mut away_since) = (None, None::<Instant>);
     while !shutdown.has_begun() {
-        let asked = serves(&pool, &mut witness).await;
+        let asked = serves(&pool, &mut witness, away_since.is_some()).await;
+        AWAY.store(asked.is_err(), Ordering::Relaxed);
+        pool.watched(asked.is_err());
         match &asked {
             Ok(()) => health.ready(GATE),
             Err(_) => health.not_ready(GATE, "does not answer; the log says why"),
         }
         if served.replace(asked.is_ok()) != Some(asked.is_ok()) {
             match asked {
-                Ok(()) => info!(notice = "routine", "database available"),
-                Err(reason) => warn!(reason, "database unavailable"),
+                Ok(()) => match away_since.take() {
+                    Some(since) => {
+                        let seconds = since.elapsed().as_secs();
+                        info!(
+                            notice = "outage",
+                            outage.seconds = seconds,
+                            "database available again"
+                        );
+                    }
+                    None => info!(notice = "routine", "database available"),
+                },
+                Err(reason) => {
+                    away_since = Some(Instant::now());
+                    warn!(notice = "outage", reason, "database unavailable");
+                }
             }
         }
         tokio::select! {
@@ -104,11 +134,16 @@ pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Re
 }
 
 /// Checks whether requests can be served. The database may answer although the pool has no working
-/// connection.
-async fn serves(pool: &Pool, witness: &mut Witness) -> Result<(), String> {
+/// connection. `told` says whether an outage was logged, which explains connections that fell silent.
+async fn serves(pool: &Pool, witness: &mut Witness, told: bool) -> Result<(), String> {
     witness.ask().await?;
     if witness.silent && pool.renew() {
-        warn!("database connections stopped responding, opening new ones");
+        const WHAT: &str = "database connections stopped responding, opening new ones";
+        if told {
+            debug!("{WHAT}");
+        } else {
+            warn!("{WHAT}");
+        }
         witness.silent = false;
     }
     let asked = pool.run(async |connection| sqlx::query("select 1").execute(connection).await);
@@ -186,11 +221,15 @@ fn options(url: &str, client_id: &ClientId) -> anyhow::Result<PgConnectOptions> 
 }
 
 async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START_WAIT;
+    let (begun, mut waits) = (Instant::now(), false);
     loop {
         let error = match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
             Ok(Ok(connection)) => {
                 let _ = connection.close().await;
+                if waits {
+                    let seconds = begun.elapsed().as_secs();
+                    info!(notice = "outage", outage.seconds = seconds, "the database answers");
+                }
                 return Ok(());
             }
             Ok(Err(error)) if !database_is_away(&error) => {
@@ -199,15 +238,18 @@ async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
-        if Instant::now() >= deadline {
+        if begun.elapsed() >= START_WAIT {
             anyhow::bail!("the database cannot be reached: {error}");
         }
-        warn!(
-            database.host = options.get_host(),
-            database.port = options.get_port(),
-            error,
-            "waiting for the database",
-        );
+        if !std::mem::replace(&mut waits, true) {
+            warn!(
+                notice = "outage",
+                database.host = options.get_host(),
+                database.port = options.get_port(),
+                error,
+                "waiting for the database",
+            );
+        }
         sleep(START_RETRY).await;
     }
 }

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{sleep, timeout};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use bus::Shutdown;
-use bus::{BusError, Pool, database_is_away};
+use bus::{BusError, Pool, database_is_away, database_is_gone};
 
 /// The pause between full batches, so that a backlog does not starve other users of the database.
 const BREATH: Duration = Duration::from_millis(10);
@@ -66,7 +66,11 @@ pub async fn repeat(
                 // Closing the connection aborts whatever is open on it.
                 connection = None;
                 match failed {
-                    // Logged once per outage, not at every round.
+                    // An outage, which the database's watch logs.
+                    BusError::Database(error) if database_is_gone(&error) => {
+                        debug!(periodic.task = what, %error, "database unavailable");
+                    }
+                    // Logged once, not at every round.
                     BusError::Database(error) if database_is_away(&error) => {
                         if !std::mem::replace(&mut away, true) {
                             warn!(periodic.task = what, %error, "database unavailable");

@@ -9,7 +9,9 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use bus::{BusError, database_is_away, database_is_busy};
+use bus::{BusError, database_is_away, database_is_busy, database_is_gone};
+
+use super::database;
 
 /// An `application/problem+json` answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -105,7 +107,13 @@ impl Problem {
     #[must_use]
     pub fn internal(error: &anyhow::Error) -> Self {
         if is_unavailable(error) {
-            tracing::warn!(error = format!("{error:#}"), "database unavailable");
+            let text = format!("{error:#}");
+            // An outage is told once, by the database's watch, and not by each request that meets it.
+            if database::is_away() || of_the_database(error).any(database_is_gone) {
+                tracing::debug!(error = text, "database unavailable");
+            } else {
+                tracing::warn!(error = text, "database unavailable");
+            }
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The database is unavailable. The request may or may not have taken effect: retry it, with the same Idempotency-Key if it has one.",
@@ -122,16 +130,17 @@ impl Problem {
 /// Returns whether the database is unreachable or overloaded, or a lock is held for long. All of
 /// these pass.
 fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+    of_the_database(error).any(|error| database_is_away(error) || database_is_busy(error))
+}
+
+fn of_the_database(error: &anyhow::Error) -> impl Iterator<Item = &sqlx::Error> {
+    error.chain().filter_map(|cause| {
         // BusError is transparent, so the chain does not show it.
         let from_bus = cause.downcast_ref::<BusError>().and_then(|error| match error {
             BusError::Database(error) => Some(error),
             _ => None,
         });
-        cause
-            .downcast_ref::<sqlx::Error>()
-            .or(from_bus)
-            .is_some_and(|error| database_is_away(error) || database_is_busy(error))
+        cause.downcast_ref::<sqlx::Error>().or(from_bus)
     })
 }
 

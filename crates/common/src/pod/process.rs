@@ -1,9 +1,13 @@
 //! The frame that every service's `main` is: logs, metrics, signals, and an orderly end.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context;
-use bus::{Bus, Readiness, lease::Lease};
+use bus::{Bus, LeaseError, Readiness, lease::Lease};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info};
@@ -15,6 +19,9 @@ use super::{
     telemetry::{self, Traces},
 };
 use bus::{ClientId, Shutdown};
+
+/// How long the tasks of a start that failed may take to end.
+const GIVE_UP: Duration = Duration::from_secs(3);
 
 /// What `/readyz` calls a process's part in its queue group.
 const GATE: &str = "queue group";
@@ -35,6 +42,8 @@ pub struct Pod {
     pub last: Shutdown,
     /// Its metrics, for `/metrics`.
     pub metrics: PrometheusHandle,
+    /// The lease on its client id, once it was taken.
+    lease: Arc<OnceLock<Lease>>,
 }
 
 impl Pod {
@@ -44,6 +53,22 @@ impl Pod {
     /// As [`Bus::connect`].
     pub async fn connect(&self, settings: &NatsSettings) -> anyhow::Result<Bus> {
         Ok(Bus::connect(&settings.options(&self.client_id, &self.node), &self.last).await?)
+    }
+
+    /// Takes the lease on the process's client id, as [`Lease::take`]. A start that fails after that releases it,
+    /// so that nobody takes the process for one that runs.
+    ///
+    /// # Errors
+    /// As [`Lease::take`].
+    pub async fn take_lease(
+        &self,
+        bus: &Bus,
+        service: &str,
+        queue_groups: &[&str],
+    ) -> Result<Lease, LeaseError> {
+        let lease = Lease::take(bus, &self.shutdown, service, queue_groups).await?;
+        let _ = self.lease.set(lease.clone());
+        Ok(lease)
     }
 
     /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
@@ -140,7 +165,7 @@ async fn run_logged<Close: AsyncFnOnce()>(
     start: impl AsyncFnOnce(Pod) -> anyhow::Result<Close>,
 ) -> anyhow::Result<bool> {
     let (shutdown, mut reason) = Shutdown::new();
-    let last = shutdown.next_stage();
+    let (last, lease) = (shutdown.next_stage(), Arc::new(OnceLock::new()));
     let pod = Pod {
         client_id: settings.client_id(),
         node: settings.node_name,
@@ -148,6 +173,7 @@ async fn run_logged<Close: AsyncFnOnce()>(
         shutdown: shutdown.clone(),
         last: last.clone(),
         metrics: telemetry::metrics()?,
+        lease: lease.clone(),
     };
     // Who measures this, for whoever reads it by an address.
     let (id, node) = (pod.client_id.to_string(), pod.node.clone());
@@ -156,10 +182,19 @@ async fn run_logged<Close: AsyncFnOnce()>(
     let (metrics, stop) = (pod.metrics.clone(), shutdown.clone());
     shutdown.spawn("metrics upkeep", telemetry::upkeep(metrics, stop));
     info!(notice = "routine", client.id = %pod.client_id, "starting");
-    let close = tokio::select! {
-        started = start(pod) => started.context("cannot start")?,
-        // A signal while starting: nothing has been taken on yet.
-        stopped = reason.wait() => return Ok(stopped.map(|()| true)?),
+    let started = tokio::select! {
+        started = start(pod) => started.context("cannot start"),
+        stopped = reason.wait() => {
+            give_up(&shutdown, &last, lease.get()).await;
+            return Ok(stopped.map(|()| true)?);
+        }
+    };
+    let close = match started {
+        Ok(close) => close,
+        Err(error) => {
+            give_up(&shutdown, &last, lease.get()).await;
+            return Err(error);
+        }
     };
     let ended = reason.wait().await;
     health.not_ready("process", "stopping");
@@ -173,4 +208,15 @@ async fn run_logged<Close: AsyncFnOnce()>(
     }
     close().await;
     Ok(ended.map(|()| orderly)?)
+}
+
+/// Ends a start that failed or that a signal interrupted. Nothing has been taken on yet but the client id.
+async fn give_up(shutdown: &Shutdown, last: &Shutdown, lease: Option<&Lease>) {
+    shutdown.begin();
+    // Nothing renews the lease any more.
+    shutdown.finish(GIVE_UP).await;
+    if let Some(lease) = lease {
+        lease.release().await;
+    }
+    last.begin();
 }

@@ -193,7 +193,7 @@ impl Service {
         let http = Http::bind(&self.settings.pod)?;
         let bus = pod.connect(&self.settings.nats).await?;
         let groups: Vec<_> = self.member.iter().map(|member| member.queue_group).collect();
-        let lease = Lease::take(&bus, &pod.shutdown, self.name, &groups).await?;
+        let lease = pod.take_lease(&bus, self.name, &groups).await?;
         let pool = database::connect(&self.settings.database, &pod.client_id).await?;
         migrate(&pool, self.migrate).await?;
 

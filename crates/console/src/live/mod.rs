@@ -12,20 +12,22 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
-use tracing::debug;
 
 use crate::{
     act::{Ledger, Rights},
     sources::{
-        ASK_EVERY,
+        ANSWER_TIMEOUT, ASK_EVERY,
         nats::{Nats, NatsReport},
         replicas::{self, Directory, Replicas, State},
     },
 };
 use compose::Composer;
+use snapshot::Snapshot;
 
 /// The newest snapshot as JSON, to be watched. Empty until there is one.
 pub type Newest = watch::Receiver<Arc<str>>;
+/// Who is told each snapshot.
+type Told = Box<dyn Fn(Snapshot) -> anyhow::Result<()> + Send>;
 
 /// What can be done by the page.
 #[derive(Debug, Clone)]
@@ -46,24 +48,54 @@ struct NatsKnown {
     report: Option<Arc<NatsReport>>,
 }
 
-/// Begins to watch. Returns what is known of everything, and of the replicas.
+/// Begins to watch, for viewers that read JSON. Returns what is known of everything, and of the replicas.
 pub fn spawn(
     nats: Nats,
     directory: Directory,
     acts: Acts,
     shutdown: &Shutdown,
 ) -> (Newest, watch::Receiver<Replicas>) {
+    let (newest, watched) = watch::channel(Arc::from(""));
+    let told = move |snapshot: Snapshot| {
+        newest.send_replace(serde_json::to_string(&snapshot)?.into());
+        Ok(())
+    };
+    (watched, watch_all(nats, directory, acts, Box::new(told), shutdown))
+}
+
+/// Begins to watch, for a viewer in this process that only looks.
+pub fn snapshots(
+    nats: Nats,
+    directory: Directory,
+    shutdown: &Shutdown,
+) -> watch::Receiver<Option<Arc<Snapshot>>> {
+    let (newest, watched) = watch::channel(None);
+    let told = move |snapshot| {
+        newest.send_replace(Some(Arc::new(snapshot)));
+        Ok(())
+    };
+    let acts = Acts { rights: Rights::ReadOnly, breakable: false, ledger: Ledger::default() };
+    watch_all(nats, directory, acts, Box::new(told), shutdown);
+    watched
+}
+
+fn watch_all(
+    nats: Nats,
+    directory: Directory,
+    acts: Acts,
+    told: Told,
+    shutdown: &Shutdown,
+) -> watch::Receiver<Replicas> {
     let unknown =
         NatsKnown { state: State::Away, why: "it has not answered yet".to_owned(), report: None };
     let (known, nats_known) = watch::channel(unknown);
     shutdown.spawn("watch of NATS", follow_nats(nats, known, shutdown.clone()));
     let (known, replicas) = watch::channel(Replicas::new());
     shutdown.spawn("watch of replicas", replicas::follow(directory, known, shutdown.clone()));
-    let (newest, watched) = watch::channel(Arc::from(""));
     let composer = Composer::new(acts);
-    let composing = compose_all(composer, nats_known, replicas.clone(), newest, shutdown.clone());
+    let composing = compose_all(composer, nats_known, replicas.clone(), told, shutdown.clone());
     shutdown.spawn("snapshots", composing);
-    (watched, replicas)
+    replicas
 }
 
 async fn follow_nats(
@@ -78,22 +110,14 @@ async fn follow_nats(
             () = shutdown.begun() => return Ok(()),
             _ = tick.tick() => {}
         }
-        let answered = if nats.is_connected() {
-            nats.report().await
-        } else {
-            Err(anyhow::anyhow!("there is no connection to it"))
+        let answered = if nats.is_connected() { nats.report().await.ok() } else { None };
+        let (state, why) = match &answered {
+            Some(_) => (State::Ready, ""),
+            None => nats.state(ANSWER_TIMEOUT).await,
         };
-        known.send_modify(|known| match answered {
-            Ok(report) => {
-                (known.state, known.why) = (State::Ready, String::new());
-                known.report = Some(Arc::new(report));
-            }
-            Err(error) => {
-                debug!(error = format!("{error:#}"), "NATS did not answer");
-                let connected = nats.is_connected();
-                known.state = if connected { State::Frozen } else { State::Away };
-                known.why = format!("{error:#}");
-            }
+        known.send_modify(|known| {
+            (known.state, known.why) = (state, why.to_owned());
+            known.report = answered.map(Arc::new).or_else(|| known.report.take());
         });
     }
 }
@@ -102,7 +126,7 @@ async fn compose_all(
     mut composer: Composer,
     nats: watch::Receiver<NatsKnown>,
     replicas: watch::Receiver<Replicas>,
-    newest: watch::Sender<Arc<str>>,
+    told: Told,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut tick = interval(ASK_EVERY);
@@ -114,6 +138,6 @@ async fn compose_all(
         }
         let nats = nats.borrow().clone();
         let snapshot = composer.compose(&nats, &replicas.borrow());
-        newest.send_replace(serde_json::to_string(&snapshot)?.into());
+        told(snapshot)?;
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::jetstream::{consumer, stream};
-use common::bus::{Bus, Holder, lease};
+use common::bus::{Bus, Holder, Reach, lease};
 use futures::{StreamExt, TryStreamExt, stream::iter};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::ANSWER_TIMEOUT;
+use super::{ANSWER_TIMEOUT, replicas::State};
 
 /// The most streams, the most queue groups of one, and the most subjects of one that are shown.
 const MAX_STREAMS: usize = 100;
@@ -31,6 +31,8 @@ pub struct StreamReport {
     pub info: stream::Info,
     /// Its durable consumers, by name.
     pub groups: Vec<consumer::Info>,
+    /// Its other consumers, by name: listeners on their own.
+    pub listeners: Vec<consumer::Info>,
 }
 
 /// Everything that NATS says, at one time.
@@ -74,13 +76,33 @@ impl Nats {
         self.bus.link().borrow().up
     }
 
+    /// How NATS is when it has not answered, and why, told within `limit`.
+    pub async fn state(&self, limit: Duration) -> (State, &'static str) {
+        if self.is_connected() {
+            return (State::Frozen, "it does not answer");
+        }
+        match self.bus.reach(limit).await {
+            Reach::Refused => (State::Away, "nobody listens at its address"),
+            Reach::Silent => (State::Frozen, "it does not answer"),
+            Reach::Greets => (State::Away, "it turns this user away, or has only just started"),
+        }
+    }
+
     /// Streams, queue groups and leases.
     ///
     /// # Errors
     /// When NATS does not answer within [`ANSWER_TIMEOUT`].
     pub async fn report(&self) -> anyhow::Result<NatsReport> {
+        self.report_within(ANSWER_TIMEOUT).await
+    }
+
+    /// The same, for one who waits longer or less long.
+    ///
+    /// # Errors
+    /// When NATS does not answer within `limit`.
+    pub async fn report_within(&self, limit: Duration) -> anyhow::Result<NatsReport> {
         let at = OffsetDateTime::now_utc();
-        bounded(async {
+        bounded(limit, async {
             let (streams, holders) =
                 tokio::try_join!(self.streams(), async { Ok(lease::holders(&self.bus).await?) })?;
             Ok(NatsReport { streams, holders: holders.into_values().collect(), at })
@@ -97,10 +119,11 @@ impl Nats {
             let stream = self.bus.jetstream.get_stream_no_info(&info.config.name).await?;
             let consumers = stream.consumers().take(MAX_GROUPS);
             let mut groups: Vec<consumer::Info> = consumers.try_collect().await?;
-            // What has no durable name is somebody's look at the stream.
-            groups.retain(|group| group.config.durable_name.is_some());
             groups.sort_by(|one, other| one.name.cmp(&other.name));
-            anyhow::Ok(StreamReport { info, groups })
+            // What has no durable name is somebody's look at the stream.
+            let durable = |group: &consumer::Info| group.config.durable_name.is_some();
+            let (groups, listeners) = groups.into_iter().partition(durable);
+            anyhow::Ok(StreamReport { info, groups, listeners })
         });
         let mut streams: Vec<_> = reports.buffer_unordered(AT_ONCE).try_collect().await?;
         streams.sort_by(|one, other| one.info.config.name.cmp(&other.info.config.name));
@@ -112,7 +135,7 @@ impl Nats {
     /// # Errors
     /// When NATS does not answer within [`ANSWER_TIMEOUT`].
     pub async fn subject(&self, stream: &str, subject: &str) -> anyhow::Result<SubjectReport> {
-        bounded(async {
+        bounded(ANSWER_TIMEOUT, async {
             let stream = self.bus.jetstream.get_stream_no_info(stream).await?;
             let mut counts = stream.info_with_subjects(subject).await?.take(MAX_SUBJECTS);
             let mut messages = 0;
@@ -131,8 +154,10 @@ impl Nats {
     }
 }
 
-/// An answer within [`ANSWER_TIMEOUT`].
-async fn bounded<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    const LIMIT: Duration = ANSWER_TIMEOUT;
-    timeout(LIMIT, asked).await.with_context(|| format!("NATS did not answer within {LIMIT:?}"))?
+/// An answer within this time.
+async fn bounded<T>(
+    limit: Duration,
+    asked: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    timeout(limit, asked).await.with_context(|| format!("NATS did not answer within {limit:?}"))?
 }

@@ -5,9 +5,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use anyhow::Context;
+use futures::future::join_all;
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -158,6 +160,20 @@ impl Directory {
     }
 }
 
+/// Asks every replica once.
+///
+/// # Errors
+/// When no HTTP client can be made.
+pub async fn look(directory: &Directory, limit: Duration) -> anyhow::Result<Replicas> {
+    let (client, mut known) = (http_client(limit)?, Replicas::new());
+    let targets = directory.targets().await;
+    let asked = targets.into_iter().map(|target| ask(client.clone(), target));
+    for (target, answer) in join_all(asked).await {
+        note(&mut known, target, answer);
+    }
+    Ok(known)
+}
+
 /// Asks every replica again and again until the process stops, and tells what it knows of all.
 ///
 /// # Errors
@@ -240,7 +256,7 @@ async fn readiness(client: &Client, target: &Target) -> (State, String) {
     let answer = match client.get(url).send().await {
         Ok(answer) => answer,
         Err(error) if error.is_timeout() => {
-            return (State::Frozen, format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
+            return (State::Frozen, "it does not answer".to_owned());
         }
         Err(_) => return (State::Away, "cannot connect to its address".to_owned()),
     };

@@ -12,6 +12,8 @@ pub(super) enum Said {
     Listening(String),
     /// The process has joined this queue group.
     Joined(String),
+    /// NATS or Postgres is away from the process, or back.
+    Outage(String),
     /// Anything else that a person may want to know.
     Line(String),
     /// Only for the log file.
@@ -58,7 +60,10 @@ pub(super) fn read(line: &str) -> Said {
         "joined" => Said::Joined(field("queue.group")),
         "listening" => Said::Listening(field("http.address")),
         "routine" | "request" => Said::Nothing,
-        _ => Said::Line(format!("{}{}{}", level(&fields), field("message"), rest(&fields))),
+        notice => {
+            let line = format!("{}{}{}", level(&fields), field("message"), rest(&fields));
+            if notice == "outage" { Said::Outage(line) } else { Said::Line(line) }
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 mod folder;
 mod log;
 mod options;
+mod rows;
 mod servers;
 mod service;
 mod view;
+mod watch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,9 +24,10 @@ use uuid::Uuid;
 
 use self::{
     folder::Folder,
-    servers::{Servers, wanted_or_other},
+    servers::{NATS, POSTGRES, Servers, wanted_or_other},
     service::{Service, Up},
     view::View,
+    watch::Watch,
 };
 use crate::{running::RunningSystem, services::SERVICES};
 
@@ -68,7 +71,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
     system.save(&folder.root)?;
     show_addresses(&view, &options, &folder, &system);
-    let ended = run_services(services, servers, system, &folder, &view, &mut stop_wanted).await;
+    // Of those that were not started here. The others say so themselves.
+    let given = [(NATS, options.nats_url.is_some()), (POSTGRES, options.database_url.is_some())];
+    for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
+        view.runs(name, "given by you");
+    }
+    let database = system.databases.values().next().cloned().unwrap_or_default();
+    let watch = Watch::begin(view.clone(), &system.nats_url, database, &folder.root).await?;
+    let ended =
+        run_services(services, servers, watch, system, &folder, &view, &mut stop_wanted).await;
     RunningSystem::remove(&folder.root);
     folder.remove_pids();
     view.close();
@@ -132,6 +143,7 @@ fn console(
 async fn run_services(
     services: Vec<Service>,
     servers: Servers,
+    watch: Watch,
     mut system: RunningSystem,
     folder: &Arc<Folder>,
     view: &Arc<View>,
@@ -175,6 +187,8 @@ async fn run_services(
     }
     view.print("Stopping. Ctrl-C again ends everything at once.");
     let in_good_order = async {
+        // What is stopped now is not ready, and no outage.
+        watch.close().await;
         stop_services.cancel();
         while running.join_next().await.is_some() {}
         stop_servers.cancel();

@@ -18,6 +18,11 @@ const PORT_TRIES: u8 = 5;
 /// The pauses before a server that ended is started again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
+/// What the servers are called.
+pub(super) const NATS: &str = "nats";
+pub(super) const POSTGRES: &str = "postgres";
+pub(super) const SERVERS: [&str; 2] = [NATS, POSTGRES];
+
 /// The servers, and where they are.
 pub(super) struct Servers {
     pub(super) nats_url: String,
@@ -134,7 +139,7 @@ trait Server {
 }
 
 macro_rules! server {
-    ($server:ty, $name:literal) => {
+    ($server:ty, $name:ident) => {
         impl Server for $server {
             const NAME: &'static str = $name;
 
@@ -155,8 +160,8 @@ macro_rules! server {
         }
     };
 }
-server!(NatsServer, "nats");
-server!(Postgres, "postgres");
+server!(NatsServer, NATS);
+server!(Postgres, POSTGRES);
 
 async fn supervise<S: Server>(
     server: &mut S,
@@ -167,13 +172,13 @@ async fn supervise<S: Server>(
     loop {
         if let Some(pid) = server.pid() {
             folder.write_pid(S::NAME, pid);
-            view.status(S::NAME, format!("running, process {pid}"));
+            view.runs(S::NAME, format!("process {pid}"));
         }
         tokio::select! {
             () = stop.cancelled() => return,
             status = server.ended() => view.say(S::NAME, &format!("ended ({status}), starting it again")),
         }
-        view.status(S::NAME, "down");
+        view.is_not(S::NAME, "away      starting again");
         let mut restart = RESTART;
         loop {
             tokio::select! {

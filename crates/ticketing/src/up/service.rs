@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::Write,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,12 +72,17 @@ pub(super) async fn supervise(
     let mut log = LogFile::new(&folder, &name);
     let mut restart = RESTART;
     loop {
-        view.status(&name, "starting");
+        view.is_not(&name, "starting");
         let begun = Instant::now();
         match service.spawn() {
             Ok(mut child) => {
                 folder.write_pid(&name, child.pid());
-                let watched = Watched { service: &service, view: &view, up: &up };
+                let watched = Watched {
+                    service: &service,
+                    view: &view,
+                    up: &up,
+                    told: AtomicBool::new(false),
+                };
                 let stopped = watched.until_it_ends(&mut child, &mut log, &stop).await;
                 folder.remove_pid(&name);
                 if stopped {
@@ -88,7 +96,7 @@ pub(super) async fn supervise(
             restart.reset();
         }
         let pause = restart.pause();
-        view.status(&name, format!("down, starting again in {:.1} s", pause.as_secs_f32()));
+        view.is_not(&name, format!("away      starting again in {:.1} s", pause.as_secs_f32()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
@@ -138,6 +146,8 @@ struct Watched<'a> {
     service: &'a Service,
     view: &'a View,
     up: &'a mpsc::Sender<Up>,
+    /// It has been told that the process is of use.
+    told: AtomicBool,
 }
 
 impl Watched<'_> {
@@ -171,7 +181,7 @@ impl Watched<'_> {
         }
         if stopping {
             self.view.say(name, "stopped");
-            self.view.status(name, "stopped");
+            self.view.is_not(name, "stopped");
         } else {
             self.view.say(name, &format!("ended ({status}), starting it again"));
         }
@@ -188,14 +198,19 @@ impl Watched<'_> {
                 self.is_up(pid, &format!("listening on {address}"));
             }
             Said::Line(text) => self.view.say(name, &text),
+            Said::Outage(text) => self.view.outage(name, &text),
             Said::Listening(_) | Said::Nothing => {}
         }
     }
 
     fn is_up(&self, pid: u32, how: &str) {
+        // It joins its group again after each outage of NATS, which is told as such.
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let Service { name, port, operations_port, .. } = self.service;
         self.view.say(name, how);
-        self.view.status(name, format!("http://127.0.0.1:{port}  process {pid}  {how}"));
+        self.view.runs(name, format!("http://127.0.0.1:{port}  process {pid}"));
         // Nobody listens any more while everything stops.
         let _ = self.up.try_send(Up {
             name: name.clone(),

@@ -1,5 +1,5 @@
-//! What a person sees: what happens as lines that scroll by, and, on a terminal, below them one
-//! line for each process that is kept up to date.
+//! What a person sees: what happens as lines that scroll by, and, on a terminal, below them a panel that is
+//! kept up to date: a line for each process and for each stream.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
-use console::{Color, Style, Term, measure_text_width, truncate_str};
+use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
 use tokio::time::Instant;
+
+use super::rows::{Look, Rows, padded};
 
 /// How many lines about single events a second may bring; of the rest only the number is told.
 const EVENTS_A_SECOND: usize = 20;
@@ -19,8 +21,6 @@ const EVENTS_A_SECOND: usize = 20;
 const DRAWS: u8 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 const CLOCK: &[FormatItem<'static>] = format_description!("[hour]:[minute]:[second]");
-const COLORS: [Color; 6] =
-    [Color::Cyan, Color::Magenta, Color::Yellow, Color::Blue, Color::Green, Color::Red];
 
 /// The view. All processes' watchers write to the one.
 #[derive(Debug)]
@@ -32,7 +32,9 @@ pub(super) struct View {
 
 #[derive(Debug, Default)]
 struct State {
-    rows: BTreeMap<String, Row>,
+    rows: Rows,
+    /// Each stream, and where its events are.
+    streams: Vec<(String, String)>,
     /// When the current second of events began.
     second: Option<Instant>,
     told: usize,
@@ -40,13 +42,6 @@ struct State {
     untold: BTreeMap<String, usize>,
     /// When the processes' lines were last written anew.
     drawn: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Row {
-    style: Style,
-    status: String,
-    events: u64,
 }
 
 impl View {
@@ -102,7 +97,7 @@ impl View {
     pub(super) fn event(&self, name: &str, text: &str) {
         let mut state = self.state();
         let summary = state.next_second(Instant::now());
-        state.row(name).events += 1;
+        state.rows.row(name).events += 1;
         let line = if state.told < EVENTS_A_SECOND {
             state.told += 1;
             Some(state.line(name, text))
@@ -127,11 +122,34 @@ impl View {
         }
     }
 
-    /// What a process is doing now, for its line on a terminal.
-    pub(super) fn status(&self, name: &str, status: impl Into<String>) {
+    /// A process is not of use now: it is starting, or down.
+    pub(super) fn is_not(&self, name: &str, why: impl Into<String>) {
         let mut state = self.state();
-        state.row(name).status = status.into();
+        state.rows.is_not(name, why.into());
         self.draw(&state);
+    }
+
+    /// A process runs at this place.
+    pub(super) fn runs(&self, name: &str, place: impl Into<String>) {
+        let mut state = self.state();
+        state.rows.runs(name, place.into());
+        self.draw(&state);
+    }
+
+    /// A process said something of an outage of NATS or Postgres. Told only if that is not what the view tells
+    /// of the server itself.
+    pub(super) fn outage(&self, name: &str, text: &str) {
+        self.state().rows.hold(Instant::now(), name, text);
+    }
+
+    /// What the processes really do, and where the events of each stream are.
+    pub(super) fn look(&self, looks: Vec<Look>, streams: Vec<(String, String)>) {
+        let mut state = self.state();
+        let said = state.rows.look(Instant::now(), looks);
+        state.streams = streams;
+        self.draw(&state);
+        drop(state);
+        said.into_iter().for_each(|(name, text)| self.say(&name, &text));
     }
 
     /// Takes the lines of the processes away; what comes after is plain.
@@ -158,13 +176,11 @@ impl View {
     fn draw(&self, state: &State) {
         let Some(panel) = &self.panel else { return };
         let width = usize::from(Term::stdout().size().1);
-        let rows = state.rows.iter().map(|(name, row)| {
-            let Row { style, status, events } = row;
-            let name = style.apply_to(padded(name));
-            let events = if *events == 0 { String::new() } else { format!("  {events} events") };
-            truncate_str(&format!("{name} {status}{events}"), width, "…").into_owned()
-        });
-        panel.set_message(rows.collect::<Vec<_>>().join("\n"));
+        let streams = state.streams.iter();
+        let streams = streams.map(|(name, way)| format!("{} {way}", padded(name)));
+        let lines = state.rows.lines(Instant::now()).chain(streams);
+        let lines = lines.map(|line| truncate_str(&line, width, "…").into_owned());
+        panel.set_message(lines.collect::<Vec<_>>().join("\n"));
     }
 }
 
@@ -173,18 +189,9 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl State {
-    fn row(&mut self, name: &str) -> &mut Row {
-        let color = COLORS[self.rows.len() % COLORS.len()];
-        self.rows.entry(name.to_owned()).or_insert_with(|| Row {
-            style: Style::new().fg(color),
-            status: String::new(),
-            events: 0,
-        })
-    }
-
     fn line(&mut self, name: &str, text: &str) -> String {
         let clock = OffsetDateTime::now_utc().format(CLOCK).unwrap_or_default();
-        format!("{clock} {} {text}", self.row(name).style.apply_to(padded(name)))
+        format!("{clock} {} {text}", self.rows.row(name).colored(name))
     }
 
     /// Begins a new second if the last one is over. Returns what is to be said of that.
@@ -199,11 +206,6 @@ impl State {
         let each: Vec<_> = untold.iter().map(|(name, n)| format!("{name} {n}")).collect();
         (total > 0).then(|| format!("         … and {total} more: {}", each.join(", ")))
     }
-}
-
-/// A name as wide as the names of a usual system.
-fn padded(name: &str) -> String {
-    format!("{name}{}", " ".repeat(10_usize.saturating_sub(measure_text_width(name))))
 }
 
 #[cfg(test)]

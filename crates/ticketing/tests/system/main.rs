@@ -13,6 +13,7 @@ mod console;
 mod crashes;
 mod dead_letters;
 mod doubles;
+mod frozen;
 mod harness;
 mod identities;
 mod links;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use embedded::{
@@ -40,6 +40,14 @@ impl Place {
 
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.folder.path().join(".ticketing").join(inside)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn first_port(&self) -> u16 {
+        self.first_port
     }
 
     fn run(&self, arguments: &[&str]) -> Running {

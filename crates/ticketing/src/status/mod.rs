@@ -1,0 +1,235 @@
+//! What is going on: what is ready, away or frozen, streams, queue groups and their members, what waits and what
+//! needs a person. Answers within 3 s with what could be learned, and says what could not.
+
+mod databases;
+mod print;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, bail};
+use async_nats::jetstream::consumer;
+use clap::Args;
+use common::bus::{Bus, Holder, without_passwords};
+use serde::Serialize;
+use ticketing_console::sources::{
+    nats::{Nats, NatsReport},
+    replicas::{self, Directory, ReplicaReport, Replicas, State},
+};
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout};
+
+use crate::{client, listen, out::say, running::RunningSystem};
+use databases::DatabaseStatus;
+pub(crate) use print::name as name_of;
+
+/// How long anything that is asked may take to answer. All are asked at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(2_000);
+/// How long NATS may take on top, to be told apart from one that is gone.
+const REACH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long closing the connection may take. Nothing is lost with it.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What to show.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Exit status: 0 if everything could be asked, 1 if something did not answer (the rest is shown)."
+)]
+pub(crate) struct Options {
+    /// As JSON, for programs.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    client: client::Options,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    nats_url: String,
+    /// How NATS, Postgres and each replica of a service are.
+    parts: Vec<Part>,
+    services: BTreeMap<String, String>,
+    /// Empty while NATS does not answer, as `members` is.
+    streams: Vec<StreamStatus>,
+    members: Vec<Member>,
+    /// Those that could be asked.
+    databases: BTreeMap<String, DatabaseStatus>,
+    /// What could not be learned, and why.
+    unknown: Vec<String>,
+}
+
+/// A server or a process.
+#[derive(Debug, Serialize)]
+struct Part {
+    name: String,
+    state: State,
+    /// Why it is not ready.
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct StreamStatus {
+    name: String,
+    messages: u64,
+    last_sequence: u64,
+    queue_groups: Vec<ConsumerStatus>,
+    /// Listeners on their own, which are in no group, by client id.
+    listeners: Vec<ConsumerStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConsumerStatus {
+    /// The queue group, or the client id of a listener on its own.
+    name: String,
+    /// Not yet delivered to anyone.
+    pending: u64,
+    /// Delivered and not yet acknowledged.
+    unacknowledged: usize,
+    /// Delivered more than once and not yet acknowledged.
+    redelivered: usize,
+    /// Requests for events that wait for some.
+    waiting_pulls: usize,
+}
+
+/// A process that holds a client id. Numbers are of the process since it started; `None` if it measures none or
+/// does not answer.
+#[derive(Debug, Serialize)]
+struct Member {
+    client_id: String,
+    service: String,
+    queue_groups: Vec<String>,
+    node: String,
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+    /// `None` for one without probes, such as `listen`: it is as alive as its lease.
+    state: Option<State>,
+    /// Events that it has and has not answered for.
+    in_hand: Option<f64>,
+    acknowledged: Option<f64>,
+}
+
+/// Shows it once.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let system = options.client.system()?;
+    let connection = options.client.open().await?;
+    let url = without_passwords(&connection.url).into_owned();
+    let folder = options.client.data_dir().to_owned();
+    let status = gather(&connection.bus, url, system.as_ref(), Some(folder)).await;
+    let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+    let status = status?;
+    if options.json {
+        say!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print::print(&status, system.is_some())?;
+    }
+    if !status.unknown.is_empty() {
+        let hint = if system.is_some() {
+            ""
+        } else {
+            "; bring everything up with `cargo run`, or name another NATS with --nats-url"
+        };
+        bail!("not everything could be asked: {}{hint}", status.unknown.join("; "));
+    }
+    Ok(())
+}
+
+async fn gather(
+    bus: &Bus,
+    nats_url: String,
+    system: Option<&RunningSystem>,
+    data_folder: Option<std::path::PathBuf>,
+) -> anyhow::Result<Status> {
+    let directory = Directory { services: Vec::new(), data_folder };
+    let urls = system.map(|system| system.databases.clone()).unwrap_or_default();
+    let ((nats, report), replicas, databases) = tokio::join!(
+        nats(bus),
+        replicas::look(&directory, ANSWER_TIMEOUT),
+        databases::look(&urls, ANSWER_TIMEOUT)
+    );
+    let replicas = replicas.context("cannot ask the replicas")?;
+    let mut unknown = Vec::new();
+    if report.is_none() {
+        unknown.push(format!("NATS does not answer at {nats_url} ({})", nats.why));
+    }
+    let mut parts = vec![nats];
+    parts.extend(databases::server(&databases));
+    parts.extend(replicas.values().map(|ReplicaReport { client_id, state, why, .. }| Part {
+        name: client_id.clone(),
+        state: *state,
+        why: why.clone(),
+    }));
+    let mut known = BTreeMap::new();
+    for (name, asked) in databases {
+        match asked {
+            Ok(database) => {
+                known.insert(name, database);
+            }
+            Err(error) => unknown.push(format!("the database {name}: {}", error.why)),
+        }
+    }
+    let services = system.map(|system| system.services.clone()).unwrap_or_default();
+    let (streams, members) = report.map(|report| told(report, &replicas)).unwrap_or_default();
+    Ok(Status { nats_url, parts, services, streams, members, databases: known, unknown })
+}
+
+/// How NATS is, and what it says if it answers in time.
+async fn nats(bus: &Bus) -> (Part, Option<NatsReport>) {
+    let nats = Nats::new(bus.clone());
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let connected = timeout(ANSWER_TIMEOUT, bus.connected()).await.is_ok();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let report = if connected { nats.report_within(left).await.ok() } else { None };
+    let (state, why) = match report {
+        Some(_) => (State::Ready, ""),
+        None => nats.state(REACH_TIMEOUT).await,
+    };
+    (Part { name: "nats".to_owned(), state, why: why.to_owned() }, report)
+}
+
+fn told(report: NatsReport, replicas: &Replicas) -> (Vec<StreamStatus>, Vec<Member>) {
+    let NatsReport { streams, holders, .. } = report;
+    let streams = streams.into_iter().map(|stream| StreamStatus {
+        name: stream.info.config.name,
+        messages: stream.info.state.messages,
+        last_sequence: stream.info.state.last_sequence,
+        queue_groups: stream.groups.into_iter().map(ConsumerStatus::from).collect(),
+        listeners: stream.listeners.into_iter().map(ConsumerStatus::from).collect(),
+    });
+    let members = holders.into_iter().map(|holder| Member::new(holder, replicas));
+    (streams.collect(), members.collect())
+}
+
+impl From<consumer::Info> for ConsumerStatus {
+    fn from(consumer: consumer::Info) -> Self {
+        let listener = listen::on_its_own(&consumer.config).map(ToOwned::to_owned);
+        Self {
+            name: listener.unwrap_or(consumer.name),
+            pending: consumer.num_pending,
+            unacknowledged: consumer.num_ack_pending,
+            redelivered: consumer.num_redelivered,
+            waiting_pulls: consumer.num_waiting,
+        }
+    }
+}
+
+impl Member {
+    fn new(holder: Holder, replicas: &Replicas) -> Self {
+        let client_id = holder.client_id.to_string();
+        let replica = replicas.values().find(|replica| replica.client_id == client_id);
+        let answers = replica.filter(|replica| replica.state.answers());
+        let number = |name| answers.and_then(|replica| replica.samples.sum(name, &[]));
+        let in_group = !holder.queue_groups.is_empty();
+        // A counter comes to be with the first thing that it counts.
+        let nothing = answers.filter(|_| in_group).map(|_| 0.0);
+        Self {
+            in_hand: number("bus_in_hand").or(nothing),
+            acknowledged: number("bus_acked_total").or(nothing),
+            state: replica.map(|replica| replica.state),
+            client_id,
+            service: holder.service,
+            queue_groups: holder.queue_groups,
+            node: holder.node,
+            since: holder.since,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Looks again and again at what every part of the system really does, as the console does, and at Postgres, and
+//! shows it in the view.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use common::bus::{Bus, Options, Shutdown};
+use ticketing_console::{
+    live::{
+        self,
+        snapshot::{Flow, Snapshot},
+    },
+    sources::{
+        ASK_EVERY,
+        nats::Nats,
+        replicas::{Directory, State},
+    },
+};
+use tokio::{sync::watch, time::interval};
+
+use super::{rows::Look, servers::POSTGRES, view::View};
+use crate::postgres::{self, Unanswered};
+
+/// How long Postgres may take to answer, and how often it is asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const ASK_POSTGRES_EVERY: Duration = Duration::from_secs(1);
+/// The name of the connection to NATS.
+const NAME: &str = "panel";
+
+/// Watches until it is closed.
+pub(super) struct Watch {
+    bus: Bus,
+    shutdown: Shutdown,
+}
+
+type Postgres = Option<Result<(), Unanswered>>;
+
+impl Watch {
+    /// Begins to watch the system in this data folder.
+    pub(super) async fn begin(
+        view: Arc<View>,
+        nats_url: &str,
+        database_url: String,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let (shutdown, _) = Shutdown::new();
+        let options = Options { servers: nats_url.to_owned(), ..Options::new(NAME.parse()?) };
+        let bus = Bus::connect(&options, &shutdown).await?;
+        let directory = Directory { services: Vec::new(), data_folder: Some(folder.to_owned()) };
+        let snapshots = live::snapshots(Nats::new(bus.clone()), directory, &shutdown);
+        let (known, postgres) = watch::channel(None);
+        shutdown.spawn("watch of postgres", follow_postgres(database_url, known, shutdown.clone()));
+        shutdown.spawn("panel", show(view, snapshots, postgres, shutdown.clone()));
+        Ok(Self { bus, shutdown })
+    }
+
+    /// Ends.
+    pub(super) async fn close(self) {
+        self.shutdown.begin();
+        self.bus.close().await;
+    }
+}
+
+async fn follow_postgres(url: String, known: watch::Sender<Postgres>, shutdown: Shutdown) {
+    let mut tick = interval(ASK_POSTGRES_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = tick.tick() => {}
+        }
+        known.send_replace(Some(postgres::probe(&url, ANSWER_TIMEOUT).await));
+    }
+}
+
+async fn show(
+    view: Arc<View>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    postgres: watch::Receiver<Postgres>,
+    shutdown: Shutdown,
+) {
+    let mut tick = interval(ASK_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = tick.tick() => {}
+        }
+        let (snapshot, postgres) = (snapshots.borrow().clone(), postgres.borrow().clone());
+        let mut looks = Vec::new();
+        if let Some(answer) = postgres {
+            let (state, why) = match answer {
+                Ok(()) => (State::Ready, String::new()),
+                Err(Unanswered { state, why }) => (state, why),
+            };
+            looks.push(Look { name: POSTGRES.to_owned(), state, why, detail: String::new() });
+        }
+        let Some(snapshot) = snapshot else { continue };
+        looks.extend(snapshot.parts.iter().map(|part| Look {
+            name: part.name.clone(),
+            state: part.state,
+            why: part.why.clone(),
+            detail: detail(&snapshot, &part.name),
+        }));
+        view.look(
+            looks,
+            snapshot.flows.iter().map(|flow| (flow.stream.clone(), way(flow))).collect(),
+        );
+    }
+}
+
+/// What a member of a queue group has done and has in hand.
+fn detail(snapshot: &Snapshot, client_id: &str) -> String {
+    let mut groups = snapshot.flows.iter().flat_map(|flow| &flow.groups);
+    let member =
+        groups.find_map(|group| group.members.iter().find(|member| member.client_id == client_id));
+    member.map_or_else(String::new, |member| {
+        format!("  acked {}, in hand {}", number(member.acknowledged), number(member.in_hand))
+    })
+}
+
+/// Where the events of a stream are.
+fn way(flow: &Flow) -> String {
+    let outbox = flow
+        .publisher
+        .as_ref()
+        .map_or(String::new(), |publisher| format!("outbox {}, ", number(publisher.waiting)));
+    if !flow.current {
+        return format!("{outbox}the rest is unknown while NATS does not answer");
+    }
+    let groups = flow.groups.iter().map(|group| {
+        let (name, lag, in_hand) = (&group.name, group.waiting, group.in_hand);
+        let dead = number(group.dead_letters);
+        format!("  {name}: lag {lag}, in hand {in_hand}, dead letters {dead}")
+    });
+    format!("{outbox}stream {}{}", flow.messages, groups.collect::<String>())
+}
+
+/// A number that may be unknown.
+fn number(number: Option<f64>) -> String {
+    number.map_or("?".to_owned(), |number| format!("{number:.0}"))
+}
