@@ -124,7 +124,7 @@ impl<L: Listener> Delivery<L> {
         let mut session = Session::open(self.context.clone(), epoch).await?;
         self.joined.send_replace(Readiness::Ready);
         let client_id = &self.context.client_id;
-        if std::mem::replace(joined_on, Some(epoch)).is_none_or(|before| before == epoch) {
+        if joined_on.replace(epoch).is_none_or(|before| before == epoch) {
             info!(notice = "joined", queue.group = L::QUEUE_GROUP, client.id = %client_id, "joined the queue group");
         } else {
             // The end of an outage of NATS, which the connection tells.

@@ -181,7 +181,9 @@ impl Service {
         if let Err(reason) = operations::check(&settings.operations, &settings.pod.http) {
             return bad_setting(reason);
         }
-        process::run(self.settings.pod.clone(), async |pod| self.start(pod, api).await).await
+        let settings = settings.pod.clone();
+        // The future of a whole start is large.
+        Box::pin(process::run(settings, async |pod| self.start(pod, api).await)).await
     }
 
     /// Starts everything. Returns what closes the rest once all tasks have ended.
