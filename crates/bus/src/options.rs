@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
 
-use crate::{client_id::ClientId, user::User};
+use crate::{client_id::ClientId, store::Store, user::User};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,6 +39,9 @@ pub struct Options {
     pub certificate_authority: Option<PathBuf>,
     /// How many replicas a new stream has in the cluster: 1, 3 or 5. Default: 1.
     pub stream_replicas: usize,
+    /// What keeps the events of a stream. Every process that shares the stream should set the same. Default: none,
+    /// which is [`Store::File`] for a new stream, and leaves the storage of an existing one alone.
+    pub store: Option<Store>,
     /// The name of this process. Two processes must not share one: see [`Lease`](crate::Lease).
     pub client_id: ClientId,
     /// The node this process runs on, which a duplicate's error message names. Empty: unknown.
@@ -112,6 +115,7 @@ impl Options {
             imported: Vec::new(),
             certificate_authority: None,
             stream_replicas: 1,
+            store: None,
             client_id,
             node: String::new(),
             ack_wait: Self::ACK_WAIT,
@@ -120,6 +124,11 @@ impl Options {
             max_ack_pending: Self::MAX_ACK_PENDING,
             retention: Self::RETENTION,
         }
+    }
+
+    /// Whether what a stream has lost is published again.
+    pub(crate) fn refills(&self) -> bool {
+        self.store.is_none_or(Store::refills)
     }
 
     /// Checks every option against its bounds.

@@ -97,6 +97,8 @@ impl Options {
         let client_id = self.client_id.clone().unwrap_or_else(ClientId::of_this_process);
         let options = common::bus::Options {
             node: "localhost".to_owned(),
+            // As the services of the system have it: whoever is first makes the stream.
+            store: self.system()?.and_then(|system| system.store?.parse().ok()),
             ..self.login.options(&url, &client_id)
         };
         let bus = Bus::connect(&options, &shutdown).await?;

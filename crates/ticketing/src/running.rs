@@ -51,6 +51,9 @@ pub(crate) struct RunningSystem {
     pub(crate) console_url: Option<String>,
     /// The HTTP address of each process, by its client id.
     pub(crate) services: BTreeMap<String, String>,
+    /// What keeps the events, if `up` was told.
+    #[serde(default)]
+    pub(crate) store: Option<String>,
     /// Where the probes, metrics and operations API of each are.
     #[serde(default)]
     pub(crate) operations: BTreeMap<String, String>,

@@ -149,7 +149,8 @@ impl StreamRelay {
             self.wake.reset();
             let mut more = self.publish_page().await?;
             if self.lost {
-                self.lost = self.refill(verify_at).await?;
+                // With a store that does not refill, what is lost stays marked in the log.
+                self.lost = self.bus.options.refills() && self.refill(verify_at).await?;
                 more |= self.lost;
             }
             if Instant::now() >= import_at {

@@ -213,12 +213,13 @@ impl StreamRelay {
         }
         if events > 0 {
             self.lost = true;
-            error!(
-                stream = self.stream.name,
-                events,
-                loss = loss.name(),
-                "the stream has lost events, republishing them"
-            );
+            let (stream, loss) = (self.stream.name, loss.name());
+            if self.bus.options.refills() {
+                error!(stream, events, loss, "the stream has lost events, republishing them");
+            } else {
+                const WHAT: &str = "the stream has lost events; with this store they are not republished";
+                error!(stream, events, loss, store = "memory", "{WHAT}");
+            }
         } else {
             // Expired, for example. What every group has acknowledged is no loss.
             debug!(stream = self.stream.name, loss = loss.name(), "the stream holds fewer events");

@@ -12,7 +12,8 @@
 //! | allow_direct, allow_atomic | corrected |
 //! | retention | interest is corrected; the server cannot change work queue, which is refused |
 //! | sealed, mirror, allow_msg_counter | refused: the server cannot change them |
-//! | storage, replicas, placement, compression, metadata, description, first_seq, persist_mode, deny_delete, deny_purge, max_consumers, message TTLs and schedules, fast batches | the operator's choice |
+//! | storage | the operator's choice, unless [`Options::store`](crate::Options::store) is set: then another one is refused |
+//! | replicas, placement, compression, metadata, description, first_seq, persist_mode, deny_delete, deny_purge, max_consumers, message TTLs and schedules, fast batches | the operator's choice |
 //!
 //! A change that the server rejects is refused with the server's reason.
 
@@ -27,7 +28,7 @@ use async_nats::jetstream::{
 use tracing::{info, warn};
 
 use super::{DUPLICATE_WINDOW, TopologyError, away, bounded};
-use crate::{connection::Bus, event::Stream};
+use crate::{connection::Bus, event::Stream, store::Store};
 
 /// The state of a stream. Its creation time is its identity: a stream that was deleted and recreated counts
 /// sequences from one under the same name.
@@ -67,7 +68,7 @@ pub async fn stream(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyE
         Err(error) if is_missing(&error.kind()) => return create(bus, wanted).await,
         Err(error) => return Err(away(error)),
     };
-    refuse(&info.config)?;
+    refuse(&info.config, bus.options.store)?;
     let (config, changes) = corrected(bus, &info.config, wanted);
     if changes.is_empty() {
         return Ok((&info).into());
@@ -120,7 +121,7 @@ async fn create(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError
         name: wanted.name.to_owned(),
         subjects: wanted.subjects.iter().map(ToString::to_string).collect(),
         retention: RetentionPolicy::Limits,
-        storage: StorageType::File,
+        storage: bus.options.store.map_or(StorageType::File, Store::storage),
         // A full stream rejects new events, which stay in the outbox, instead of dropping events that a
         // group has not read yet.
         discard: DiscardPolicy::New,
@@ -138,7 +139,7 @@ async fn create(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError
 }
 
 /// What the server cannot change.
-fn refuse(found: &Config) -> Result<(), TopologyError> {
+fn refuse(found: &Config, store: Option<Store>) -> Result<(), TopologyError> {
     let drift = |why: &str| {
         Err(TopologyError::Drift { what: format!("stream {}", found.name), why: why.to_owned() })
     };
@@ -147,6 +148,14 @@ fn refuse(found: &Config) -> Result<(), TopologyError> {
             "its retention must be limits, so that every group gets every event; \
                       delete it, and it is recreated and refilled",
         );
+    }
+    if let Some(store) = store.filter(|store| store.storage() != found.storage) {
+        let has = format!("{:?}", found.storage).to_lowercase();
+        let again = if store.refills() { " and refilled" } else { "" };
+        return drift(&format!(
+            "it is in {has} storage, which the store {store} does not use; delete it, and it is recreated{again}, \
+             or set the store that it has"
+        ));
     }
     if found.allow_message_counter {
         return drift("it counts messages instead of storing them; delete it, and it is recreated");

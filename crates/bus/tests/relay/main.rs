@@ -9,4 +9,5 @@ mod order;
 mod plans;
 mod rollout;
 mod settings;
+mod stores;
 mod world;

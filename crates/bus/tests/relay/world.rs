@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::{self, consumer::pull, stream};
-use bus::{Bus, Relay, Shutdown, Wake, envelope::Envelope, outbox};
+use bus::{Bus, Options, Relay, Shutdown, Store, Wake, envelope::Envelope, outbox};
 use embedded::{NatsServer, Postgres};
 use futures::StreamExt;
 use sqlx::{PgConnection, PgPool};
@@ -33,6 +33,12 @@ impl World {
     /// A process with a relay.
     pub(crate) fn relay(&self, name: &str) -> Process {
         Process::start(name, self.nats.url(), self.postgres.url("parcels"))
+    }
+
+    /// A process with a relay and this store.
+    pub(crate) fn relay_with(&self, name: &str, store: Store) -> Process {
+        let options = testkit::connection::options(self.nats.url(), name);
+        Process::with(Options { store: Some(store), ..options }, self.postgres.url("parcels"))
     }
 
     /// Commits these parcels' events in one transaction.
@@ -113,8 +119,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(name: &str, nats_url: String, database_url: String) -> Self {
+        Self::with(testkit::connection::options(nats_url, name), database_url)
+    }
+
+    fn with(options: Options, database_url: String) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let options = testkit::connection::options(nats_url, name);
         let (sender, wake) = std::sync::mpsc::channel();
         runtime.spawn(async move {
             let (shutdown, mut reason) = Shutdown::new();

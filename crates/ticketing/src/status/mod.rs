@@ -7,7 +7,7 @@ mod print;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, bail};
-use async_nats::jetstream::consumer;
+use async_nats::jetstream::{consumer, stream::StorageType};
 use clap::Args;
 use common::bus::{Bus, Holder, without_passwords};
 use serde::Serialize;
@@ -72,6 +72,8 @@ struct StreamStatus {
     name: String,
     messages: u64,
     last_sequence: u64,
+    /// Whether NATS keeps it in memory.
+    in_memory: bool,
     queue_groups: Vec<ConsumerStatus>,
     /// Listeners on their own, which are in no group, by client id.
     listeners: Vec<ConsumerStatus>,
@@ -191,6 +193,7 @@ fn told(report: NatsReport, replicas: &Replicas) -> (Vec<StreamStatus>, Vec<Memb
     let streams = streams.into_iter().map(|stream| StreamStatus {
         name: stream.info.config.name,
         messages: stream.info.state.messages,
+        in_memory: stream.info.config.storage == StorageType::Memory,
         last_sequence: stream.info.state.last_sequence,
         queue_groups: stream.groups.into_iter().map(ConsumerStatus::from).collect(),
         listeners: stream.listeners.into_iter().map(ConsumerStatus::from).collect(),

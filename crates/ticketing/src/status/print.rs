@@ -24,9 +24,10 @@ pub(super) fn print(status: &Status, is_up: bool) -> anyhow::Result<()> {
     }
     for stream in &status.streams {
         say!(
-            "\nStream {}: {} events, the newest is #{}",
+            "\nStream {}: {} events{}, the newest is #{}",
             shown(&stream.name),
             stream.messages,
+            if stream.in_memory { " in memory" } else { "" },
             stream.last_sequence
         );
         stream.queue_groups.iter().for_each(|group| consumer("queue group", group));

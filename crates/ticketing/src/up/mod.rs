@@ -59,12 +59,18 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let token = Uuid::new_v4().simple().to_string();
     let mut services = services(&options, &servers, &view, &token)?;
     services.push(console(&options, &servers, &folder, &view, token)?);
+    let database = servers.databases.values().next().cloned().unwrap_or_default();
+    let watch = Watch::begin(view.clone(), &servers.nats_url, database, &folder.root).await?;
+    if let Some(store) = options.store {
+        watch.refuse_other_storage(store).await.inspect_err(|_| view.close())?;
+    }
     let system = RunningSystem {
         pid: std::process::id(),
         nats_url: servers.nats_url.clone(),
         monitor_url: servers.monitor_url.clone(),
         databases: servers.databases.clone(),
         console_url: None,
+        store: options.store.map(|store| store.to_string()),
         // Each comes in as it is up.
         services: BTreeMap::new(),
         operations: BTreeMap::new(),
@@ -76,8 +82,6 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
         view.runs(name, "given by you");
     }
-    let database = system.databases.values().next().cloned().unwrap_or_default();
-    let watch = Watch::begin(view.clone(), &system.nats_url, database, &folder.root).await?;
     let ended =
         run_services(services, servers, watch, system, &folder, &view, &mut stop_wanted).await;
     RunningSystem::remove(&folder.root);
@@ -98,7 +102,13 @@ fn services(
         replicas.map(move |replica| (service, format!("{}-{replica}", service.name)))
     });
     let ports = (options.ports().http..).zip(options.ports().operations..);
+    let store = options.store.map(|store| ("NATS_STORE", store.to_string()));
     let services = ports.zip(replicas).map(|((port, operations), (service, name))| {
+        let settings = [
+            ("DATABASE_URL", servers.databases[service.name].clone()),
+            ("OPERATIONS_API", "on".to_owned()),
+            ("OPERATIONS_TOKEN", token.to_owned()),
+        ];
         Ok(Service {
             kind: service.name,
             joins: service.ready_once_joined,
@@ -106,11 +116,7 @@ fn services(
             operations_port: Some(wanted_or_other(view, &name, operations)?),
             name,
             nats_url: servers.nats_url.clone(),
-            settings: vec![
-                ("DATABASE_URL", servers.databases[service.name].clone()),
-                ("OPERATIONS_API", "on".to_owned()),
-                ("OPERATIONS_TOKEN", token.to_owned()),
-            ],
+            settings: settings.into_iter().chain(store.clone()).collect(),
         })
     });
     services.collect()

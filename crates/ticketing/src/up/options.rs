@@ -1,7 +1,10 @@
 //! What to start, and on which ports.
 
 use clap::Args;
-use common::pod::{config::nats_url, secret::Secret};
+use common::{
+    bus::Store,
+    pod::{config::nats_url, secret::Secret},
+};
 
 use crate::{running::DataDir, services};
 
@@ -24,6 +27,12 @@ pub(crate) struct Options {
     /// Deletes the data of previous runs first.
     #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
     pub(super) fresh: bool,
+
+    /// What keeps the events. memory: NATS, in memory; a restart of NATS loses those that were in it. file: NATS, on
+    /// disk; what it loses is republished from Postgres. postgres: as file, with NATS keeping the events in memory.
+    /// Default: file for a new stream; an existing one keeps its storage.
+    #[arg(long, value_name = "memory|file|postgres")]
+    pub(super) store: Option<Store>,
 
     /// Uses a running NATS server with JetStream instead of starting one: its URL, or several of one cluster,
     /// separated by commas.

@@ -3,7 +3,8 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use common::bus::{Bus, Options, Shutdown};
+use anyhow::{Context, ensure};
+use common::bus::{Bus, Options, Shutdown, Store};
 use ticketing_console::{
     live::{
         self,
@@ -15,14 +16,22 @@ use ticketing_console::{
         replicas::{Directory, State},
     },
 };
-use tokio::{sync::watch, time::interval};
+use tokio::{
+    sync::watch,
+    time::{interval, timeout},
+};
 
 use super::{rows::Look, servers::POSTGRES, view::View};
-use crate::postgres::{self, Unanswered};
+use crate::{
+    postgres::{self, Unanswered},
+    services::SERVICES,
+};
 
 /// How long Postgres may take to answer, and how often it is asked.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const ASK_POSTGRES_EVERY: Duration = Duration::from_secs(1);
+/// How long NATS, which has just been started or is given, may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The name of the connection to NATS.
 const NAME: &str = "panel";
 
@@ -51,6 +60,28 @@ impl Watch {
         shutdown.spawn("watch of postgres", follow_postgres(database_url, known, shutdown.clone()));
         shutdown.spawn("panel", show(view, snapshots, postgres, shutdown.clone()));
         Ok(Self { bus, shutdown })
+    }
+
+    /// Checks that no stream is in another storage than the store needs.
+    ///
+    /// # Errors
+    /// One is: NATS cannot change it.
+    pub(super) async fn refuse_other_storage(&self, store: Store) -> anyhow::Result<()> {
+        let connected = timeout(CONNECT_TIMEOUT, self.bus.connected()).await;
+        connected.context("NATS does not answer, so its streams cannot be checked")?;
+        for stream in SERVICES.iter().flat_map(|service| service.streams) {
+            let found = self.bus.jetstream.get_stream(stream.name).await;
+            let Ok(found) = found else { continue };
+            let has = found.cached_info().config.storage;
+            let name = format!("{has:?}").to_lowercase();
+            ensure!(
+                has == store.storage(),
+                "stream {} is in {name} storage, which --store {store} does not use and NATS cannot change: start \
+                 over with --fresh, which deletes all data, or leave --store out",
+                stream.name
+            );
+        }
+        Ok(())
     }
 
     /// Ends.

@@ -60,7 +60,7 @@ impl Identities {
             }
         }
         let server = NatsServer::builder().store_dir(store).settings("include users.conf");
-        let server = server.env("ACCOUNT_STORE", "64MiB");
+        let server = server.env("ACCOUNT_STORE", "64MiB").env("ACCOUNT_MEMORY", "16MiB");
         self.public.iter().fold(server, |server, (name, key)| server.env(name, key))
     }
 

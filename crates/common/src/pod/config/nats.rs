@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bus::{ClientId, Options, Proof, Seed, User};
+use bus::{ClientId, Options, Proof, Seed, Store, User};
 use clap::Args;
 
 use crate::pod::secret::Secret;
@@ -24,6 +24,13 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_REPLICAS", default_value = "1", value_parser = replicas)]
     pub nats_replicas: u8,
 
+    /// What keeps the events: memory (of NATS; what NATS loses is not republished, and every restart of NATS loses
+    /// all), file (of NATS; what it loses is republished from Postgres) or postgres (as file, with NATS keeping
+    /// the events in memory). The same for all services. Default: file for a new stream; an existing one
+    /// keeps its storage.
+    #[arg(long, env, value_name = "NATS_STORE")]
+    pub nats_store: Option<Store>,
+
     /// Streams in the NATS accounts of other services, separated by commas. This service's account imports
     /// each under `JS.<stream>.API`, and its provisioner creates its queue group there. Default: none; all
     /// services share one account.
@@ -38,6 +45,7 @@ impl NatsSettings {
         Options {
             imported: self.nats_imported.clone(),
             stream_replicas: usize::from(self.nats_replicas),
+            store: self.nats_store,
             node: node.to_owned(),
             ..self.login.options(&self.nats_url, client_id)
         }

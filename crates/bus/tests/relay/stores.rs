@@ -1,0 +1,70 @@
+//! What each store keeps when NATS restarts.
+
+use async_nats::jetstream::stream::StorageType;
+use bus::{Store, outbox};
+
+use crate::world::{PARCELS, World, until};
+
+/// How many published events are marked as lost.
+async fn lost(world: &World) -> i64 {
+    let mut connection = world.pool.acquire().await.unwrap();
+    outbox::depth(&mut connection, PARCELS.name).await.unwrap().lost
+}
+
+async fn storage(world: &World) -> StorageType {
+    world.stream().await.cached_info().config.storage
+}
+
+#[tokio::test]
+async fn in_memory_a_restart_of_nats_loses_what_was_published_until_another_store_brings_it_back() {
+    let mut world = World::start().await;
+    let relay = world.relay_with("a", Store::Memory);
+    world.send(0..10).await;
+    world.until_stored(0..10).await;
+    assert_eq!(storage(&world).await, StorageType::Memory);
+    world.nats.kill().await;
+    // Not published yet, so not lost.
+    world.send(10..20).await;
+    world.nats.restart().await.unwrap();
+    world.until_stored(10..20).await;
+    until("the loss is known", || async { lost(&world).await == 10 }).await;
+    assert_eq!(world.stored().await.into_keys().collect::<Vec<_>>(), Vec::from_iter(10..20));
+    drop(relay);
+    let _relay = world.relay_with("b", Store::Postgres);
+    world.until_stored(0..20).await;
+    world.until_quiet().await;
+}
+
+#[tokio::test]
+async fn with_postgres_as_the_store_a_restart_of_nats_loses_nothing() {
+    let mut world = World::start().await;
+    let _relay = world.relay_with("a", Store::Postgres);
+    world.send(0..2_000).await;
+    world.until_stored(0..2_000).await;
+    assert_eq!(storage(&world).await, StorageType::Memory);
+    world.nats.kill().await;
+    world.nats.restart().await.unwrap();
+    world.until_stored(0..2_000).await;
+    world.until_quiet().await;
+}
+
+#[tokio::test]
+async fn a_stream_in_another_storage_is_refused_until_it_is_deleted() {
+    let world = World::start().await;
+    let relay = world.relay_with("a", Store::File);
+    world.send(0..10).await;
+    world.until_stored(0..10).await;
+    world.until_quiet().await;
+    drop(relay);
+    let _relay = world.relay_with("b", Store::Postgres);
+    world.send(10..20).await;
+    // Long enough to publish, if it did.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(world.stored().await.len(), 10);
+    let client = async_nats::connect(world.nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    jetstream.delete_stream(PARCELS.name).await.unwrap();
+    world.until_stored(0..20).await;
+    world.until_quiet().await;
+    assert_eq!(storage(&world).await, StorageType::Memory);
+}
