@@ -6,12 +6,16 @@
 
 use std::process::ExitCode;
 
-use axum::Router;
+use axum::{Json, Router, extract::State, routing::get};
 use clap::Parser;
 use common::{
-    bus::{Failure, Listener, Received, Wake, outbox},
+    bus::{Failure, Listener, Pool, Received, Wake, outbox},
     events::{Event, Stream, ticket::TicketCreated},
-    pod::service::{self, Service, ServiceSettings},
+    pod::{
+        http,
+        problem::Problem,
+        service::{self, Service, ServiceSettings},
+    },
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -73,6 +77,13 @@ impl Listener for Tell {
     }
 }
 
+/// `GET /api/notifications`: a hundred of what was sent.
+async fn list(State(pool): State<Pool>) -> Result<Json<Vec<String>>, Problem> {
+    let texts = sqlx::query_scalar("select text from notifications limit 100");
+    let texts = pool.run(async |connection| texts.fetch_all(connection).await).await;
+    Ok(Json(texts.map_err(|error: sqlx::Error| Problem::internal(&error.into()))?))
+}
+
 /// Sends notifications about new tickets.
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Settings {
@@ -95,7 +106,9 @@ pub(crate) async fn run(settings: Settings) -> ExitCode {
         })
         .publishes(&[&NOTIFICATIONS])
         .listens(|parts| Tell(parts.wake.clone()))
-        // It has no API of its own, only probes and metrics.
-        .serve(|_| Router::new())
+        .serve(|parts| {
+            let api = Router::new().route("/api/notifications", get(list));
+            http::middleware(api.with_state(parts.pool.clone()), &parts.middleware)
+        })
         .await
 }

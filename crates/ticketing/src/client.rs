@@ -6,7 +6,7 @@ use std::{io::BufRead, path::Path, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::{Bus, ClientId, Lease, Reason, Shutdown, without_passwords},
+    bus::{Bus, ClientId, Lease, Reason, Shutdown, Store, without_passwords},
     pod::{
         config::{NatsLogin, nats_url},
         secret::Secret,
@@ -90,6 +90,12 @@ impl Options {
         Ok(connection)
     }
 
+    /// What keeps the events of the system that is up, unless another NATS is named.
+    fn store(&self) -> anyhow::Result<Option<Store>> {
+        let system = if self.nats_url.is_none() { self.system()? } else { None };
+        Ok(system.and_then(|system| system.store?.parse().ok()))
+    }
+
     /// Connects in the background.
     pub(crate) async fn open(&self) -> anyhow::Result<Connection> {
         let url = self.data.nats_url(self.nats_url.as_deref())?;
@@ -98,7 +104,7 @@ impl Options {
         let options = common::bus::Options {
             node: "localhost".to_owned(),
             // As the services of the system have it: whoever is first makes the stream.
-            store: self.system()?.and_then(|system| system.store?.parse().ok()),
+            store: self.store()?,
             ..self.login.options(&url, &client_id)
         };
         let bus = Bus::connect(&options, &shutdown).await?;

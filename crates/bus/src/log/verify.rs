@@ -217,7 +217,8 @@ impl StreamRelay {
             if self.bus.options.refills() {
                 error!(stream, events, loss, "the stream has lost events, republishing them");
             } else {
-                const WHAT: &str = "the stream has lost events; with this store they are not republished";
+                const WHAT: &str =
+                    "the stream has lost events; with this store they are not republished";
                 error!(stream, events, loss, store = "memory", "{WHAT}");
             }
         } else {

@@ -1,7 +1,7 @@
 //! What each store keeps when NATS restarts.
 
 use async_nats::jetstream::stream::StorageType;
-use bus::{Store, outbox};
+use bus::{Bus, Options, Shutdown, Store, TopologyError, outbox, topology};
 
 use crate::world::{PARCELS, World, until};
 
@@ -56,14 +56,18 @@ async fn a_stream_in_another_storage_is_refused_until_it_is_deleted() {
     world.until_stored(0..10).await;
     world.until_quiet().await;
     drop(relay);
+    let (shutdown, _reason) = Shutdown::new();
+    let options = testkit::connection::options(world.nats.url(), "b");
+    let options = Options { store: Some(Store::Postgres), ..options };
+    let bus = Bus::connect(&options, &shutdown).await.unwrap();
+    bus.connected().await;
+    let refused = topology::stream(&bus, &PARCELS).await.unwrap_err();
+    assert!(matches!(refused, TopologyError::Drift { .. }), "{refused}");
+    assert!(refused.to_string().contains("file storage, which the store postgres"), "{refused}");
+
     let _relay = world.relay_with("b", Store::Postgres);
     world.send(10..20).await;
-    // Long enough to publish, if it did.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    assert_eq!(world.stored().await.len(), 10);
-    let client = async_nats::connect(world.nats.url()).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client);
-    jetstream.delete_stream(PARCELS.name).await.unwrap();
+    bus.jetstream.delete_stream(PARCELS.name).await.unwrap();
     world.until_stored(0..20).await;
     world.until_quiet().await;
     assert_eq!(storage(&world).await, StorageType::Memory);

@@ -32,7 +32,9 @@ async fn a_third_service_takes_part_without_a_change_to_common() {
     // Killed and restarted, it continues where it was.
     service.kill().await;
     world.publish("second").await;
-    service = process(&world.nats.url(), &database);
+    let address = format!("127.0.0.1:{}", ports::free().unwrap());
+    let command = command(&world.nats.url(), &database).env("HTTP_ADDRESS", &address);
+    service = command.spawn().unwrap();
     until("the second is noted", || async { texts().await.len() == 2 }).await;
 
     let jetstream = jetstream::new(async_nats::connect(world.nats.url()).await.unwrap());
@@ -46,6 +48,10 @@ async fn a_third_service_takes_part_without_a_change_to_common() {
     let envelope = Envelope::parse(&event.payload).unwrap();
     assert_eq!(&*envelope.kind, "notification:sent");
     assert!(envelope.data.get().contains("New: second"), "{}", envelope.data);
+
+    let url = format!("http://{address}/api/notifications");
+    let answer = testkit::client().get(url).send().await.unwrap();
+    assert_eq!(answer.json::<Vec<String>>().await.unwrap().len(), 2);
 
     service.signal(Signal::TERM);
     assert!(service.wait().await.success());

@@ -151,7 +151,7 @@ async fn gather(
     let replicas = replicas.context("cannot ask the replicas")?;
     let mut unknown = Vec::new();
     if report.is_none() {
-        unknown.push(format!("NATS does not answer at {nats_url} ({})", nats.why));
+        unknown.push(format!("NATS at {nats_url}: {}", nats.why));
     }
     let mut parts = vec![nats];
     parts.extend(databases::server(&databases));

@@ -20,7 +20,7 @@ pub(crate) fn name(state: State) -> &'static str {
 pub(super) fn print(status: &Status, is_up: bool) -> anyhow::Result<()> {
     say!("NATS {}", status.nats_url);
     for Part { name: part, state, why } in &status.parts {
-        say!("{part:<24} {:<9} {}", name(*state), shown(why));
+        say!("{}", format!("{part:<24} {:<9} {}", name(*state), shown(why)).trim_end());
     }
     for stream in &status.streams {
         say!(

@@ -60,7 +60,7 @@ async fn status_says_in_time_what_is_frozen_and_one_line_tells_when_it_begins_an
         assert_eq!(state(&known, "orders-2"), "ready", "{known}");
         let unknown = known["unknown"].to_string();
         match part {
-            "nats" => assert!(!complete && unknown.contains("NATS does not answer"), "{known}"),
+            "nats" => assert!(!complete && unknown.contains("NATS at nats://"), "{known}"),
             "postgres" => {
                 assert!(!complete && unknown.contains("the database orders"), "{known}");
                 assert_eq!(known["members"].as_array().unwrap().len(), 3, "{known}");
