@@ -105,16 +105,18 @@ pub(crate) async fn record_failures(
     Ok(rows.into_iter().collect())
 }
 
-/// Deletes the attempts of events that have taken effect.
+/// Deletes the attempts of events that have taken effect or became dead letters. Returns how many each had.
 pub(crate) async fn forget(
     tx: &mut sqlx::PgConnection,
     group: &str,
     events: &[Uuid],
-) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from bus.attempts where queue_group = $1 and event_id = any($2)")
-        .bind(group)
-        .bind(events)
-        .execute(tx)
-        .await?;
-    Ok(())
+) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
+    sqlx::query_as(
+        "delete from bus.attempts where queue_group = $1 and event_id = any($2)
+         returning event_id, attempts",
+    )
+    .bind(group)
+    .bind(events)
+    .fetch_all(tx)
+    .await
 }

@@ -173,10 +173,16 @@ pub(crate) async fn failed_again(
     Ok(())
 }
 
-/// Deletes a redriven dead letter that took effect in this transaction.
-pub(crate) async fn resolve(tx: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from bus.dead_letters where id = $1").bind(id).execute(tx).await?;
-    Ok(())
+/// Deletes a redriven dead letter that took effect in this transaction. Returns its event, and how often that was
+/// tried.
+pub(crate) async fn resolve(
+    tx: &mut PgConnection,
+    id: i64,
+) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
+    sqlx::query_as("delete from bus.dead_letters where id = $1 returning event_id, attempts")
+        .bind(id)
+        .fetch_all(tx)
+        .await
 }
 
 /// Lists dead letters, oldest first, at most `limit`.

@@ -94,12 +94,14 @@ impl<L: Listener> MemberContext<L> {
         let effect = async |tx: &mut PgConnection| {
             let (fresh, id_conflicts) = self.claim_and_call(tx, events).await?;
             if counted {
-                attempts::forget(tx, group, &ids).await?;
+                let attempts = attempts::forget(tx, group, &ids).await?;
+                inbox::note_attempts(tx, group, &attempts).await?;
             }
             if let Some(id) = redriven
                 && id_conflicts.is_empty()
             {
-                dead_letters::resolve(tx, id).await?;
+                let attempts = dead_letters::resolve(tx, id).await?;
+                inbox::note_attempts(tx, group, &attempts).await?;
             }
             Ok::<_, Failure>((fresh, id_conflicts))
         };

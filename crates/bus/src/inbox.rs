@@ -53,6 +53,35 @@ pub(crate) async fn unclaim(
     Ok(())
 }
 
+/// Notes how often events that take effect in this transaction were tried on their own, for people. Events that
+/// take effect at once cost nothing.
+pub(crate) async fn note_attempts(
+    tx: &mut PgConnection,
+    group: &str,
+    attempts: &[(Uuid, i32)],
+) -> Result<(), sqlx::Error> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let (events, attempts): (Vec<Uuid>, Vec<i32>) = attempts.iter().copied().unzip();
+    let mut slots: Vec<i16> = events.iter().map(|id| slot(*id)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    sqlx::query(
+        "update bus.inbox set attempts = tried.attempts
+         from unnest($2::uuid[], $3::integer[]) as tried (id, attempts)
+         where queue_group = $1 and event_id = tried.id and event_id = any($2)
+           and bus.inbox_slot(event_id) = any($4)",
+    )
+    .bind(group)
+    .bind(events)
+    .bind(attempts)
+    .bind(slots)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Why the inbox cannot tell whether an event took effect, if it cannot: an id that old may be pruned, and
 /// one from the future would be pruned too early. Such an event must not take effect unless an operator
 /// redrives it.

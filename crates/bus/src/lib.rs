@@ -130,6 +130,7 @@ mod shutdown;
 mod split;
 mod store;
 mod text;
+pub mod timeline;
 pub mod topology;
 pub mod trace;
 mod undeliverable;

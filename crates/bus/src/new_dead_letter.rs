@@ -61,7 +61,7 @@ pub(crate) async fn insert(
     }
     let tried = letters.iter().filter(|letter| letter.attempts > 0);
     let tried: Vec<Uuid> = tried.map(|letter| letter.event_id).collect();
-    if tried.is_empty() { Ok(()) } else { attempts::forget(tx, group, &tried).await }
+    if tried.is_empty() { Ok(()) } else { attempts::forget(tx, group, &tried).await.map(drop) }
 }
 
 /// Stores dead letters under these ids. Returns the ids stored: not those that belong to a dead letter with

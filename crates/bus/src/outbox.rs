@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use crate::log::depth::{Depth, depth};
-use crate::{envelope, error::BusError, event::Event};
+use crate::{envelope, error::BusError, event::Event, log::entity};
 
 /// The largest event, in bytes of its envelope: a quarter of what a NATS server accepts by default. An event
 /// that the server refuses would block all events behind it.
@@ -19,6 +19,7 @@ pub struct OutboxEvent {
     pub id: Uuid,
     stream: &'static str,
     subject: &'static str,
+    entity: i64,
     envelope: String,
 }
 
@@ -32,7 +33,8 @@ pub fn prepare<E: Event>(event: &E) -> Result<OutboxEvent, BusError> {
     if envelope.len() > MAX_BYTES {
         return Err(BusError::TooLarge(envelope.len()));
     }
-    Ok(OutboxEvent { id, stream: E::STREAM.name, subject: E::SUBJECT, envelope })
+    let entity = entity::key(&event.entity_id());
+    Ok(OutboxEvent { id, stream: E::STREAM.name, subject: E::SUBJECT, entity, envelope })
 }
 
 /// Stores an event in the outbox, in the transaction of its cause. Call [`Wake::wake`](crate::Wake::wake)
@@ -56,20 +58,23 @@ pub async fn put_prepared(
     tx: &mut PgConnection,
     events: impl IntoIterator<Item = &OutboxEvent>,
 ) -> Result<(), sqlx::Error> {
-    let (mut ids, mut streams, mut subjects, mut envelopes) = (vec![], vec![], vec![], vec![]);
-    for OutboxEvent { id, stream, subject, envelope } in events {
+    let (mut ids, mut streams, mut subjects, mut entities, mut envelopes) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    for OutboxEvent { id, stream, subject, entity, envelope } in events {
         ids.push(*id);
         streams.push(*stream);
         subjects.push(*subject);
+        entities.push(*entity);
         envelopes.push(envelope.as_str());
     }
     sqlx::query(
-        "insert into bus.log (id, stream, subject, envelope)
-         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[])",
+        "insert into bus.log (id, stream, subject, entity, envelope)
+         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[])",
     )
     .bind(ids)
     .bind(streams)
     .bind(subjects)
+    .bind(entities)
     .bind(envelopes)
     .execute(tx)
     .await?;

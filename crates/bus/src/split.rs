@@ -107,7 +107,8 @@ impl<L: Listener> MemberContext<L> {
             inbox::unclaim(tx, L::QUEUE_GROUP, &undone).await?;
         }
         if counted {
-            attempts::forget(tx, L::QUEUE_GROUP, &ids(&taken)).await?;
+            let attempts = attempts::forget(tx, L::QUEUE_GROUP, &ids(&taken)).await?;
+            inbox::note_attempts(tx, L::QUEUE_GROUP, &attempts).await?;
         }
         Ok(verdicts)
     }

@@ -3,6 +3,8 @@
 
 import { showActs, showSums } from "/acts.js";
 import { showDeadLetters } from "/dead-letters.js";
+import "/timeline.js";
+import "/totals.js";
 import { byId, each, look, make, number, rate, since, span, tenth, text } from "/dom.js";
 
 const STATES = {

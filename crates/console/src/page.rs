@@ -34,12 +34,14 @@ const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// What the page consists of: path, kind, text.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", HTML, include_str!("../page/index.html")),
     ("/console.css", CSS, include_str!("../page/console.css")),
     ("/console.js", JAVASCRIPT, include_str!("../page/console.js")),
     ("/dom.js", JAVASCRIPT, include_str!("../page/dom.js")),
     ("/acts.js", JAVASCRIPT, include_str!("../page/acts.js")),
+    ("/totals.js", JAVASCRIPT, include_str!("../page/totals.js")),
+    ("/timeline.js", JAVASCRIPT, include_str!("../page/timeline.js")),
     ("/dead-letters.js", JAVASCRIPT, include_str!("../page/dead-letters.js")),
 ];
 

@@ -5,11 +5,12 @@
 //! republished. Only the holder of the stream's [`session`] writes either.
 //!
 //! The files by layer, each using only those above it: `place`, `session`; `page`, `cursor`, `ranges`,
-//! `losses`, `import`, `retention`, `wake`; `depth`, `publish`; `state`, the state of one stream's relay;
+//! `losses`, `import`, `retention`, `wake`, `entity`, `whereabouts`; `depth`, `publish`; `state`, the state of one stream's relay;
 //! `verify`; `send`; `step`, `refill`; `remake`; `stream_relay`, the loop.
 
 mod cursor;
 pub(crate) mod depth;
+pub(crate) mod entity;
 mod error;
 mod import;
 mod losses;
@@ -27,3 +28,4 @@ mod step;
 pub(crate) mod stream_relay;
 mod verify;
 mod wake;
+pub(crate) mod whereabouts;

@@ -68,6 +68,13 @@ async fn truncate(connection: &mut PgConnection, slot: i64) -> Result<bool, sqlx
         }
     }
     sqlx::query(sqlx::AssertSqlSafe(format!("truncate bus.log_{slot}"))).execute(&mut *tx).await?;
+    // A partition that was in use when the index was introduced gets it now, while it is empty.
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "create index if not exists log_{slot}_entity on bus.log_{slot} (entity, position)
+         where entity is not null"
+    )))
+    .execute(&mut *tx)
+    .await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures::TryStreamExt;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{TopologyError, away, bounded};
@@ -56,6 +57,17 @@ pub(crate) struct StoredMessage {
     pub(crate) message_id: String,
     /// Its [`PUBLICATION`]; `None` for a message of the previous release, or of others.
     pub(crate) publication: Option<Uuid>,
+    /// When the stream stored it.
+    pub(crate) stored_at: OffsetDateTime,
+}
+
+impl StoredMessage {
+    /// Whether it is this event, also one that was published again.
+    pub(crate) fn is_event(&self, id: Uuid) -> bool {
+        let id = id.to_string();
+        let rest = self.message_id.strip_prefix(&id);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    }
 }
 
 /// The message at a sequence. `None` if the stream holds none there.
@@ -75,6 +87,7 @@ pub(crate) async fn message(
                 Ok(Some(StoredMessage {
                     message_id: header("Nats-Msg-Id").unwrap_or_default(),
                     publication: header(PUBLICATION).and_then(|text| text.parse().ok()),
+                    stored_at: message.time,
                 }))
             }
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),

@@ -10,4 +10,5 @@ mod plans;
 mod rollout;
 mod settings;
 mod stores;
+mod timelines;
 mod world;

@@ -218,6 +218,7 @@ impl Service {
             streams: self.streams,
             queue_groups: groups,
             pool: pool.clone(),
+            bus: bus.clone(),
         };
         let http = operations::serve(http, operations, &self.settings);
         let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());

@@ -11,5 +11,6 @@ mod links;
 mod locks;
 mod member;
 mod operations;
+mod operations_events;
 mod third_service;
 mod topology;

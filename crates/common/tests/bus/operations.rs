@@ -17,17 +17,17 @@ use crate::{
 const TOKEN: &str = "a-token-of-this-test";
 
 /// The service with the operations API on, and dead letters to come.
-struct Service {
-    world: World,
-    pool: PgPool,
-    http: Client,
+pub(crate) struct Service {
+    pub(crate) world: World,
+    pub(crate) pool: PgPool,
+    pub(crate) http: Client,
     public: String,
-    operations: String,
+    pub(crate) operations: String,
     _child: Child,
 }
 
 impl Service {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[("OPERATIONS_API", "on"), ("OPERATIONS_TOKEN", TOKEN)]).await
     }
 
@@ -53,17 +53,17 @@ impl Service {
         rows.fetch_all(&self.pool).await.unwrap_or_default()
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", self.operations))).await
     }
 
-    async fn letters(&self, query: &str) -> Vec<Value> {
+    pub(crate) async fn letters(&self, query: &str) -> Vec<Value> {
         let answer = self.get(&format!("/operations/dead-letters?{query}")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
         answer.json()["letters"].as_array().unwrap().clone()
     }
 
-    async fn act(&self, act: &str, body: &Value) -> Answer {
+    pub(crate) async fn act(&self, act: &str, body: &Value) -> Answer {
         let url = format!("{}/operations/dead-letters/{act}", self.operations);
         Answer::of(self.http.post(url).bearer_auth(TOKEN).json(body)).await
     }
@@ -74,7 +74,7 @@ impl Service {
     }
 
     /// Publishes these bytes, and waits until there are so many dead letters.
-    async fn poison(&self, payloads: &[&[u8]], letters: usize) {
+    pub(crate) async fn poison(&self, payloads: &[&[u8]], letters: usize) {
         for payload in payloads {
             self.world.publish_bytes(payload).await;
         }

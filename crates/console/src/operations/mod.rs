@@ -2,6 +2,8 @@
 //! ready. What acts is behind the check of who may, and bears the services' token, which no browser is told.
 
 mod replica;
+mod timeline;
+mod totals;
 
 use axum::{
     Json, Router,
@@ -28,6 +30,8 @@ pub(crate) fn routes(rights: &Rights) -> Router<Console> {
         .route("/api/act/operations/{service}/{act}", post(act))
         .layer(from_fn_with_state(rights.clone(), rights::may_act));
     Router::new()
+        .route("/api/totals", get(totals::totals))
+        .route("/api/timeline", get(timeline::timeline))
         .route("/api/operations", get(services))
         .route("/api/operations/{service}/dead-letters", get(dead_letters))
         .route("/api/operations/{service}/dead-letters/groups", get(groups))

@@ -68,7 +68,22 @@ impl Operations {
         answer(self.client.get(url)).await
     }
 
-    /// What a replica answers to a POST, with the services' token.
+    /// What a replica answers to a question that is too long for a GET. It needs no token.
+    ///
+    /// # Errors
+    /// When none answers in time.
+    pub(super) async fn ask(
+        &self,
+        service: &str,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let mut url = self.replica(service)?;
+        url.set_path(path);
+        answer(self.client.post(url).json(body)).await
+    }
+
+    /// What a replica answers to a POST that acts, with the services' token.
     ///
     /// # Errors
     /// When none answers in time: it may or may not have acted.

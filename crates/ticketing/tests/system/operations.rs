@@ -1,5 +1,10 @@
 //! The operations APIs of the services, and what the console makes of them.
 
+use serde_json::{Value, json};
+use testkit::client;
+
+use crate::{harness::until, up::Place};
+
 #[tokio::test]
 async fn settings_of_the_operations_api_that_do_not_fit_end_with_status_64_and_their_name() {
     for (settings, name) in [
@@ -24,4 +29,109 @@ async fn settings_of_the_operations_api_that_do_not_fit_end_with_status_64_and_t
         assert!(said.contains(name), "{settings:?}: {said}");
         assert!(!said.contains("tooshort"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn the_timeline_of_a_ticket_and_of_its_order_follows_them_through_both_services() {
+    let place = Place::new();
+    let (running, stack) = place.up(&["--replicas", "2"]).await;
+    let (console, http) = (place.console().await, client());
+    let url = |name: &str| stack["services"][name].as_str().unwrap().to_owned();
+    let post = async |url: String, body: Value| {
+        let mut answer = Value::Null;
+        until("it is answered 201", async || {
+            let Ok(sent) = http.post(&url).json(&body).send().await else { return false };
+            let status = sent.status();
+            answer = sent.json().await.unwrap_or(Value::Null);
+            status == 201
+        })
+        .await;
+        answer["id"].as_str().unwrap().to_owned()
+    };
+    let ticket = post(
+        format!("{}/api/tickets", url("tickets-1")),
+        json!({ "title": "Concert", "price": 20 }),
+    )
+    .await;
+    let order =
+        post(format!("{}/api/orders", url("orders-1")), json!({ "ticketId": ticket })).await;
+    let timeline = async |entity: &str| -> Value {
+        let answer = http.get(format!("{console}/api/timeline?entity={entity}")).send().await;
+        answer.unwrap().json().await.unwrap()
+    };
+    let applied = |timeline: &Value, events: usize| {
+        let found = timeline["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+        found.len() == events
+            && found.iter().all(|event| {
+                event["publication"]["state"] == "stored"
+                    && event["groups"][0]["state"] == "applied"
+            })
+    };
+    // Created, and reserved by the order.
+    until("the ticket's events are applied", async || applied(&timeline(&ticket).await, 2)).await;
+    let of_ticket = timeline(&ticket).await;
+    let created = &of_ticket["events"][0];
+    assert_eq!(
+        (&created["service"], &created["subject"]),
+        (&json!("tickets"), &json!("ticket:created"))
+    );
+    assert_eq!(created["publication"]["sequence"], 1);
+    assert_eq!(created["traceId"].as_str().unwrap().len(), 32);
+    let group = &created["groups"][0];
+    assert_eq!(
+        (&group["queueGroup"], &group["service"]),
+        (&json!("orders-service"), &json!("orders"))
+    );
+    let by = group["known"]["appliedBy"].as_str().unwrap();
+    assert!(["orders-1", "orders-2"].contains(&by), "{by}");
+    let moments = [&created["time"], &created["writtenAt"], &group["known"]["appliedAt"]];
+    assert!(moments.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()), "{moments:?}");
+
+    until("the order's event is applied", async || applied(&timeline(&order).await, 1)).await;
+    let of_order = timeline(&order).await;
+    let reserved = &of_order["events"][0];
+    assert_eq!(
+        (&reserved["service"], &reserved["subject"]),
+        (&json!("orders"), &json!("order:created"))
+    );
+    assert_eq!(reserved["groups"][0]["known"]["appliedBy"], "tickets-1");
+    the_sums_agree_or_it_says_where_not(&console, &stack).await;
+    assert_eq!(timeline("nobody").await["events"], json!([]));
+    let empty = http.get(format!("{console}/api/timeline?entity=")).send().await.unwrap();
+    assert_eq!(empty.status(), 400);
+    assert!(running.interrupt().await.0.success());
+}
+
+/// Everything has been applied: two events of tickets, one of orders.
+async fn the_sums_agree_or_it_says_where_not(console: &str, stack: &Value) {
+    let totals = async || -> Value {
+        let answer = client().get(format!("{console}/api/totals")).send().await.unwrap();
+        answer.json().await.unwrap()
+    };
+    let sums = |totals: &Value, stream: &str| {
+        let mut streams = totals["streams"].as_array().into_iter().flatten();
+        let of_stream =
+            streams.find(|known| known["stream"] == stream).cloned().unwrap_or_default();
+        let group = of_stream["groups"][0].clone();
+        let all =
+            [&of_stream["committed"], &of_stream["published"], &group["taken"], &group["applied"]];
+        (all.map(|sum| sum.as_i64().unwrap_or(-1)), group["missing"].as_i64().unwrap_or(-1), group)
+    };
+    let found = totals().await;
+    assert_eq!(found["unknown"], json!([]), "{found:#}");
+    assert_eq!(sums(&found, "TICKETS").0, [2; 4], "{found:#}");
+    assert_eq!(sums(&found, "ORDERS").0, [1; 4], "{found:#}");
+    assert_eq!((sums(&found, "TICKETS").1, sums(&found, "ORDERS").1), (0, 0));
+
+    // As if an event that was acknowledged had never taken effect.
+    let database = stack["databases"]["orders"].as_str().unwrap();
+    let pool = sqlx::PgPool::connect(database).await.unwrap();
+    let forget = "delete from bus.inbox where event_id = (select event_id from bus.inbox limit 1)
+                  returning event_id::text";
+    let forgotten: String = sqlx::query_scalar(forget).fetch_one(&pool).await.unwrap();
+    until("it is missing, by name", async || {
+        let (_, missing, group) = sums(&totals().await, "TICKETS");
+        missing == 1 && group["named"] == json!([forgotten]) && group["applied"] == 1
+    })
+    .await;
 }

@@ -35,6 +35,28 @@ impl Page {
         self.driver.find(By::Css(selector)).await.unwrap().click().await.unwrap();
     }
 
+    /// The way of the ticket that was posted, whose id the form for orders has now.
+    async fn shows_a_timeline(&self) {
+        let id = self.driver.find(By::Css("#ticket-id")).await.unwrap();
+        let id = id.prop("value").await.unwrap().unwrap();
+        self.set("#timeline-id", &id).await;
+        let deadline = Instant::now() + PATIENCE;
+        while !self.text("#timeline-said").await.contains("1 applied") {
+            assert!(Instant::now() < deadline, "{}", self.text("#timeline-said").await);
+            self.click("#timeline-search button").await;
+            self.until("#timeline-said", &id).await;
+        }
+        self.click("#totals-check button").await;
+        self.until(
+            "#totals-said",
+            "Nothing is lost: each of the 1 newest events is accounted for.",
+        )
+        .await;
+        self.until("#timeline", "committed").await;
+        self.until("#timeline", "published").await;
+        self.until("#timeline", "applied by orders-").await;
+    }
+
     /// The one dead letter of orders: found, shown to the byte, and discarded after a preview.
     async fn handles_dead_letters(&self) {
         self.until("#letters-counted", "orders has 1 dead letter").await;
@@ -89,6 +111,7 @@ async fn the_page_works_in_a_browser_and_shows_in_red_what_is_frozen() {
     page.set("#ticket [name=title]", "<img src=x onerror=alert(1)>").await;
     page.click("#ticket button").await;
     page.until("#ticket output", "201").await;
+    page.shows_a_timeline().await;
     page.set("#load [name=seconds]", "1").await;
     page.click("#load button").await;
     page.until("#verdict", "Nothing is lost: all").await;

@@ -6,6 +6,7 @@
 //! - Every act is accounted for, with the name that the operator gave: [`bus::dead_letters::accounts`].
 
 mod dead_letters;
+mod events;
 mod guard;
 mod input;
 
@@ -17,7 +18,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use bus::{BusError, ClientId, Pool, Shutdown, Stream, dead_letters::accounts};
+use bus::{Bus, BusError, ClientId, Pool, Shutdown, Stream, dead_letters::accounts};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
@@ -49,6 +50,8 @@ pub(crate) struct Operations {
     pub(crate) queue_groups: Vec<&'static str>,
     /// Its database.
     pub(crate) pool: Pool,
+    /// Its connection to NATS.
+    pub(crate) bus: Bus,
 }
 
 /// Whether the settings fit together.
@@ -86,6 +89,9 @@ fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Ro
         .layer(from_fn_with_state(token, token_required));
     let reading = Router::new()
         .route("/operations", get(async move |state| about(state, may_act)))
+        .route("/operations/events", get(events::published))
+        .route("/operations/events/newest", get(events::newest))
+        .route("/operations/events/received", post(events::received))
         .route("/operations/dead-letters", get(dead_letters::search))
         .route("/operations/dead-letters/groups", get(dead_letters::groups))
         .route("/operations/dead-letters/acts", get(dead_letters::acts))
