@@ -4,7 +4,7 @@
 //! While `cargo run` runs the system, in another terminal, with a database of your own:
 //! `DATABASE_URL=postgres://… cargo run -p common --example notifications`
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use axum::{Json, Router, extract::State, routing::get};
 use clap::Parser;
@@ -22,7 +22,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// The stream of this service's events.
-const NOTIFICATIONS: Stream = Stream {
+pub(crate) const NOTIFICATIONS: Stream = Stream {
     name: "NOTIFICATIONS",
     subjects: &[NotificationSent::SUBJECT],
     schema_prefix: "urn:notifications:event:",
@@ -30,7 +30,7 @@ const NOTIFICATIONS: Stream = Stream {
 
 /// A notification about a ticket was sent.
 #[derive(Debug, Serialize, Deserialize)]
-struct NotificationSent {
+pub(crate) struct NotificationSent {
     ticket_id: Uuid,
     text: String,
 }
@@ -48,7 +48,7 @@ impl Event for NotificationSent {
 
 /// A member of the queue group. Its writes and the event it publishes are committed together with
 /// the inbox entry: either all of it happens, exactly once, or none.
-struct Tell(Wake);
+pub(crate) struct Tell(Wake);
 
 impl Listener for Tell {
     type Events = TicketCreated;
@@ -93,7 +93,12 @@ pub(crate) struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    service::main::<Settings, Tell>(std::env::args_os(), run).await
+    main_with(std::env::args_os().collect()).await
+}
+
+/// The service, from its arguments to its exit status.
+pub(crate) async fn main_with(arguments: Vec<OsString>) -> ExitCode {
+    service::main::<Settings, Tell>(arguments, run).await
 }
 
 pub(crate) async fn run(settings: Settings) -> ExitCode {

@@ -66,6 +66,13 @@ enum Command {
     Console(Box<ticketing_console::Settings>),
 }
 
+/// The command with services of your own besides those of the table: `up` makes their databases and starts them on
+/// the next ports; the tools know them. `tests/third_service.rs` shows how.
+pub async fn main_with(services: Vec<Service>) -> ExitCode {
+    services::add(services);
+    Box::pin(main()).await
+}
+
 /// The command, from its arguments to its exit status. The name of a service as the first argument runs that
 /// service with the rest, as `up` does.
 pub async fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! The services of the system, one entry each. The command starts them from this table, and `up`, `status`
 //! and the tests follow it; a test checks the Dockerfile, `skaffold.yaml` and the manifests against it.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, sync::OnceLock};
 
 use common::bus::{Listener, Stream};
 use futures::{FutureExt, future::LocalBoxFuture};
@@ -56,11 +56,24 @@ pub const SERVICES: &[Service] = &[
     },
 ];
 
+/// Those of a program that adds its own to the table.
+static ADDED: OnceLock<Vec<Service>> = OnceLock::new();
+
+/// Every service that this program knows, in the order of their HTTP ports.
+pub fn all() -> impl Iterator<Item = &'static Service> {
+    SERVICES.iter().chain(ADDED.get().into_iter().flatten())
+}
+
+/// Adds services to the table. Once, before anything asks for it.
+pub(crate) fn add(services: Vec<Service>) {
+    let _ = ADDED.set(services);
+}
+
 impl Service {
     /// The service of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
-        SERVICES.iter().find(|service| service.name == name)
+        all().find(|service| service.name == name)
     }
 
     /// How many replicas there are when so many were asked for.
@@ -76,5 +89,5 @@ impl Service {
 /// How many processes all services are when so many replicas were asked for.
 #[must_use]
 pub fn processes(asked: u16) -> u16 {
-    SERVICES.iter().map(|service| service.replicas(asked)).sum()
+    all().map(|service| service.replicas(asked)).sum()
 }

@@ -29,7 +29,7 @@ use self::{
     view::View,
     watch::Watch,
 };
-use crate::{running::RunningSystem, services::SERVICES};
+use crate::{running::RunningSystem, services};
 
 pub(crate) use options::Options;
 
@@ -97,7 +97,7 @@ fn services(
     view: &View,
     token: &str,
 ) -> anyhow::Result<Vec<Service>> {
-    let replicas = SERVICES.iter().flat_map(|service| {
+    let replicas = services::all().flat_map(|service| {
         let replicas = 1..=service.replicas(options.replicas);
         replicas.map(move |replica| (service, format!("{}-{replica}", service.name)))
     });

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use super::servers::SERVERS;
 use crate::status::name_of;
 
-/// How long a process must not have answered before that is told: one late answer is no outage.
-const TOLD_AFTER: Duration = Duration::from_millis(1_500);
+/// How long a process must not have answered before a line tells it; its row shows it at once. On a busy machine
+/// an answer may be a second or two late, which is no outage.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 /// How long a process must not have been ready for a reason of its own before that is told. Also how long after
 /// an outage of a server what the processes say of it is taken as a part of that.
 const OWN_AFTER: Duration = Duration::from_secs(4);

