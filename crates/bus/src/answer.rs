@@ -16,6 +16,7 @@ use crate::{
     in_flight::{self, AnswerError},
     inbox::{self, Claim, Standing},
     listener::{Failure, Listener, delay},
+    spans,
     undeliverable::Undeliverable,
 };
 
@@ -171,6 +172,7 @@ impl<L: Listener> Batch<L> {
     /// Returns one event, to be redelivered after a delay.
     async fn retry_later(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
         let slot = &mut self.slots[at];
+        spans::failed(slot.process(), &reason);
         warn!(
             event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
             "event failed, retrying",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
@@ -25,6 +26,13 @@ pub(crate) struct Slot<E> {
     pub(crate) event_id: Uuid,
     pub(crate) event: Result<Decoded<E>, Undecodable>,
     pub(crate) answered: bool,
+}
+
+impl<E> Slot<E> {
+    /// The span of the work on the event, if it was decoded.
+    pub(crate) fn process(&self) -> Option<&Span> {
+        self.event.as_ref().ok().map(|event| &event.process)
+    }
 }
 
 /// A batch of messages. A slot number identifies an event.

@@ -1,6 +1,6 @@
 //! Decodes messages to events.
 
-use tracing::info_span;
+use tracing::{Span, info_span};
 
 use crate::{
     client_id::ClientId,
@@ -9,8 +9,8 @@ use crate::{
     inbox::Claim,
     listener::{Listener, Received},
     outbox::MAX_BYTES,
+    spans,
     text::shortened,
-    trace::TraceContext,
 };
 
 /// A decoded message.
@@ -19,8 +19,8 @@ pub(crate) struct Decoded<E> {
     pub(crate) claim: Claim,
     /// The id of its entity.
     pub(crate) entity_id: String,
-    /// Where the work on it belongs, in its publisher's trace.
-    pub(crate) trace: Option<TraceContext>,
+    /// For as long as it is in hand.
+    pub(crate) process: Span,
 }
 
 /// A message that cannot be decoded, now or later.
@@ -40,21 +40,20 @@ pub(crate) fn decode<L: Listener>(
     payload: &[u8],
     client_id: &ClientId,
 ) -> Result<Decoded<L::Events>, Undecodable> {
-    let mut decoded = read::<L::Events>(subject, payload, client_id)
+    let read = read::<L::Events>(subject, payload, client_id)
         .map_err(|bad| Undecodable { reason: shortened(&bad.reason), ..bad })?;
+    let (id, group, created) = (read.claim.id, L::QUEUE_GROUP, read.received.trace());
+    let (process, trace) = spans::process(subject, id, group, client_id, created);
     let span = info_span!(
         parent: None,
         "event",
-        event.id = %decoded.claim.id,
+        event.id = %id,
         event.r#type = subject,
-        trace.id = decoded.trace.map(|trace| trace.trace_id()),
-        queue.group = L::QUEUE_GROUP,
+        trace.id = trace.map(|trace| trace.trace_id()),
+        queue.group = group,
         client.id = %client_id,
     );
-    // Before anything enters the span: a tracer takes a parent only until then.
-    decoded.trace = decoded.trace.map(|parent| TraceContext::of_span(&span, Some(parent)));
-    decoded.received = decoded.received.in_span(span);
-    Ok(decoded)
+    Ok(Decoded { received: read.received.in_span(span, trace), process, ..read })
 }
 
 impl From<String> for Undecodable {
@@ -85,8 +84,9 @@ fn read<E: EventSet>(
     {
         return Err(format!("its source is {:?}, expected {expected:?}", envelope.source).into());
     }
-    let trace = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
+    let created = envelope.traceparent.as_deref().and_then(|text| text.parse().ok());
     let (id, time, entity_id) = (envelope.id, envelope.time, envelope.subject.into_owned());
     let received = Received::new(id, time, client_id.to_string(), event);
-    Ok(Decoded { received, claim: Claim::new(id, payload), entity_id, trace })
+    let received = received.in_span(Span::none(), created);
+    Ok(Decoded { received, claim: Claim::new(id, payload), entity_id, process: Span::none() })
 }

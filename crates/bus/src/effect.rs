@@ -17,6 +17,7 @@ use crate::{
     inbox::{self, Claim, Standing},
     listener::{Failure, HANDLER_TIMEOUT, Listener},
     pool::{self, Pool},
+    spans,
 };
 
 /// How long one transaction of effects may take, from begin to commit: [`HANDLER_TIMEOUT`] and the bus's own
@@ -90,6 +91,7 @@ impl<L: Listener> MemberContext<L> {
     ) -> Result<Vec<IdConflict>, Failure> {
         let group = L::QUEUE_GROUP;
         let begun = Instant::now();
+        let spans = self.transaction_spans(events);
         let ids: Vec<Uuid> = events.iter().map(|event| event.claim.id).collect();
         let effect = async |tx: &mut PgConnection| {
             let (fresh, id_conflicts) = self.claim_and_call(tx, events).await?;
@@ -105,10 +107,18 @@ impl<L: Listener> MemberContext<L> {
             }
             Ok::<_, Failure>((fresh, id_conflicts))
         };
+        let committed = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await;
         let (fresh, id_conflicts) =
-            self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await?;
+            committed.inspect_err(|failure| spans::failed(&spans, failure))?;
+        drop(spans);
         self.after_commit(begun, &fresh);
         Ok(id_conflicts)
+    }
+
+    /// Begins the span of a transaction in the trace of each event.
+    pub(crate) fn transaction_spans(&self, events: &[&Decoded<L::Events>]) -> Vec<Span> {
+        let traces = events.iter().map(|event| event.received.trace());
+        spans::transactions(&self.pool.connect_options(), traces)
     }
 
     /// Writes the effects of the new events in this transaction. Returns these, and those that have another
@@ -161,7 +171,7 @@ impl<L: Listener> MemberContext<L> {
         events: &[&Decoded<L::Events>],
     ) -> Result<(), Failure> {
         let (span, trace) = match events {
-            [event] => (event.received.span().clone(), event.trace),
+            [event] => (event.received.span().clone(), event.received.trace()),
             _ => (Span::current(), None),
         };
         let received: Vec<_> = events.iter().map(|event| &event.received).collect();

@@ -127,6 +127,7 @@ mod session;
 mod settle;
 mod shown;
 mod shutdown;
+mod spans;
 mod split;
 mod store;
 mod text;

@@ -11,6 +11,7 @@ use crate::{
     backoff::Backoff,
     error::{BoxError, BusError, chain, database_is_away, database_is_busy},
     event::EventSet,
+    trace::TraceContext,
 };
 
 /// What a service does with the events of its queue group.
@@ -75,7 +76,8 @@ pub trait Listener: Send + Sync + 'static {
     /// begin, commit or roll back.
     ///
     /// Every line it logs carries the queue group and the client id, and for a batch of one event also the
-    /// event's id, type and trace id. In a larger batch, enter [`Received::span`] for those.
+    /// event's id, type and trace id. In a larger batch, enter [`Received::span`] for those, and prepare
+    /// events that it causes in [`Received::in_trace`].
     fn handle(
         &self,
         tx: &mut PgConnection,
@@ -100,16 +102,31 @@ pub struct Received<E> {
     /// The event.
     pub event: E,
     span: Span,
+    trace: Option<TraceContext>,
 }
 
 impl<E> Received<E> {
     /// An event as a member would receive it, to call a listener in a test.
     pub fn new(id: Uuid, time: OffsetDateTime, client_id: String, event: E) -> Self {
-        Self { id, time, client_id, event, span: Span::none() }
+        Self { id, time, client_id, event, span: Span::none(), trace: None }
     }
 
-    pub(crate) fn in_span(self, span: Span) -> Self {
-        Self { span, ..self }
+    pub(crate) fn in_span(self, span: Span, trace: Option<TraceContext>) -> Self {
+        Self { span, trace, ..self }
+    }
+
+    /// Where the work on it belongs, in its publisher's trace.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        self.trace
+    }
+
+    /// Does this as part of the event's trace: an event that it prepares for the outbox continues the trace.
+    /// Needed in a batch of several events, which have no trace in common.
+    pub fn in_trace<T>(&self, work: impl FnOnce() -> T) -> T {
+        match self.trace {
+            Some(trace) => trace.sync_scope(work),
+            None => work(),
+        }
     }
 
     /// The span with the event's id, type, trace id, queue group and client id.

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use crate::log::depth::{Depth, depth};
-use crate::{envelope, error::BusError, event::Event, log::entity};
+use crate::{envelope, error::BusError, event::Event, log::entity, spans};
 
 /// The largest event, in bytes of its envelope: a quarter of what a NATS server accepts by default. An event
 /// that the server refuses would block all events behind it.
@@ -29,7 +29,11 @@ pub struct OutboxEvent {
 /// When the event does not serialize, or is larger than [`MAX_BYTES`].
 pub fn prepare<E: Event>(event: &E) -> Result<OutboxEvent, BusError> {
     let id = Uuid::now_v7();
-    let envelope = envelope::encode(id, OffsetDateTime::now_utc(), event)?;
+    let encode = || envelope::encode(id, OffsetDateTime::now_utc(), event);
+    let envelope = match spans::create(E::SUBJECT, id) {
+        Some(created) => created.sync_scope(encode)?,
+        None => encode()?,
+    };
     if envelope.len() > MAX_BYTES {
         return Err(BusError::TooLarge(envelope.len()));
     }

@@ -12,6 +12,7 @@ use crate::{
     effect::{BEGIN, EFFECT_TIMEOUT, MemberContext},
     inbox::{self, Claim, Standing},
     listener::{Failure, Listener},
+    spans,
 };
 
 /// Into how many pieces a failed piece is split. With one bad event in ten, quarters need the fewest
@@ -55,7 +56,10 @@ impl<L: Listener> MemberContext<L> {
         let begun = Instant::now();
         let pieces =
             async |tx: &mut PgConnection| self.try_pieces(tx, events, size, counted, begun).await;
-        let verdicts = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, pieces).await?;
+        let spans = self.transaction_spans(events);
+        let committed = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, pieces).await;
+        let verdicts = committed.inspect_err(|failure| spans::failed(&spans, failure))?;
+        drop(spans);
         let known = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Known)).count();
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP)
             .increment(known as u64);

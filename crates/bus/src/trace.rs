@@ -9,6 +9,11 @@ tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
+/// The target of spans that exist for traces alone. Log lines do not show their fields. While no tracer records
+/// spans, nobody listens to this target, so `info_span!(target: SPANS, ..)` is a check of a flag: it makes no span
+/// and does not evaluate the fields.
+pub const SPANS: &str = "spans";
+
 /// The trace context that a tracer gave to a span, below this parent. `None` if the tracer does not know the
 /// span.
 pub type Tracer = fn(&Span, Option<TraceContext>) -> Option<TraceContext>;
@@ -32,13 +37,14 @@ pub struct TraceContext {
     trace_id: u128,
     span_id: u64,
     flags: u8,
+    remote: bool,
 }
 
 impl TraceContext {
-    /// A context from its parts.
+    /// The context of a span of this process, from its parts.
     #[must_use]
     pub fn new(trace_id: u128, span_id: u64, flags: u8) -> Self {
-        Self { trace_id, span_id, flags }
+        Self { trace_id, span_id, flags, remote: false }
     }
 
     /// The context of the work in this span, below its parent if that is known.
@@ -46,6 +52,11 @@ impl TraceContext {
     pub fn of_span(span: &Span, parent: Option<Self>) -> Self {
         let known = TRACER.get().and_then(|tracer| tracer(span, parent));
         known.unwrap_or_else(|| parent.map_or_else(Self::new_root, Self::child))
+    }
+
+    /// Places a span below its parent.
+    pub(crate) fn place(span: &Span, parent: Self) {
+        let _ = Self::of_span(span, Some(parent));
     }
 
     /// The trace's id.
@@ -66,16 +77,22 @@ impl TraceContext {
         self.flags
     }
 
+    /// Whether it came as text: from a request or an event, so from another process as a rule.
+    #[must_use]
+    pub fn is_remote(self) -> bool {
+        self.remote
+    }
+
     /// A new trace, not sampled yet.
     #[must_use]
     pub fn new_root() -> Self {
-        Self { trace_id: rand::random::<u128>().max(1), span_id: random_span(), flags: 0 }
+        Self::new(rand::random::<u128>().max(1), random_span(), 0)
     }
 
     /// The next hop of the same trace.
     #[must_use]
     pub fn child(self) -> Self {
-        Self { span_id: random_span(), ..self }
+        Self { span_id: random_span(), remote: false, ..self }
     }
 
     /// The context of the current task, if any.
@@ -87,6 +104,11 @@ impl TraceContext {
     /// Runs `work` as part of this trace.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
+    }
+
+    /// Does this as part of the trace.
+    pub fn sync_scope<T>(self, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, work)
     }
 
     /// The trace id in hexadecimal, for log lines.
@@ -124,7 +146,9 @@ impl FromStr for TraceContext {
             return Err(TraceContextError);
         }
         match (trace_id, u64::try_from(span_id), u8::try_from(flags)) {
-            (1.., Ok(span_id @ 1..), Ok(flags)) => Ok(Self { trace_id, span_id, flags }),
+            (1.., Ok(span_id @ 1..), Ok(flags)) => {
+                Ok(Self { trace_id, span_id, flags, remote: true })
+            }
             _ => Err(TraceContextError),
         }
     }

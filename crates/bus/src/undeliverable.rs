@@ -12,6 +12,7 @@ use crate::{
     in_flight,
     listener::Listener,
     new_dead_letter::{self, NewDeadLetter},
+    spans,
 };
 
 /// About how many bytes of dead letters one transaction stores. A message may have a megabyte.
@@ -105,6 +106,7 @@ impl<L: Listener> Batch<L> {
             for event in copies {
                 let slot = &mut self.slots[event.at];
                 slot.answered = true;
+                spans::failed(slot.process(), &event.reason);
                 told.push((slot.message.reply.clone(), event.reason.as_str()));
             }
         }

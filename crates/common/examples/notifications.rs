@@ -67,7 +67,10 @@ impl Listener for Tell {
                 .bind(&text)
                 .execute(&mut *tx)
                 .await?;
-            outbox::put(tx, &NotificationSent { ticket_id: ticket.id, text }).await?;
+            let sent = NotificationSent { ticket_id: ticket.id, text };
+            // As part of the event's trace, which a batch of several has not.
+            let event = received.in_trace(|| outbox::prepare(&sent))?;
+            outbox::put_prepared(tx, [&event]).await?;
         }
         Ok(())
     }

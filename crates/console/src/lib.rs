@@ -127,7 +127,7 @@ pub async fn main() -> ExitCode {
 
 /// The console from its settings to its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
-    process::run(settings.pod.clone(), async |pod| start(settings, pod).await).await
+    process::run("console", settings.pod.clone(), async |pod| start(settings, pod).await).await
 }
 
 /// What the handlers share.
@@ -181,7 +181,7 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
     };
     let hosts = Hosts::new(&settings.console_hosts);
     let api = router(console, &rights).layer(from_fn_with_state(hosts, guard::known_host));
-    http.spawn(middleware(api, &(&settings.pod.http).into()), &pod)?;
+    http.spawn(middleware(api, &(&settings.pod).into()), &pod)?;
     Ok(async move || bus.close().await)
 }
 

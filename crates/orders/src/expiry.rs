@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use common::{
-    bus::{BusError, Pool, Shutdown, Wake, outbox},
+    bus::{BusError, Pool, Shutdown, TraceContext, Wake, outbox, trace::SPANS},
     pod::periodic::{self, Batch},
 };
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection};
-use tracing::info;
+use tracing::{info, info_span};
 
 use crate::{
     order::{self, Transition},
@@ -50,7 +50,12 @@ async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Batch, BusE
         return Ok(Batch::Drained);
     }
     orders::save(&mut tx, &expired).await?;
-    let events = expired.iter().cloned().map(order::event).collect::<Result<Vec<_>, _>>()?;
+    let events = expired.iter().cloned().map(|order| {
+        // No request causes it: each begins a trace.
+        let span = info_span!(target: SPANS, parent: None, "expire order", order.id = %order.id);
+        TraceContext::of_span(&span, None).sync_scope(|| order::event(order))
+    });
+    let events = events.collect::<Result<Vec<_>, _>>()?;
     outbox::put_prepared(&mut tx, &events).await?;
     tx.commit().await?;
     wake.wake();

@@ -32,6 +32,7 @@ const COMMITTERS: usize = 2;
 #[derive(Debug, Clone)]
 pub struct GroupCommit {
     waiting: mpsc::Sender<Waiting>,
+    pool: Pool,
 }
 
 /// A ticket, its event, and the channel that reports their commit.
@@ -53,7 +54,7 @@ impl GroupCommit {
             let committer = run(receiver.clone(), pool.clone(), wake.clone());
             shutdown.spawn("group commit", committer);
         }
-        Self { waiting }
+        Self { waiting, pool: pool.clone() }
     }
 
     /// Stores a ticket and its event. Returns the event's id after the commit.
@@ -67,6 +68,7 @@ impl GroupCommit {
         let event = outbox::prepare(&created)?;
         let id = event.id;
         let waiting = Waiting { ticket: created.0, event, answer };
+        let _span = self.pool.transaction_span();
         self.waiting.send(waiting).await.map_err(|_| lost())?;
         // Converted here, so that a failure is logged in the request's trace.
         committed.await.map_err(|_| lost())?.map_err(|error| Problem::internal(&error))?;

@@ -39,7 +39,15 @@ impl Listener for OrderListener {
         store::upsert_if_newer(tx, &orders).await?;
         let tickets: Vec<_> = orders.iter().map(|order| order.ticket_id).collect();
         let changed = store::hold(tx, &tickets).await?;
-        let events = changed.into_iter().map(|ticket| outbox::prepare(&TicketUpdated(ticket)));
+        let events = changed.into_iter().map(|ticket| {
+            // A ticket changes once for all of its orders in the batch: the newest tells it.
+            let cause = |at: &&&Received<OrderEvent>| at.event.state().ticket_id == ticket.id;
+            let prepare = || outbox::prepare(&TicketUpdated(ticket.clone()));
+            match batch.iter().rev().find(cause) {
+                Some(cause) => cause.in_trace(prepare),
+                None => prepare(),
+            }
+        });
         outbox::put_prepared(tx, &events.collect::<Result<Vec<_>, _>>()?).await?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Publishes a page and updates the cursor with what the stream confirmed.
 
 use super::{error::RelayError, page::Outgoing, ranges::Stored, state::StreamRelay};
+use crate::spans;
 
 impl StreamRelay {
     /// Publishes events, and checks what the confirmation tells about the stream.
@@ -10,7 +11,14 @@ impl StreamRelay {
         again: Option<i64>,
     ) -> Result<Stored, RelayError> {
         let publisher = self.publisher.as_ref().ok_or(RelayError::Unverified)?;
-        let stored = publisher.publish(events, again).await?;
+        let told = events.iter().map(|event| (&*event.subject, event.id, &*event.envelope));
+        let spans = spans::send(told);
+        let stored = publisher.publish(events, again).await;
+        if let Err(error) = &stored {
+            spans::failed(&spans, error);
+        }
+        drop(spans);
+        let stored = stored?;
         self.check_confirmation(&stored).await?;
         let cursor = &mut self.cursor;
         cursor.last_sequence = stored.last_sequence;

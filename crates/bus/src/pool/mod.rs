@@ -17,9 +17,11 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout},
 };
-use tracing::debug;
+use tracing::{Span, debug};
 
-use crate::{backoff::Backoff, error::database_is_away, outage::Told};
+use crate::{
+    backoff::Backoff, error::database_is_away, outage::Told, spans, trace::TraceContext,
+};
 use lent::{Generation, Lent, PING_TIMEOUT};
 pub(crate) use lent::{is_alive, lock};
 
@@ -93,7 +95,18 @@ impl Pool {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
+        let _span = self.transaction_span();
         self.transaction_within(WORK_TIMEOUT, "begin", work).await
+    }
+
+    /// A span for a transaction on this database as part of the current trace, from now until it is dropped:
+    /// for work that waits for a transaction which another task runs. [`Self::transaction`] makes its own.
+    #[must_use]
+    pub fn transaction_span(&self) -> Span {
+        match TraceContext::current() {
+            Some(trace) => spans::transaction(&self.shared.options, trace, None),
+            None => Span::none(),
+        }
     }
 
     /// The same with another timeout and another `begin` statement.

@@ -120,17 +120,18 @@ async fn follow(mut readiness: watch::Receiver<Readiness>, health: &Health) {
     }
 }
 
-/// Runs a service: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and
+/// Runs a service of this name: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and
 /// returns; then the frame waits for a signal or a failed task, stops everything within the grace
 /// time, in two stages, and at last calls what `start` returned, to close what the tasks had shared.
 ///
 /// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped,
 /// 64 when a setting was bad.
 pub async fn run<Close: AsyncFnOnce()>(
+    name: &str,
     settings: PodSettings,
     start: impl AsyncFnOnce(Pod) -> anyhow::Result<Close>,
 ) -> ExitCode {
-    let traces = match observe(&settings) {
+    let traces = match observe(name, &settings) {
         Ok(traces) => traces,
         Err(error) => return bad_setting(format_args!("{error:#}")),
     };
@@ -152,10 +153,13 @@ pub async fn run<Close: AsyncFnOnce()>(
 }
 
 /// Starts logging, and sending traces if they are wanted.
-fn observe(settings: &PodSettings) -> anyhow::Result<Option<Traces>> {
-    let endpoint = settings.otel_exporter_otlp_endpoint.as_deref();
+fn observe(name: &str, settings: &PodSettings) -> anyhow::Result<Option<Traces>> {
     let instance = settings.client_id();
-    let traces = endpoint.map(|endpoint| Traces::to(endpoint, instance.as_str())).transpose()?;
+    let traces = settings.otel_exporter_otlp_endpoint.as_deref();
+    // The specification has an empty variable be an unset one.
+    let traces = traces.filter(|endpoint| !endpoint.is_empty() && !settings.otel_sdk_disabled);
+    let traces =
+        traces.map(|endpoint| Traces::to(endpoint, name, instance.as_str())).transpose()?;
     telemetry::logs(&settings.log, settings.log_format, traces.as_ref())?;
     Ok(traces)
 }

@@ -43,7 +43,7 @@ pub struct Settings {
 pub async fn run<L: Listener>(mut settings: Settings) -> ExitCode {
     // The provisioner connects to the stream's own account.
     settings.nats.nats_imported.clear();
-    process::run(settings.pod.clone(), async |pod: Pod| {
+    process::run("provisioner", settings.pod.clone(), async |pod: Pod| {
         let http = Http::bind(&settings.pod)?;
         let bus = pod.connect(&settings.nats).await?;
         pod.ready_once_provided(provision::spawn::<L>(&bus, &pod.shutdown));

@@ -23,10 +23,7 @@ use tracing::warn;
 
 use super::{
     auth::Auth,
-    config::{
-        self, DatabaseSettings, EX_USAGE, HttpSettings, NatsSettings, OperationsSettings,
-        PodSettings,
-    },
+    config::{self, DatabaseSettings, EX_USAGE, NatsSettings, OperationsSettings, PodSettings},
     database,
     health::Health,
     http::{Http, MiddlewareSettings},
@@ -56,11 +53,12 @@ pub struct ServiceSettings {
     pub operations: OperationsSettings,
 }
 
-impl From<&HttpSettings> for MiddlewareSettings {
-    fn from(settings: &HttpSettings) -> Self {
+impl From<&PodSettings> for MiddlewareSettings {
+    fn from(settings: &PodSettings) -> Self {
         Self {
-            concurrent: settings.http_max_concurrent.get(),
-            origins: settings.cors_origins.clone(),
+            concurrent: settings.http.http_max_concurrent.get(),
+            origins: settings.http.cors_origins.clone(),
+            client_id: settings.client_id(),
         }
     }
 }
@@ -181,9 +179,9 @@ impl Service {
         if let Err(reason) = operations::check(&settings.operations, &settings.pod.http) {
             return bad_setting(reason);
         }
-        let settings = settings.pod.clone();
+        let (name, settings) = (self.name, settings.pod.clone());
         // The future of a whole start is large.
-        Box::pin(process::run(settings, async |pod| self.start(pod, api).await)).await
+        Box::pin(process::run(name, settings, async |pod| self.start(pod, api).await)).await
     }
 
     /// Starts everything. Returns what closes the rest once all tasks have ended.
@@ -206,7 +204,7 @@ impl Service {
             wake,
             health: pod.health.clone(),
             shutdown: pod.shutdown.clone(),
-            middleware: (&self.settings.pod.http).into(),
+            middleware: (&self.settings.pod).into(),
         };
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("database watch", watch);

@@ -1,5 +1,6 @@
 //! What the logs say of one request, from its first line to its last.
 
+use embedded::ports;
 use serde_json::{Value, json};
 
 use crate::harness::{System, until};
@@ -8,6 +9,19 @@ use crate::harness::{System, until};
 async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
     let mut system = System::start().await;
     system.settings.push(("LOG", "info,common=debug".to_owned()));
+    every_line_names_its_request(&system).await;
+    // The same while a tracer gives the ids.
+    let nobody = format!("http://127.0.0.1:{}", ports::free().unwrap());
+    system.settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", nobody));
+    sqlx::raw_sql("alter table elsewhere rename to tickets")
+        .execute(&system.tickets_db)
+        .await
+        .unwrap();
+    every_line_names_its_request(&system).await;
+}
+
+/// A request that is answered 201, and one that is answered 500.
+async fn every_line_names_its_request(system: &System) {
     let (command, url) = system.command("tickets", "tickets-1", system.nats.client_port());
     let mut tickets = command.piped().spawn().unwrap();
     until("tickets is ready", || async {
@@ -43,11 +57,19 @@ async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
     let end = said(&good, "request").unwrap();
     assert_eq!((&end["trace.id"], &end["http.response.status_code"]), (&trace.into(), &201.into()));
     assert!(good.iter().all(|line| line["trace.id"] == end["trace.id"]), "{good:#?}");
+    for line in good.iter().chain(&bad) {
+        assert_eq!(line["client.id"], "tickets-1", "{line}");
+        let of_a_trace = |name: &String| name.starts_with("otel.") || name.starts_with("db.");
+        assert!(!line.as_object().unwrap().keys().any(of_a_trace), "{line}");
+    }
     let failure = said(&bad, "request failed").unwrap();
     assert_eq!(
         (&failure["level"], &failure["url.path"]),
         (&"ERROR".into(), &"/api/tickets".into())
     );
     assert!(failure["trace.id"].is_string(), "{failure}");
-    assert_eq!(said(&bad, "request").unwrap()["http.response.status_code"], 500);
+    // The default level is info: of a request that failed there is this line, whatever logged the reason.
+    let last = said(&bad, "request").unwrap();
+    assert_eq!((&last["http.response.status_code"], &last["level"]), (&500.into(), &"WARN".into()));
+    assert_eq!(end["level"], "DEBUG");
 }

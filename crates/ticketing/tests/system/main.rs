@@ -34,4 +34,5 @@ mod secrets;
 mod services;
 mod stopping;
 mod tools;
+mod traces;
 mod up;

@@ -50,10 +50,14 @@ pub struct PodSettings {
     pub log_format: Option<LogFormat>,
 
     /// The OpenTelemetry collector to send traces to, by OTLP over HTTP, such as
-    /// <http://localhost:4318>. Default: none, which disables traces. OTEL_SERVICE_NAME and the SDK's other
-    /// variables apply.
+    /// <http://localhost:4318>. Default: none, which disables traces and costs nothing. OTEL_SERVICE_NAME,
+    /// OTEL_TRACES_SAMPLER, OTEL_BSP_MAX_QUEUE_SIZE and the SDK's other variables apply.
     #[arg(long, env, value_name = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otel_exporter_otlp_endpoint: Option<String>,
+
+    /// Sends no traces, whatever OTEL_EXPORTER_OTLP_ENDPOINT says.
+    #[arg(long, env)]
+    pub otel_sdk_disabled: bool,
 }
 
 /// How the process serves HTTP, and what it allows its clients.

@@ -10,6 +10,7 @@ mod intake;
 mod listen;
 mod phase;
 mod place;
+mod request;
 pub mod server;
 mod table;
 mod turn;
@@ -20,13 +21,12 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     BoxError, Router,
     error_handling::HandleErrorLayer,
-    extract::{MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -34,10 +34,9 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     set_header::SetResponseHeaderLayer,
 };
-use tracing::{Instrument, Span, debug, error_span, field::Empty};
 
 use super::problem::Problem;
-use bus::{TraceContext, trace};
+use bus::ClientId;
 
 pub use connection::MAX_HEAD;
 pub use exchange::Static;
@@ -50,7 +49,6 @@ pub use phase::Deadlines;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long a browser may cache the answer about an origin.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
@@ -62,11 +60,13 @@ pub struct MiddlewareSettings {
     pub concurrent: usize,
     /// The origins whose pages may call the API from a browser; `*` allows all.
     pub origins: Vec<HeaderValue>,
+    /// Who serves it: on every log line of a request.
+    pub client_id: ClientId,
 }
 
 impl Default for MiddlewareSettings {
     fn default() -> Self {
-        Self { concurrent: 128, origins: Vec::new() }
+        Self { concurrent: 128, origins: Vec::new(), client_id: ClientId::of_this_process() }
     }
 }
 
@@ -99,7 +99,7 @@ pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
                     header::CONTENT_SECURITY_POLICY,
                     "default-src 'none'; frame-ancestors 'none'",
                 ))
-                .layer(from_fn(traced))
+                .layer(from_fn_with_state(settings.client_id.clone(), request::traced))
                 .layer(from_fn(conditional::conditional))
                 .layer(from_fn(intake::whole))
                 .layer(from_fn_with_state(places, turn::in_turn))
@@ -146,64 +146,6 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Runs the request in a span and as part of its trace, and logs and measures the result. Every
-/// line logged meanwhile has the span's fields.
-async fn traced(request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let method = known(request.method());
-    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let route = route.unwrap_or_else(|| "none".to_owned());
-    let caller = text(&request, &TRACEPARENT).and_then(|text| text.parse().ok());
-    let span = span_of(&request, method);
-    let trace = TraceContext::of_span(&span, caller);
-    span.record("trace.id", trace.trace_id());
-    if trace::is_traced() {
-        span.record("otel.name", format!("{method} {route}"));
-        span.record("otel.kind", "server");
-        span.record("http.route", &*route);
-    }
-    let mut response = trace.scope(next.run(request)).instrument(span.clone()).await;
-    if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
-        response.headers_mut().insert(TRACEPARENT, value);
-    }
-    let (status, elapsed) = (response.status(), begun.elapsed());
-    span.record("http.response.status_code", status.as_u16());
-    if trace::is_traced() && status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
-    span.in_scope(|| debug!(elapsed.ms = elapsed.as_secs_f64() * 1e3, "request"));
-    // No label has values chosen by the client: each value costs memory forever.
-    metrics::histogram!(
-        "http_request_seconds",
-        "method" => method,
-        "route" => route,
-        "status" => status.as_str().to_owned(),
-    )
-    .record(elapsed);
-    response
-}
-
-/// A request's span. At level `error`, so that log lines of every level carry its fields.
-fn span_of(request: &Request, method: &'static str) -> Span {
-    error_span!(
-        parent: None,
-        "request",
-        request.id = text(request, &REQUEST_ID),
-        trace.id = Empty,
-        http.request.method = method,
-        url.path = request.uri().path(),
-        http.response.status_code = Empty,
-        otel.name = Empty,
-        otel.kind = Empty,
-        otel.status_code = Empty,
-        http.route = Empty,
-    )
-}
-
-fn text<'a>(request: &'a Request, header: &HeaderName) -> Option<&'a str> {
-    request.headers().get(header).and_then(|value| value.to_str().ok())
-}
-
 /// Describes the HTTP metrics.
 pub(super) fn describe_metrics() {
     let requests = "How long requests took, by method, route, and the answer's status.";
@@ -211,13 +153,6 @@ pub(super) fn describe_metrics() {
     describe_gauge!("http_connections", "Open connections of the API, or of probes and metrics.");
     let ended = "Connections ended because their client was late, or to make room.";
     describe_counter!("http_connections_ended_total", ended);
-}
-
-/// Returns a method's name, if it is one of RFC 9110 or PATCH.
-fn known(method: &Method) -> &'static str {
-    const KNOWN: [&str; 9] =
-        ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    KNOWN.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
 /// Answers a timeout, the only possible error.

@@ -96,8 +96,9 @@ fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Ro
         .route("/operations/dead-letters/groups", get(dead_letters::groups))
         .route("/operations/dead-letters/acts", get(dead_letters::acts))
         .route("/operations/dead-letters/{id}", get(dead_letters::show));
+    let client_id = operations.client_id.clone();
     let api = reading.merge(acting).with_state(operations);
-    let settings = MiddlewareSettings { concurrent: CONCURRENT, origins: Vec::new() };
+    let settings = MiddlewareSettings { concurrent: CONCURRENT, origins: Vec::new(), client_id };
     middleware(api, &settings).layer(from_fn_with_state(callers, programs_only))
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Context;
 use bus::{shown, shown_json, without_passwords};
 use tracing_subscriber::{
-    EnvFilter, field::MakeExt, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, field::MakeExt, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
 use super::traces::Traces;
@@ -14,6 +14,8 @@ use crate::pod::config::LogFormat;
 /// What libraries say at the level `info` is for their own developers. A filter that names them
 /// overrides this.
 const QUIET: &str = "async_nats=warn,sqlx=warn";
+/// Spans for traces are not for log lines.
+const LAST: &str = "spans=off";
 
 /// Starts logging to standard output, and sending traces if there are any to send. Every line has the
 /// fields of the spans that it is in, such as `request.id` and `trace.id`.
@@ -25,11 +27,11 @@ pub fn logs(
     format: Option<LogFormat>,
     traces: Option<&Traces>,
 ) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter},{LAST}"))
         .with_context(|| format!("LOG is {filter:?}"))?;
     let terminal = std::io::stdout().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
-    let registry = tracing_subscriber::registry().with(filter).with(traces.map(Traces::layer));
+    let registry = tracing_subscriber::registry().with(traces.map(Traces::layer));
     match format {
         LogFormat::Json => registry
             .with(
@@ -38,7 +40,8 @@ pub fn logs(
                     .flatten_event(true)
                     .flatten_span_list_on_top_level(true)
                     .with_current_span(false)
-                    .with_span_list(false),
+                    .with_span_list(false)
+                    .with_filter(filter),
             )
             .try_init(),
         LogFormat::Pretty => {
@@ -51,9 +54,8 @@ pub fn logs(
                     name => write!(out, "{name}={value}"),
                 }
             });
-            registry
-                .with(fmt::layer().with_ansi(terminal).fmt_fields(fields.delimited(" ")))
-                .try_init()
+            let lines = fmt::layer().with_ansi(terminal).fmt_fields(fields.delimited(" "));
+            registry.with(lines.with_filter(filter)).try_init()
         }
     }
     .context("logging was started twice")

@@ -5,7 +5,7 @@ mod traces;
 
 use std::time::Duration;
 
-use ::metrics::describe_gauge;
+use ::metrics::{describe_counter, describe_gauge};
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::interval;
@@ -36,6 +36,10 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(
         "auth_issuer_reachable",
         "1 while the issuer of tokens answers, 0 while it does not."
+    );
+    describe_counter!(
+        "otel_spans_total",
+        "Spans given to the collector of traces, by outcome: sent, or failed, which is dropped."
     );
     bus::describe_metrics();
     super::http::describe_metrics();

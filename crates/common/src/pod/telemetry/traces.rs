@@ -2,66 +2,84 @@
 //! `OTEL_EXPORTER_OTLP_ENDPOINT` names. Without it, nothing here runs.
 //!
 //! The SDK reads the rest of its environment by itself: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
-//! `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`
-//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
+//! `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_HEADERS`
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). By default every trace is
+//! recorded that begins here, and of those that come with a request the ones that its `traceparent` says.
+//!
+//! A collector that is away or does not answer costs spans and nothing else: a thread of its own sends them, from a
+//! queue with a bound.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use bus::trace::{self, TraceContext};
+use bus::trace::{self, SPANS, TraceContext};
 use opentelemetry::{
-    Context, KeyValue, SpanId, TraceFlags, TraceId,
+    Context, Key, KeyValue, SpanId, TraceFlags, TraceId,
     trace::{SpanContext, TraceContextExt, TraceState, TracerProvider},
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
-    trace::{SdkTracer, SdkTracerProvider},
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData},
 };
 use tracing::{Span, Subscriber};
-use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+
+const SERVICE_NAME: &str = "service.name";
 
 /// How long the collector may take to accept a batch of spans. One that it does not accept is dropped.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last spans may take when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What sends this process's spans. At most 2,048 wait to be sent; above that, new ones are dropped.
+/// What sends this process's spans. At most 2,048 (`OTEL_BSP_MAX_QUEUE_SIZE`) wait to be sent; above that, new ones
+/// are dropped.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
 }
 
 impl Traces {
-    /// Begins to send spans to this collector, such as `http://localhost:4318`, as this instance.
+    /// Begins to send spans to this collector, such as `http://localhost:4318`, as this instance of a service.
     ///
     /// # Errors
     /// When the endpoint is no URL that spans can be sent to.
-    pub fn to(endpoint: &str, instance: &str) -> anyhow::Result<Self> {
+    pub fn to(endpoint: &str, service: &str, instance: &str) -> anyhow::Result<Self> {
+        // Another part of the process may have done it; it is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = SpanExporter::builder()
             .with_http()
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
             .with_timeout(EXPORT_TIMEOUT)
             .build()
             .with_context(|| format!("OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint:?}"))?;
-        let instance = KeyValue::new("service.instance.id", instance.to_owned());
         let provider = SdkTracerProvider::builder()
-            .with_resource(Resource::builder().with_attribute(instance).build())
-            .with_batch_exporter(exporter)
+            .with_resource(resource(service, instance))
+            .with_batch_exporter(Watched { exporter, failing: AtomicBool::new(false) })
             .build();
         trace::use_tracer(context_of);
         Ok(Self { provider })
     }
 
     /// The layer that makes spans of OpenTelemetry from those of `tracing`.
-    pub(super) fn layer<S>(&self) -> OpenTelemetryLayer<S, SdkTracer>
+    pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
-        let tracer = self.provider.tracer("ticketing");
-        // Log lines stay in the log: they hold what a trace is not for.
-        tracing_opentelemetry::layer().with_tracer(tracer).with_location(false).with_threads(false)
+        tracing_opentelemetry::layer()
+            .with_tracer(self.provider.tracer("ticketing"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            // Log lines stay in the log: they hold what a trace is not for. Whatever the log's level, a trace
+            // is whole.
+            .with_filter(filter_fn(|meta| meta.is_span() && meta.target() == SPANS))
     }
 
     /// Sends what waits to be sent. Waits 2 s at most.
@@ -73,14 +91,64 @@ impl Traces {
     }
 }
 
-/// A span's place in its trace, once it has this parent from another process.
+/// What all spans of this process have in common.
+fn resource(service: &str, instance: &str) -> Resource {
+    let from_environment = Resource::builder().build();
+    let named = from_environment
+        .get(&Key::from_static_str(SERVICE_NAME))
+        .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder().with_attributes([
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", instance.to_owned()),
+    ]);
+    if named { builder } else { builder.with_service_name(service.to_owned()) }.build()
+}
+
+/// An exporter that says, once an outage, that its collector takes no spans, and counts them.
+#[derive(Debug)]
+struct Watched {
+    exporter: SpanExporter,
+    failing: AtomicBool,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len() as u64;
+        let sent = self.exporter.export(batch).await;
+        let outcome = if sent.is_ok() { "sent" } else { "failed" };
+        metrics::counter!("otel_spans_total", "outcome" => outcome).increment(spans);
+        let failed_before = self.failing.swap(sent.is_err(), Ordering::Relaxed);
+        match &sent {
+            Err(error) if !failed_before => {
+                tracing::warn!(%error, "the collector of traces takes no spans; they are dropped until it does");
+            }
+            Ok(()) if failed_before => tracing::info!("the collector of traces takes spans again"),
+            _ => {}
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// A span's place in its trace, below this parent.
 fn context_of(span: &Span, parent: Option<TraceContext>) -> Option<TraceContext> {
     if let Some(parent) = parent {
         let parent = SpanContext::new(
             TraceId::from(parent.trace()),
             SpanId::from(parent.span()),
             TraceFlags::new(parent.flags()),
-            true,
+            parent.is_remote(),
             TraceState::default(),
         );
         // Fails when the span is filtered out: then it has no place either.
