@@ -2,6 +2,7 @@
 the custom resources, and to what CONTRIBUTING.md says of manifests. Lints the Dockerfiles, and
 reads the workspace as the first stage of ours builds it."""
 
+import json
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
 MAKES_NO_KEY = """#!/bin/sh
 echo seed > "$3" && echo UPUBLIC
 """
+# Overlays for one's own machine: no tokens, one account of NATS for all.
+LOCAL = ["local", "local-observability"]
 complaints = []
 
 
@@ -99,7 +102,7 @@ def variants():
         subprocess.run([k8s / "overlays/production/make-secrets"], check=True, env=with_keys,
                        stdout=subprocess.DEVNULL)
         pin_images(k8s / "overlays/production/pinned-images")
-        for overlay in ("local", "production"):
+        for overlay in (*LOCAL, "production"):
             yield overlay, rendered(k8s / "overlays" / overlay)
         secrets = k8s / "overlays/production/secrets"
         keys = (secrets / "nats-public-keys.env").read_text().split()
@@ -168,6 +171,10 @@ def check_pods(variant, resources):
                 complain(where, "keeps capabilities")
             if not rights.get("readOnlyRootFilesystem"):
                 complain(where, "can write to its root")
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                # Kubernetes's own is 1 s, which a busy node misses.
+                if kind in container and container[kind].get("timeoutSeconds", 1) < 3:
+                    complain(where, f"its {kind} needs timeoutSeconds of 3 or more")
             wanted = container.get("resources", {})
             if "memory" not in wanted.get("limits", {}) or set(wanted["requests"]) != {"cpu", "memory"}:
                 complain(where, "must request cpu and memory, and limit memory")
@@ -189,7 +196,7 @@ def check_selectors(variant, resources):
             continue
         found = [pod.split()[1] for pod, has in labels.items() if selector.items() <= has.items()]
         # The replicas' own addresses, for whoever looks at each of them.
-        if found != [name.removesuffix("-operations")]:
+        if found != [re.sub("-(operations|metrics)$", "", name)]:
             complain(f"{variant}: {kind} {name}", f"selects the pods of {found}")
         if kind == "Service" and resource["spec"].get("type", "ClusterIP") != "ClusterIP":
             complain(f"{variant}: {kind} {name}", "is open to the outside")
@@ -215,7 +222,7 @@ def check_secrets(variant, resources):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference and reference["key"] not in keys.get(reference["name"], set()):
                     complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
-                if variant != "local" and (variable["name"], variable.get("value")) == ("AUTH", "off"):
+                if variant not in LOCAL and (variable["name"], variable.get("value")) == ("AUTH", "off"):
                     complain(f"{variant}: {name}", "asks nobody for a token")
         for volume in template["spec"].get("volumes", []):
             secret = volume.get("secret", {}).get("secretName", "")
@@ -227,7 +234,7 @@ def check_secrets(variant, resources):
     maps = {resource["metadata"]["name"]: resource.get("data", {}) for resource in resources
             if resource["kind"] == "ConfigMap"}
     users = next((data["users.conf"] for data in maps.values() if "users.conf" in data), "")
-    if variant != "local":
+    if variant not in LOCAL:
         if "no_auth_user" in users or "accounts {" not in users:
             complain(variant, "lets anonymous clients into NATS, or has one account for all")
         known = next((data for name, data in maps.items() if name.startswith("nats-public-keys")), {})
@@ -245,15 +252,20 @@ def check_images(resources):
                 complain(f"production: {name}", f"{image} is not pinned: pin-images does not see it")
 
 
-def check_alerts():
-    """Every metric that an alert asks for is one that the services have."""
+def check_metrics():
+    """Every metric that an alert or the dashboard asks for is one that the services have. That it is there
+    when they run, a test checks."""
     rules = yaml.safe_load((K8S / "components/prometheus/rules.yaml").read_text())
+    dashboard = json.loads((K8S / "components/observability/dashboard.json").read_text())
+    asked = [(f"alert {rule['alert']}", rule["expr"])
+             for group in rules["spec"]["groups"] for rule in group["rules"]]
+    asked += [(f"panel {panel['title']}", target["expr"])
+              for panel in dashboard["panels"] for target in panel.get("targets", [])]
     sources = "".join(path.read_text() for path in pathlib.Path("crates").glob("*/src/**/*.rs"))
-    for group in rules["spec"]["groups"]:
-        for rule in group["rules"]:
-            for metric in re.findall(r"\b(?:auth|bus|http|orders)_\w+", rule["expr"]):
-                if f'"{metric.removesuffix("_bucket")}"' not in sources:
-                    complain(f"alert {rule['alert']}", f"no service has the metric {metric}")
+    for where, expression in asked:
+        for metric in re.findall(r"\b(?:auth|bus|http|orders|otel|process)_\w+", expression):
+            if f'"{re.sub("_(bucket|count|sum)$", "", metric)}"' not in sources:
+                complain(where, f"no service has the metric {metric}")
 
 
 def lint_dockerfiles():
@@ -300,7 +312,7 @@ def main():
     job = yaml.safe_load((K8S / "verify/job.yaml").read_text())
     check_schema("verify", job, custom)
     check_pods("verify", [job])
-    check_alerts()
+    check_metrics()
     lint_dockerfiles()
     check_dependency_stage()
     for complaint in complaints:

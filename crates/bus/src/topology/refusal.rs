@@ -51,7 +51,8 @@ impl Refusal {
     pub(crate) fn end(&mut self) {
         if self.reported.take().is_some() {
             info!(what = self.of, "can serve again");
-            metrics::gauge!("bus_topology_refused", "what" => self.of).set(0);
         }
+        // Also the first time: an alert on a metric that is not there never ends.
+        metrics::gauge!("bus_topology_refused", "what" => self.of).set(0);
     }
 }

@@ -43,6 +43,7 @@ impl Health {
     }
 
     fn set(&self, name: &'static str, gate: Gate) {
+        metrics::gauge!("process_ready", "gate" => name).set(f64::from(u8::from(gate.ready)));
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).insert(name, gate);
     }
 

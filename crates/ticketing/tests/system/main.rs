@@ -11,6 +11,7 @@ mod clusters;
 mod command;
 mod console;
 mod crashes;
+mod dashboard;
 mod dead_letters;
 mod doubles;
 mod frozen;

@@ -33,6 +33,7 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         .and_then(PrometheusBuilder::install_recorder)
         .context("cannot collect metrics")?;
     describe_gauge!("process_info", "1, with the client id and the node of this process.");
+    describe_gauge!("process_ready", "1 while this gate of /readyz is open, else 0.");
     describe_gauge!(
         "auth_issuer_reachable",
         "1 while the issuer of tokens answers, 0 while it does not."
