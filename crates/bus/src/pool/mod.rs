@@ -19,9 +19,7 @@ use tokio::{
 };
 use tracing::{Span, debug};
 
-use crate::{
-    backoff::Backoff, error::database_is_away, outage::Told, spans, trace::TraceContext,
-};
+use crate::{backoff::Backoff, error::database_is_away, outage::Told, spans, trace::TraceContext};
 use lent::{Generation, Lent, PING_TIMEOUT};
 pub(crate) use lent::{is_alive, lock};
 
