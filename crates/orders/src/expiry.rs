@@ -50,10 +50,10 @@ async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Batch, BusE
         return Ok(Batch::Drained);
     }
     orders::save(&mut tx, &expired).await?;
-    let events = expired.iter().cloned().map(|order| {
+    let events = expired.iter().map(|order| {
         // No request causes it: each begins a trace.
         let span = info_span!(target: SPANS, parent: None, "expire order", order.id = %order.id);
-        TraceContext::of_span(&span, None).sync_scope(|| order::event(order))
+        TraceContext::of_span(&span, None).sync_scope(|| order::event(order.clone()))
     });
     let events = events.collect::<Result<Vec<_>, _>>()?;
     outbox::put_prepared(&mut tx, &events).await?;
