@@ -1,5 +1,5 @@
 //! The delivery loop of a queue group's member: it pulls events, has them take effect, and acknowledges
-//! them. One batch is processed while the next one arrives.
+//! them. Two batches are processed at once while the next one arrives.
 
 use std::{
     sync::{Arc, Mutex},
@@ -47,6 +47,7 @@ impl<L: Listener> Delivery<L> {
                 bus,
                 client_id,
                 interrupted_attempts: Mutex::default(),
+                uncounting: tokio::sync::Mutex::default(),
             }),
             joined: watch::Sender::new(Readiness::Waiting("not in the group yet".to_owned())),
             shutdown,

@@ -39,6 +39,8 @@ pub(crate) struct MemberContext<L> {
     pub(crate) client_id: ClientId,
     /// Events whose latest attempt an outage of the database interrupted, still counted.
     pub(crate) interrupted_attempts: Mutex<Vec<Uuid>>,
+    /// Held while they are uncounted.
+    pub(crate) uncounting: tokio::sync::Mutex<()>,
 }
 
 /// An event that has another event's id: its place among those to take effect, and the reason.
@@ -71,9 +73,12 @@ impl<L: Listener> MemberContext<L> {
     /// Uncounts interrupted attempts. Fails if the database does not accept writes, even if there are
     /// none.
     pub(crate) async fn uncount_interrupted(&self) -> Result<(), sqlx::Error> {
+        // Two batches and the upkeep do this. One at a time, or the same attempts would be uncounted twice.
+        let _turn = self.uncounting.lock().await;
         let events = pool::lock(&self.interrupted_attempts).clone();
         attempts::uncount(&self.pool, L::QUEUE_GROUP, &events).await?;
-        pool::lock(&self.interrupted_attempts).retain(|event| !events.contains(event));
+        // Those that were noted meanwhile are behind them.
+        pool::lock(&self.interrupted_attempts).drain(..events.len());
         Ok(())
     }
 

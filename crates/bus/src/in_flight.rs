@@ -21,6 +21,8 @@ pub(crate) struct InFlight {
     pub(crate) sequence: u64,
     /// How often it was delivered, this time included.
     pub(crate) delivery: i64,
+    /// How many more events the group had waiting when the server sent it.
+    pub(crate) pending: u64,
     /// When it arrived.
     pub(crate) since: Instant,
 }
@@ -30,8 +32,8 @@ impl InFlight {
     pub(crate) fn new(message: Message, context: &jetstream::Context) -> Option<Self> {
         let message = jetstream::Message { message, context: context.clone() };
         let info = message.info().ok()?;
-        let (stream, sequence, delivery) =
-            (info.stream.to_owned(), info.stream_sequence, info.delivered);
+        let (sequence, delivery, pending) = (info.stream_sequence, info.delivered, info.pending);
+        let stream = info.stream.to_owned();
         let Message { subject, reply, payload, headers, .. } = message.message;
         Some(Self {
             subject,
@@ -41,6 +43,7 @@ impl InFlight {
             stream,
             sequence,
             delivery,
+            pending,
             since: Instant::now(),
         })
     }
@@ -59,6 +62,13 @@ impl InFlight {
         let name = [self.subject.as_bytes(), b"\0", &*self.payload].concat();
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &name)
     }
+}
+
+/// Whether the server left the payload out, because somebody set the consumer to headers only. A member
+/// corrects that within seconds; until then such a message is not an unreadable event.
+pub(crate) fn is_bare(message: &Message) -> bool {
+    let size = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Size"));
+    message.payload.is_empty() && size.is_some_and(|size| size.as_str() != "0")
 }
 
 /// Why the server did not confirm an answer.
@@ -118,6 +128,13 @@ pub(crate) async fn nak(client: &Client, reply: &Subject, delay: Duration) {
     // If it is not sent, the event is redelivered after the ack wait.
     if let Err(error) = client.publish(reply.clone(), nak).await {
         debug!(%error, "could not return an event");
+    }
+}
+
+/// Asks the server to redeliver messages at once, to any member.
+pub(crate) async fn nak_all(client: &Client, replies: &[Subject]) {
+    for reply in replies {
+        nak(client, reply, Duration::ZERO).await;
     }
 }
 

@@ -50,8 +50,8 @@ pub struct Options {
     /// member reports progress eight times as often. Shorter: a dead member's events are taken over
     /// sooner. Longer: fewer false redeliveries on busy machines. From 2 s to 5 min, default 8 s.
     pub ack_wait: Duration,
-    /// The most events in one transaction and in one pull. A member holds at most twice as many: the
-    /// batch being processed and the next one. From 1 to 1,000, default 256.
+    /// The most events in one transaction and in one pull. A member holds less than four times as many: two
+    /// batches being processed and those that have arrived meanwhile. From 1 to 1,000, default 256.
     pub batch_size: usize,
     /// How often an event that fails on its own is tried before it becomes a dead letter. With the
     /// growing delay between tries, five take about 20 s. From 1 to 100, default 5.

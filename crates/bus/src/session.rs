@@ -1,14 +1,12 @@
-//! A member while one pull subscription lasts: it pulls events, processes one batch while the next one
-//! arrives, pauses while the database is unavailable, and returns every unacknowledged event at the end.
+//! A member while one pull subscription lasts: it pulls events, processes two batches at once while the next
+//! one arrives, pauses while the database is unavailable, and returns every unacknowledged event at the end.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::{Message, Subject};
-use futures::{FutureExt, future::BoxFuture};
-use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval, sleep},
-};
+use async_nats::Subject;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use crate::{
@@ -21,13 +19,16 @@ use crate::{
     listener::Listener,
     measured,
     pull::{Pull, Pulled, SessionError},
-    settle,
+    settle::settle,
     shutdown::Shutdown,
 };
 
 /// A member reports progress this many times per ack wait. So often because on a busy machine the report,
 /// the server and the event itself may each be late.
 const PROGRESS_PER_ACK_WAIT: u32 = 8;
+/// How many batches are processed at once. While one waits for the disk or for the server to confirm its acks,
+/// the other one's statements run.
+const BATCHES: usize = 2;
 /// How often a message without its payload is ignored. One that comes more often was published empty.
 const BARE_DELIVERIES: i64 = 3;
 /// How many outages in a row lengthen the first pause of the next one.
@@ -51,13 +52,17 @@ pub(crate) struct Session<L: Listener> {
     link: watch::Receiver<ConnectionState>,
     epoch: u64,
     waiting: VecDeque<InFlight>,
-    working: Option<BoxFuture<'static, Outcome>>,
-    /// The reply subjects of the events being processed and since when they are in hand, to report
-    /// progress.
-    in_work: Vec<(Subject, Instant)>,
+    working: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
+    /// The events being processed: the number of the batch, the reply subject, and since when they are in
+    /// hand, to report progress.
+    in_work: Vec<(u64, Subject, Instant)>,
+    /// The number of the latest batch.
+    batch: u64,
     mode: Mode,
     /// The stream sequence of the newest event that arrived.
     last_sequence: u64,
+    /// Whether the server had no more events for the group when it sent the newest one.
+    up_to_date: bool,
     /// How many batches in a row found the database unavailable.
     outages: u32,
     context: Arc<MemberContext<L>>,
@@ -75,10 +80,12 @@ impl<L: Listener> Session<L> {
             link: context.bus.link(),
             epoch,
             waiting: VecDeque::new(),
-            working: None,
+            working: FuturesUnordered::new(),
             in_work: Vec::new(),
+            batch: 0,
             mode: Mode::Taking,
             last_sequence: 0,
+            up_to_date: true,
             outages: 0,
             context,
         })
@@ -96,7 +103,7 @@ impl<L: Listener> Session<L> {
             }
             if matches!(self.mode, Mode::Paused(_)) && self.pull.is_quiet() {
                 // Not earlier: while a request is open, a returned event may come straight back here.
-                self.return_all().await;
+                self.return_waiting().await;
             }
             let wants = matches!(self.mode, Mode::Taking) && self.waiting.len() < batch_size;
             if wants && self.pull.is_idle() {
@@ -107,7 +114,7 @@ impl<L: Listener> Session<L> {
             let listens = !self.pull.is_idle() || (!taking && !self.pull.is_quiet());
             let stoppable = !matches!(self.mode, Mode::Stopping | Mode::Leaving);
             tokio::select! {
-                outcome = maybe(self.working.as_mut()) => self.finished(outcome),
+                Some((batch, outcome)) = self.working.next() => self.finished(batch, outcome),
                 pulled = self.pull.next(), if listens => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
@@ -127,21 +134,30 @@ impl<L: Listener> Session<L> {
         }
     }
 
-    /// Starts processing what has arrived, unless a batch is being processed.
+    /// Starts processing what has arrived, if there is room for a batch. While one is being processed and the
+    /// server has more events, the next one starts once it is full.
     fn begin_work(&mut self) {
-        if self.working.is_some() || self.waiting.is_empty() || matches!(self.mode, Mode::Paused(_))
-        {
-            return;
+        let batch_size = self.context.bus.options.batch_size;
+        while !self.waiting.is_empty() && self.working.len() < BATCHES {
+            let full = self.waiting.len() >= batch_size;
+            let starts = full || self.up_to_date || self.working.is_empty();
+            if !starts || matches!(self.mode, Mode::Paused(_)) {
+                return;
+            }
+            let size = batch_size.min(self.waiting.len());
+            let messages: Vec<InFlight> = self.waiting.drain(..size).collect();
+            self.batch += 1;
+            let number = self.batch;
+            let held = messages.iter().map(|held| (number, held.reply.clone(), held.since));
+            self.in_work.extend(held);
+            let settled = settle(self.context.clone(), messages, self.epoch);
+            self.working.push(settled.map(move |outcome| (number, outcome)).boxed());
         }
-        let size = self.waiting.len().min(self.context.bus.options.batch_size);
-        let batch: Vec<InFlight> = self.waiting.drain(..size).collect();
-        self.in_work = batch.iter().map(|held| (held.reply.clone(), held.since)).collect();
-        self.working = Some(settle::settle(self.context.clone(), batch, self.epoch).boxed());
     }
 
     /// Whether the session has nothing left to do.
     fn is_over(&self) -> bool {
-        let done = self.working.is_none() && self.waiting.is_empty();
+        let done = self.working.is_empty() && self.waiting.is_empty();
         match self.mode {
             Mode::Taking | Mode::Paused(_) => false,
             // An open request may still bring events: wait for its end, unless the server is gone.
@@ -150,9 +166,8 @@ impl<L: Listener> Session<L> {
         }
     }
 
-    fn finished(&mut self, outcome: Outcome) {
-        self.working = None;
-        self.in_work.clear();
+    fn finished(&mut self, batch: u64, outcome: Outcome) {
+        self.in_work.retain(|(number, ..)| *number != batch);
         self.measure();
         let Outcome::Away(open) = outcome else {
             self.outages = 0;
@@ -162,15 +177,17 @@ impl<L: Listener> Session<L> {
             self.waiting.push_front(held);
         }
         match self.mode {
-            Mode::Taking | Mode::Paused(_) => {
+            // The other batch met the same outage.
+            Mode::Paused(_) => {}
+            Mode::Taking => {
                 let recovered = database_recovered(self.context.clone(), self.outages);
                 self.mode = Mode::Paused(recovered.boxed());
                 self.outages += 1;
             }
             // There is no time to wait for it. `run` ends once nothing waits.
             Mode::Stopping | Mode::Leaving => {
-                let left = self.waiting.drain(..);
-                self.in_work = left.map(|held| (held.reply, held.since)).collect();
+                let left = self.waiting.drain(..).map(|held| (batch, held.reply, held.since));
+                self.in_work.extend(left);
             }
         }
     }
@@ -183,19 +200,20 @@ impl<L: Listener> Session<L> {
     fn pulled(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Event(message) => {
-                let bare = is_bare(&message);
+                let bare = in_flight::is_bare(&message);
                 match InFlight::new(message, &self.context.bus.jetstream) {
                     Some(held) if bare && held.delivery <= BARE_DELIVERIES => {
                         debug!("ignored a message without its payload");
                     }
                     Some(held) => {
-                        self.last_sequence = held.sequence;
+                        (self.last_sequence, self.up_to_date) = (held.sequence, held.pending == 0);
                         self.waiting.push_back(held);
                     }
                     None => debug!("ignored a message that is not from JetStream"),
                 }
             }
-            Pulled::Ended | Pulled::Nothing => {}
+            Pulled::Ended => self.up_to_date = true,
+            Pulled::Nothing => {}
             Pulled::Lost => {
                 debug!("a pull was not answered, starting a new session");
                 self.leave();
@@ -228,7 +246,7 @@ impl<L: Listener> Session<L> {
     /// Tells the server that events are still being processed. Processing always ends, because the pool
     /// bounds it, so this cannot hold events forever.
     async fn report_progress(&mut self) {
-        let in_work = self.in_work.iter().map(|(reply, since)| (reply, since));
+        let in_work = self.in_work.iter().map(|(_, reply, since)| (reply, since));
         let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
         // Most events are acknowledged long before; reporting those too would cost a message each.
         let progress = self.progress();
@@ -240,30 +258,22 @@ impl<L: Listener> Session<L> {
 
     /// Returns every unacknowledged event, for immediate redelivery to other members.
     pub(crate) async fn return_all(&mut self) {
-        let waiting = self.waiting.drain(..).map(|held| held.reply);
-        let replies: Vec<Subject> =
-            self.in_work.drain(..).map(|(reply, _)| reply).chain(waiting).collect();
+        self.return_waiting().await;
+        let in_work = self.in_work.drain(..).map(|(_, reply, _)| reply).collect();
+        self.return_events(in_work).await;
+    }
+
+    /// Returns the events that are not being processed.
+    async fn return_waiting(&mut self) {
+        let waiting = self.waiting.drain(..).map(|held| held.reply).collect();
+        self.return_events(waiting).await;
+    }
+
+    async fn return_events(&mut self, replies: Vec<Subject>) {
         if !replies.is_empty() && self.context.bus.is_on(self.epoch) {
             debug!(events = replies.len(), "returning events");
-            for reply in &replies {
-                in_flight::nak(&self.context.bus.client, reply, Duration::ZERO).await;
-            }
+            in_flight::nak_all(&self.context.bus.client, &replies).await;
         }
-    }
-}
-
-/// Whether the server left the payload out, because somebody set the consumer to headers only. A member
-/// corrects that within seconds; until then such a message is not an unreadable event.
-fn is_bare(message: &Message) -> bool {
-    let size = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Size"));
-    message.payload.is_empty() && size.is_some_and(|size| size.as_str() != "0")
-}
-
-/// Ready when the work is done. Never ready without work.
-async fn maybe(work: Option<&mut BoxFuture<'static, Outcome>>) -> Outcome {
-    match work {
-        Some(work) => work.await,
-        None => std::future::pending().await,
     }
 }
 

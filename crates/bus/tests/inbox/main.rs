@@ -11,4 +11,5 @@ mod operators;
 mod plans;
 mod releases;
 mod ring;
+mod two_batches;
 mod world;

@@ -1,0 +1,79 @@
+//! A member processes two batches at once.
+
+use std::sync::Arc;
+
+use bus::{Failure, Listener, Received};
+use sqlx::PgConnection;
+use testkit::parcels::ParcelSent;
+use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
+
+use crate::world::{GROUP, World, join, until};
+
+/// What became of the event named "slow".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slow {
+    NotDelivered,
+    BeingHandled,
+    Ended,
+}
+
+/// Handles "slow" once it has a permit, and every other event at once.
+struct Gated {
+    permits: Arc<Semaphore>,
+    slow: watch::Sender<Slow>,
+}
+
+/// Marks the end of a call, however it ends.
+struct UntilEnded<'a>(&'a watch::Sender<Slow>);
+
+impl Drop for UntilEnded<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(Slow::Ended);
+    }
+}
+
+impl Listener for Gated {
+    type Events = ParcelSent;
+    const QUEUE_GROUP: &'static str = GROUP;
+
+    async fn handle(
+        &self,
+        tx: &mut PgConnection,
+        batch: &[&Received<ParcelSent>],
+    ) -> Result<(), Failure> {
+        for received in batch {
+            let name = received.event.0.as_str();
+            let slow = (name == "slow").then(|| UntilEnded(&self.slow));
+            if slow.is_some() {
+                self.slow.send_replace(Slow::BeingHandled);
+                let _permit = self.permits.acquire().await;
+            }
+            let insert = sqlx::query("insert into effects values ($1, $2)");
+            insert.bind(received.id).bind(name).execute(&mut *tx).await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn while_one_batch_is_being_processed_the_next_one_takes_effect() {
+    let world = World::start().await;
+    let (slow, mut seen) = watch::channel(Slow::NotDelivered);
+    let permits = Arc::new(Semaphore::new(0));
+    let listener = Gated { permits: permits.clone(), slow };
+    let _member = join(listener, world.nats.url(), world.pool.clone(), "a").await;
+    world.publish(&[(Uuid::now_v7(), "slow")]).await;
+    seen.wait_for(|slow| *slow == Slow::BeingHandled).await.unwrap();
+
+    world.publish(&[(Uuid::now_v7(), "quick")]).await;
+    until("the next one has taken effect", || async { world.effects().await == (1, 1) }).await;
+    assert_eq!(*seen.borrow(), Slow::BeingHandled, "it did not wait for the slow one");
+
+    permits.add_permits(1);
+    until("the slow one has taken effect", || async { world.effects().await == (2, 2) }).await;
+    until("both are acknowledged", || async {
+        world.group().await.unwrap().ack_floor.stream_sequence == 2
+    })
+    .await;
+}
