@@ -23,8 +23,9 @@ COPY crates/console/Cargo.toml crates/console/
 COPY crates/testkit/Cargo.toml crates/testkit/
 # Cargo wants a source for each crate, test and benchmark that a manifest names.
 RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
-    && mkdir -p crates/ticketing/benches/system crates/ticketing/tests/rollout \
-    && for binary in tickets/src orders/src ticketing/src console/src ticketing/benches/system ticketing/tests/rollout; do \
+    && mkdir -p crates/ticketing/benches/system crates/ticketing/tests/rollout crates/ticketing/tests/third_service \
+    && for binary in tickets/src orders/src ticketing/src console/src ticketing/benches/system \
+        ticketing/tests/rollout ticketing/tests/third_service; do \
         printf '//! Empty.\nfn main() {}\n' > "crates/$binary/main.rs"; \
     done
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
