@@ -39,7 +39,7 @@ pub(crate) struct Found {
     pub(crate) events: Vec<Logged>,
     /// The position after which there may be more.
     pub(crate) next: Option<i64>,
-    /// Whether every event of this release could be found: no partition without an index has any.
+    /// Whether every event of this release was found: no partition without an index may hold one.
     pub(crate) complete: bool,
 }
 
@@ -57,10 +57,7 @@ pub(crate) async fn events(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let current: i32 = sqlx::query_scalar("select bus.log_slot(now())::integer")
-        .fetch_one(&mut *connection)
-        .await?;
-    let complete = indexed.contains(&current);
+    let complete = !hides_events(connection, entity, &indexed).await?;
     if indexed.is_empty() {
         return Ok(Found { events: Vec::new(), next: None, complete });
     }
@@ -92,6 +89,39 @@ pub(crate) async fn events(
         envelope.is_ok_and(|envelope| envelope.subject == entity)
     });
     Ok(Found { events, next, complete })
+}
+
+/// Whether a partition without an index may hold events of an entity: it has rows, and its window had not ended
+/// when the entity was made.
+async fn hides_events(
+    connection: &mut PgConnection,
+    entity: &str,
+    indexed: &[i32],
+) -> Result<bool, sqlx::Error> {
+    // With a day for clocks that differ. The ring's nine windows of two days reach back 16 days at least.
+    let slots: Vec<i32> = sqlx::query_scalar(
+        "select distinct bus.log_slot(at)::integer
+         from generate_series(greatest(now() - interval '16 days', $1 - interval '1 day'), now(), '1 day')
+              as made_since (at)
+         union select bus.log_slot(now())::integer",
+    )
+    .bind(made_at(entity))
+    .fetch_all(&mut *connection)
+    .await?;
+    for slot in slots.iter().filter(|slot| !indexed.contains(slot)) {
+        let rows = AssertSqlSafe(format!("select exists (select from bus.log_{slot})"));
+        if sqlx::query_scalar(rows).fetch_one(&mut *connection).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// When an entity was made, if its id tells.
+fn made_at(entity: &str) -> Option<OffsetDateTime> {
+    let id = Uuid::try_parse(entity).ok().filter(|id| id.get_version_num() == 7)?;
+    let (seconds, _) = id.get_timestamp()?.to_unix();
+    OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
 }
 
 #[cfg(test)]

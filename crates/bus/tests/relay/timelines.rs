@@ -9,6 +9,8 @@ use bus::{
 };
 use sqlx::PgConnection;
 use testkit::connection::{connect, options};
+use time::OffsetDateTime;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::world::{PARCELS, World, until};
 
@@ -155,4 +157,33 @@ async fn a_partition_that_was_in_use_at_the_upgrade_is_never_read_whole_and_is_i
             == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn while_a_partition_without_an_index_has_rows_only_entities_made_after_it_are_complete() {
+    let world = World::start().await;
+    let looker = looker(&world).await;
+    sqlx::raw_sql(
+        "do $$
+         declare past timestamptz := now() - interval '6 days';
+         begin
+             execute format('drop index bus.log_%s_entity', bus.log_slot(past));
+             insert into bus.log (slot, transaction, written_at, id, stream, subject, envelope)
+             values (bus.log_slot(past), '2', past, gen_random_uuid(), 'PARCELS', 'parcel:sent', '{}');
+         end $$",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let complete = async |entity: &str| {
+        published::events(&looker.1, &looker.0, entity, None).await.unwrap().complete
+    };
+    let made = |days: u64| {
+        let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap();
+        let at = Timestamp::from_unix(NoContext, now - days * 86_400, 0);
+        Uuid::new_v7(at).to_string()
+    };
+    assert!(!complete("an id without a time").await);
+    assert!(!complete(&made(10)).await, "its first events may be in that partition");
+    assert!(complete(&made(1)).await, "it was made after that partition's window");
 }
