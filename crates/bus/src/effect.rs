@@ -1,15 +1,20 @@
 //! How events take effect: claimed in the inbox, handed to the listener and committed in one transaction.
 
-use std::{panic::AssertUnwindSafe, sync::Mutex, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use sqlx::PgConnection;
-use tokio::time::{Instant, timeout};
-use tracing::{Instrument, Span, info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{Instrument, Span, debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
     attempts,
+    backoff::RETRY,
     client_id::ClientId,
     connection::Bus,
     dead_letters,
@@ -30,6 +35,9 @@ pub(crate) const EFFECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// which a frozen member holds no lock that blocks the member that gets its events.
 pub(crate) const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
                      set local idle_in_transaction_session_timeout = '7s'";
+
+/// How many outages in a row lengthen the first pause of the next one.
+const MAX_COUNTED_OUTAGES: u32 = 5;
 
 /// What a member needs to process events.
 pub(crate) struct MemberContext<L> {
@@ -80,6 +88,22 @@ impl<L: Listener> MemberContext<L> {
         // Those that were noted meanwhile are behind them.
         pool::lock(&self.interrupted_attempts).drain(..events.len());
         Ok(())
+    }
+
+    /// Returns once the database accepts writes again and the attempts that its outage interrupted are uncounted.
+    /// The first pause grows with the `outages` since the last batch that succeeded: a database that answers
+    /// may still be unable to serve.
+    pub(crate) async fn recovered(self: Arc<Self>, outages: u32) {
+        let mut backoff = RETRY.with_failures(outages.min(MAX_COUNTED_OUTAGES));
+        loop {
+            sleep(backoff.pause()).await;
+            match self.uncount_interrupted().await {
+                // Another batch may have noted some meanwhile.
+                Ok(()) if self.has_interrupted() => {}
+                Ok(()) => return,
+                Err(error) => debug!(%error, "the database is still unavailable"),
+            }
+        }
     }
 
     /// One transaction: claims the new events, has the listener write their effects, and commits.

@@ -6,11 +6,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::Subject;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::{
-    backoff::RETRY,
     batch::Outcome,
     connection::ConnectionState,
     effect::MemberContext,
@@ -31,8 +30,6 @@ const PROGRESS_PER_ACK_WAIT: u32 = 8;
 const BATCHES: usize = 2;
 /// How often a message without its payload is ignored. One that comes more often was published empty.
 const BARE_DELIVERIES: i64 = 3;
-/// How many outages in a row lengthen the first pause of the next one.
-const MAX_COUNTED_OUTAGES: u32 = 5;
 
 /// What the member is doing about new events.
 enum Mode {
@@ -56,8 +53,9 @@ pub(crate) struct Session<L: Listener> {
     /// The events being processed: the number of the batch, the reply subject, and since when they are in
     /// hand, to report progress.
     in_work: Vec<(u64, Subject, Instant)>,
-    /// The number of the latest batch.
+    /// The number of the latest batch, and whether it has a redelivered event.
     batch: u64,
+    again: bool,
     mode: Mode,
     /// The stream sequence of the newest event that arrived.
     last_sequence: u64,
@@ -83,6 +81,7 @@ impl<L: Listener> Session<L> {
             working: FuturesUnordered::new(),
             in_work: Vec::new(),
             batch: 0,
+            again: false,
             mode: Mode::Taking,
             last_sequence: 0,
             up_to_date: true,
@@ -135,16 +134,20 @@ impl<L: Listener> Session<L> {
     }
 
     /// Starts processing what has arrived, if there is room for a batch. While one is being processed and the
-    /// server has more events, the next one starts once it is full.
+    /// server has more events, the next one starts once it is full. A batch with a redelivered event is the only
+    /// one at work: that event may have killed its process, and its attempts are counted.
     fn begin_work(&mut self) {
         let batch_size = self.context.bus.options.batch_size;
         while !self.waiting.is_empty() && self.working.len() < BATCHES {
-            let full = self.waiting.len() >= batch_size;
-            let starts = full || self.up_to_date || self.working.is_empty();
+            let size = batch_size.min(self.waiting.len());
+            let taking = matches!(self.mode, Mode::Taking);
+            let complete = size == batch_size || self.up_to_date || !taking;
+            let again = || self.waiting.range(..size).any(|held| held.delivery > 1);
+            let starts = self.working.is_empty() || (complete && !self.again && !again());
             if !starts || matches!(self.mode, Mode::Paused(_)) {
                 return;
             }
-            let size = batch_size.min(self.waiting.len());
+            self.again = again();
             let messages: Vec<InFlight> = self.waiting.drain(..size).collect();
             self.batch += 1;
             let number = self.batch;
@@ -180,7 +183,7 @@ impl<L: Listener> Session<L> {
             // The other batch met the same outage.
             Mode::Paused(_) => {}
             Mode::Taking => {
-                let recovered = database_recovered(self.context.clone(), self.outages);
+                let recovered = self.context.clone().recovered(self.outages);
                 self.mode = Mode::Paused(recovered.boxed());
                 self.outages += 1;
             }
@@ -282,19 +285,5 @@ async fn paused(mode: &mut Mode) {
     match mode {
         Mode::Paused(over) => over.await,
         _ => std::future::pending().await,
-    }
-}
-
-/// Ready when the database accepts writes again and the attempts that its outage interrupted are
-/// uncounted. The first pause grows with the `outages` since the last batch that succeeded: a database that
-/// answers may still be unable to serve.
-async fn database_recovered<L: Listener>(context: Arc<MemberContext<L>>, outages: u32) {
-    let mut backoff = RETRY.with_failures(outages.min(MAX_COUNTED_OUTAGES));
-    loop {
-        sleep(backoff.pause()).await;
-        match context.uncount_interrupted().await {
-            Ok(()) => return,
-            Err(error) => debug!(%error, "the database is still unavailable"),
-        }
     }
 }

@@ -179,11 +179,12 @@ impl<L: Listener> Batch<L> {
     async fn in_pieces(
         &mut self,
         mut slots: Vec<usize>,
-        size: Size,
+        mut size: Size,
         counted: bool,
     ) -> Result<Vec<SingleEvent>, sqlx::Error> {
         let mut singles = Vec::new();
         while !slots.is_empty() {
+            let slots_before = slots.len();
             let events: Vec<_> = self.decoded(&slots).collect();
             let verdicts = match self.context.take_effect_in_pieces(&events, size, counted).await {
                 Ok(verdicts) => verdicts,
@@ -221,6 +222,10 @@ impl<L: Listener> Batch<L> {
             self.acknowledge(&done).await;
             self.dead_letter(id_conflicts).await?;
             self.settle_failures(failed).await?;
+            if untried.len() == slots_before {
+                // The first piece used up the time and is split anew each time. A single event is decided.
+                size = Size::Single;
+            }
             slots = untried;
         }
         Ok(singles)

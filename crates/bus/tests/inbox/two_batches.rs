@@ -1,6 +1,6 @@
 //! A member processes two batches at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bus::{Failure, Listener, Received};
 use sqlx::PgConnection;
@@ -18,10 +18,12 @@ enum Slow {
     Ended,
 }
 
-/// Handles "slow" once it has a permit, and every other event at once.
+/// Handles "slow" once it has a permit, fails "again" the first time, and handles every other event at once.
 struct Gated {
     permits: Arc<Semaphore>,
     slow: watch::Sender<Slow>,
+    /// What became of "slow" at each call for "again".
+    again: Arc<Mutex<Vec<Slow>>>,
 }
 
 /// Marks the end of a call, however it ends.
@@ -49,6 +51,13 @@ impl Listener for Gated {
                 self.slow.send_replace(Slow::BeingHandled);
                 let _permit = self.permits.acquire().await;
             }
+            if name == "again" {
+                let mut calls = self.again.lock().unwrap();
+                calls.push(*self.slow.borrow());
+                if calls.len() == 1 {
+                    return Err(Failure::Retry("the first time".into()));
+                }
+            }
             let insert = sqlx::query("insert into effects values ($1, $2)");
             insert.bind(received.id).bind(name).execute(&mut *tx).await?;
         }
@@ -61,7 +70,7 @@ async fn while_one_batch_is_being_processed_the_next_one_takes_effect() {
     let world = World::start().await;
     let (slow, mut seen) = watch::channel(Slow::NotDelivered);
     let permits = Arc::new(Semaphore::new(0));
-    let listener = Gated { permits: permits.clone(), slow };
+    let listener = Gated { permits: permits.clone(), slow, again: Arc::default() };
     let _member = join(listener, world.nats.url(), world.pool.clone(), "a").await;
     world.publish(&[(Uuid::now_v7(), "slow")]).await;
     seen.wait_for(|slow| *slow == Slow::BeingHandled).await.unwrap();
@@ -76,4 +85,24 @@ async fn while_one_batch_is_being_processed_the_next_one_takes_effect() {
         world.group().await.unwrap().ack_floor.stream_sequence == 2
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the_process() {
+    let world = World::start().await;
+    let (slow, mut seen) = watch::channel(Slow::NotDelivered);
+    let (permits, again) = (Arc::new(Semaphore::new(0)), Arc::<Mutex<Vec<Slow>>>::default());
+    let listener = Gated { permits: permits.clone(), slow, again: again.clone() };
+    let _member = join(listener, world.nats.url(), world.pool.clone(), "a").await;
+    world.publish(&[(Uuid::now_v7(), "again")]).await;
+    until("it has failed", || async { again.lock().unwrap().len() == 1 }).await;
+    world.publish(&[(Uuid::now_v7(), "slow")]).await;
+    seen.wait_for(|slow| *slow == Slow::BeingHandled).await.unwrap();
+    until("it is delivered again", || async {
+        world.group().await.unwrap().delivered.consumer_sequence == 3
+    })
+    .await;
+    permits.add_permits(1);
+    until("both have taken effect", || async { world.effects().await == (2, 2) }).await;
+    assert_eq!(*again.lock().unwrap(), [Slow::NotDelivered, Slow::Ended]);
 }
