@@ -1,14 +1,23 @@
 //! A member processes two batches at once.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bus::{Failure, Listener, Received};
 use sqlx::PgConnection;
 use testkit::parcels::ParcelSent;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::world::{GROUP, World, join, until};
+
+/// How long an event is seen not to be handled.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of the event named "slow".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +111,8 @@ async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the
         world.group().await.unwrap().delivered.consumer_sequence == 3
     })
     .await;
+    let handled = until("it is handled", || async { again.lock().unwrap().len() > 1 });
+    assert!(timeout(PAUSE, handled).await.is_err(), "it did not wait for the slow one");
     permits.add_permits(1);
     until("both have taken effect", || async { world.effects().await == (2, 2) }).await;
     assert_eq!(*again.lock().unwrap(), [Slow::NotDelivered, Slow::Ended]);
