@@ -210,7 +210,9 @@ impl World {
 
     pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
         let Ok(mut connection) = self.pool.acquire().await else { return Vec::new() };
-        dead_letters::list(&mut connection, None, 100).await.unwrap_or_default()
+        let mut letters = dead_letters::list(&mut connection, None, 100).await.unwrap_or_default();
+        letters.sort_by_key(|letter| letter.stream_sequence);
+        letters
     }
 
     /// From now on this title succeeds.
