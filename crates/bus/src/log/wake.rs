@@ -66,7 +66,9 @@ impl Woken {
     /// Listens to the commits of other processes until the returned value is dropped.
     pub(crate) fn listen(&self, pool: &Pool, stream: &str) -> Listening {
         let options = (*pool.connect_options()).clone();
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+        let pool = PgPoolOptions::new().max_connections(1);
+        // That the database is unavailable is told by whoever watches it.
+        let pool = pool.acquire_slow_threshold(Duration::MAX).connect_lazy_with(options);
         let (channel, others) = (channel(stream), self.others.clone());
         Listening(tokio::spawn(async move {
             let mut backoff = RETRY;
