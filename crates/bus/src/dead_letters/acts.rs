@@ -135,14 +135,12 @@ const LOOK: &str = "
     where not $2 or before < 33554432";
 
 /// An act and its account in one statement. Locks in the order of numbers, so that two operators wait for one
-/// another instead of deadlocking. `$1` is null for all dead letters.
+/// another instead of deadlocking.
 macro_rules! act_sql {
-    ($chosen:literal, $act:literal) => {
+    ($act:literal) => {
         concat!(
             "with chosen as materialized (
-                 select id from bus.dead_letters where ",
-            $chosen,
-            " order by id for update),
+                 select id from bus.dead_letters where id = any($1) order by id for update),
              done as (",
             $act,
             " returning letter.id, letter.event_id, letter.queue_group, letter.subject, letter.reason),
@@ -157,25 +155,14 @@ macro_rules! act_sql {
     };
 }
 
-/// The statement of an act; for all dead letters, or for those whose numbers are $1.
-fn statement(act: Act, all: bool) -> &'static str {
-    match (act, all) {
-        (Act::Redrive, true) => act_sql!(
-            "$1::bigint[] is null",
+/// The statement of an act on the dead letters whose numbers are $1.
+fn statement(act: Act) -> &'static str {
+    match act {
+        Act::Redrive => act_sql!(
             "update bus.dead_letters as letter set redrive_at = clock_timestamp()
              from chosen where letter.id = chosen.id"
         ),
-        (Act::Redrive, false) => act_sql!(
-            "id = any($1)",
-            "update bus.dead_letters as letter set redrive_at = clock_timestamp()
-             from chosen where letter.id = chosen.id"
-        ),
-        (Act::Discard, true) => act_sql!(
-            "$1::bigint[] is null",
-            "delete from bus.dead_letters as letter using chosen where letter.id = chosen.id"
-        ),
-        (Act::Discard, false) => act_sql!(
-            "id = any($1)",
+        Act::Discard => act_sql!(
             "delete from bus.dead_letters as letter using chosen where letter.id = chosen.id"
         ),
     }
@@ -198,13 +185,14 @@ pub async fn act(
         Selection::Ids(_) => json!({ "ids": ids.len() }),
         filter => serde_json::to_value(filter).unwrap_or_default(),
     };
-    run(connection, act, Some(ids), operator, &asked).await
+    run(connection, act, ids, operator, &asked).await
 }
 
-/// Acts on one dead letter or on all, whatever their number. On tables of the previous release, there is no account.
+/// Acts on one dead letter, or on all that there are now, [`AT_ONCE`] at a time. On tables of the previous release,
+/// there is no account.
 ///
 /// # Errors
-/// Any database error. Then nothing was done.
+/// Any database error. Of all dead letters, those with the lowest numbers may be done; acting again continues.
 pub async fn act_on(
     connection: &mut PgConnection,
     act: Act,
@@ -221,20 +209,32 @@ pub async fn act_on(
         };
         return Ok(i64::try_from(done).unwrap_or(i64::MAX));
     }
-    match which {
-        Which::One(id) => run(connection, act, Some(&[id]), operator, &json!({ "ids": 1 })).await,
-        Which::All => run(connection, act, None, operator, &json!({ "all": true })).await,
+    let (mut after, up_to) = match which {
+        Which::One(id) => {
+            return run(connection, act, &[id], operator, &json!({ "ids": 1 })).await;
+        }
+        Which::All => (0, newest(connection).await?),
+    };
+    let page = "select id from bus.dead_letters where id > $1 and id <= $2 order by id limit $3";
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let mut done = 0;
+    loop {
+        let page = sqlx::query_scalar(page).bind(after).bind(up_to).bind(limit);
+        let ids: Vec<i64> = page.fetch_all(&mut *connection).await?;
+        let Some(last) = ids.last() else { return Ok(done) };
+        after = *last;
+        done += run(connection, act, &ids, operator, &json!({ "all": true })).await?;
     }
 }
 
 async fn run(
     connection: &mut PgConnection,
     act: Act,
-    ids: Option<&[i64]>,
+    ids: &[i64],
     operator: &Operator,
     asked: &serde_json::Value,
 ) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(statement(act, ids.is_none()))
+    sqlx::query_scalar(statement(act))
         .bind(ids)
         .bind(act.to_string())
         .bind(storable(&operator.name))

@@ -1,7 +1,7 @@
 //! What operators look at and do, with many dead letters there: bounded, page by page, and accounted for.
 
 use bus::dead_letters::{
-    accounts,
+    Which, accounts,
     acts::{self, AT_ONCE, Act, Operator, Selection},
     search::{self, Filter, GROUPED, LOOKED_AT},
 };
@@ -155,4 +155,19 @@ async fn an_act_that_fails_leaves_neither_an_effect_nor_an_account_and_old_accou
     assert_eq!(world.number("select count(*) from bus.operator_act_letters").await, 6);
     let accounts = accounts::newest(&mut connection, None, 10).await.unwrap();
     assert_eq!((accounts.len(), accounts[0].letters), (1, 6));
+}
+
+#[tokio::test]
+async fn an_act_on_all_dead_letters_is_done_in_bounded_parts() {
+    let world = World::start().await;
+    let mut connection = letters(&world, 2_500).await;
+    let operator = Operator { name: "anna".to_owned(), via: "a test".to_owned() };
+    for act in [Act::Redrive, Act::Discard] {
+        let done = acts::act_on(&mut connection, act, Which::All, &operator).await.unwrap();
+        assert_eq!(done, 2_500);
+    }
+    let largest = world.number("select max(letters)::bigint from bus.operator_acts").await;
+    assert_eq!(largest, i64::try_from(AT_ONCE).unwrap());
+    assert_eq!(world.number("select sum(letters)::bigint from bus.operator_acts").await, 5_000);
+    assert_eq!(world.number("select count(*) from bus.dead_letters").await, 0);
 }
