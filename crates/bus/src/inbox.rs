@@ -38,16 +38,13 @@ pub(crate) async fn unclaim(
     group: &str,
     events: &[Uuid],
 ) -> Result<(), sqlx::Error> {
-    let mut slots: Vec<i16> = events.iter().map(|id| slot(*id)).collect();
-    slots.sort_unstable();
-    slots.dedup();
     sqlx::query(
         "delete from bus.inbox where queue_group = $1 and event_id = any($2)
              and bus.inbox_slot(event_id) = any($3)",
     )
     .bind(group)
     .bind(events)
-    .bind(slots)
+    .bind(slots(events))
     .execute(tx)
     .await?;
     Ok(())
@@ -64,9 +61,7 @@ pub(crate) async fn note_attempts(
         return Ok(());
     }
     let (events, attempts): (Vec<Uuid>, Vec<i32>) = attempts.iter().copied().unzip();
-    let mut slots: Vec<i16> = events.iter().map(|id| slot(*id)).collect();
-    slots.sort_unstable();
-    slots.dedup();
+    let slots = slots(&events);
     sqlx::query(
         "update bus.inbox set attempts = tried.attempts
          from unnest($2::uuid[], $3::integer[]) as tried (id, attempts)
@@ -110,6 +105,14 @@ fn milliseconds(id: Uuid) -> Option<i64> {
 fn slot(id: Uuid) -> i16 {
     let slot = milliseconds(id).map(|milliseconds| milliseconds / 1000 / WINDOW % SLOTS);
     slot.and_then(|slot| i16::try_from(slot).ok()).unwrap_or(-1)
+}
+
+/// The partitions of these ids, each once: a statement that names them reads no others.
+fn slots(ids: &[Uuid]) -> Vec<i16> {
+    let mut slots: Vec<i16> = ids.iter().map(|id| slot(*id)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
 }
 
 /// Prunes ids that hold no time, [`RETENTION`] after their event took effect, at most `limit` of them.

@@ -26,21 +26,32 @@ const NATS: &str = "nats";
 /// `error.type` where an error has no class of its own.
 const OTHER: &str = "_OTHER";
 
+/// A span of an event, with what the three of them have in common. Its operation is its name.
+macro_rules! event_span {
+    ($operation:literal, $kind:literal, $subject:expr, $id:expr $(, $($fields:tt)+)?) => {
+        info_span!(
+            target: SPANS,
+            parent: None,
+            $operation,
+            otel.name = format!(concat!($operation, " {}"), $subject),
+            otel.kind = $kind,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            error.r#type = Empty,
+            messaging.system = NATS,
+            messaging.operation.name = $operation,
+            "messaging.operation.type" = $operation,
+            messaging.destination.name = $subject,
+            messaging.message.id = %$id,
+            $($($fields)+)?
+        )
+    };
+}
+
 /// An event is stored: its place in the current trace. `None` outside of a trace, or while none is recorded.
 pub(crate) fn create(subject: &str, id: Uuid) -> Option<TraceContext> {
     let parent = TraceContext::current()?;
-    let span = info_span!(
-        target: SPANS,
-        parent: None,
-        "create",
-        otel.name = format!("create {subject}"),
-        otel.kind = "producer",
-        messaging.system = NATS,
-        messaging.operation.name = "create",
-        "messaging.operation.type" = "create",
-        messaging.destination.name = subject,
-        messaging.message.id = %id,
-    );
+    let span = event_span!("create", "producer", subject, id);
     (!span.is_disabled()).then(|| TraceContext::of_span(&span, Some(parent)))
 }
 
@@ -63,22 +74,8 @@ pub(crate) fn send<'a>(
     let spans = events.filter_map(|(subject, id, envelope)| {
         let envelope: Traced<'_> = serde_json::from_str(envelope).ok()?;
         let parent = envelope.traceparent?.parse().ok()?;
-        let span = info_span!(
-            target: SPANS,
-            parent: None,
-            "send",
-            otel.name = format!("send {subject}"),
-            otel.kind = "client",
-            otel.status_code = Empty,
-            otel.status_description = Empty,
-            error.r#type = Empty,
-            messaging.system = NATS,
-            messaging.operation.name = "send",
-            "messaging.operation.type" = "send",
-            messaging.destination.name = subject,
-            messaging.message.id = %id,
-            messaging.batch.message_count = together,
-        );
+        let span =
+            event_span!("send", "client", subject, id, messaging.batch.message_count = together);
         TraceContext::place(&span, parent);
         Some(span)
     });
@@ -93,22 +90,13 @@ pub(crate) fn process(
     client_id: &ClientId,
     created: Option<TraceContext>,
 ) -> (Span, Option<TraceContext>) {
-    let span = info_span!(
-        target: SPANS,
-        parent: None,
+    let span = event_span!(
         "process",
-        otel.name = format!("process {subject}"),
-        otel.kind = "consumer",
-        otel.status_code = Empty,
-        otel.status_description = Empty,
-        error.r#type = Empty,
-        messaging.system = NATS,
-        messaging.operation.name = "process",
-        "messaging.operation.type" = "process",
-        messaging.destination.name = subject,
+        "consumer",
+        subject,
+        id,
         messaging.consumer.group.name = group,
-        messaging.message.id = %id,
-        messaging.client.id = %client_id,
+        messaging.client.id = %client_id
     );
     let context = if span.is_disabled() {
         created.map(TraceContext::child)
