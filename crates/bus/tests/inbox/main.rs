@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod copies;
-mod hanging;
 mod id_conflicts;
 mod late;
 mod masses;
@@ -12,5 +11,5 @@ mod operators;
 mod plans;
 mod releases;
 mod ring;
-mod two_batches;
+mod slow;
 mod world;

@@ -1,4 +1,4 @@
-//! A member processes two batches at once.
+//! A slow listener holds up its own event, and neither its batch nor the next one.
 
 use std::{
     sync::{Arc, Mutex},
@@ -116,4 +116,17 @@ async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the
     permits.add_permits(1);
     until("both have taken effect", || async { world.effects().await == (2, 2) }).await;
     assert_eq!(*again.lock().unwrap(), [Slow::NotDelivered, Slow::Ended]);
+}
+
+#[tokio::test]
+async fn an_event_on_which_the_listener_hangs_holds_back_none_of_its_batch() {
+    let world = World::start().await;
+    let (slow, _seen) = watch::channel(Slow::NotDelivered);
+    let listener = Gated { permits: Arc::new(Semaphore::new(0)), slow, again: Arc::default() };
+    let names = ["good", "slow"].into_iter().chain(["good"; 7]);
+    let events: Vec<_> = names.map(|name| (Uuid::now_v7(), name)).collect();
+    // Stored before the member asks: the first is a batch, and the others are the next one.
+    world.publish(&events).await;
+    join(listener, world.nats.url(), world.pool.clone(), "member").await;
+    until("the good ones took effect", || async { world.effects().await == (8, 8) }).await;
 }
