@@ -18,6 +18,8 @@ use crate::{
 
 /// How often to look for redriven dead letters.
 const REDRIVE_POLL: Duration = Duration::from_secs(1);
+/// How often to count the dead letters.
+const COUNT: Duration = Duration::from_secs(5);
 /// How often to prune the inbox.
 const PRUNE: Duration = Duration::from_secs(60);
 /// How many rows one statement prunes: some tens of milliseconds of work.
@@ -28,7 +30,8 @@ const COUNT_MEMBERS: Duration = Duration::from_secs(10);
 /// Does a member's upkeep until the process stops.
 pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: Shutdown) {
     let (mut redrive, mut prune) = (interval(REDRIVE_POLL), interval(PRUNE));
-    let mut members = interval(COUNT_MEMBERS);
+    let (mut count, mut members) = (interval(COUNT), interval(COUNT_MEMBERS));
+    count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     members.set_missed_tick_behavior(MissedTickBehavior::Delay);
     redrive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -36,8 +39,9 @@ pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: S
     loop {
         let done = tokio::select! {
             () = shutdown.begun() => return,
-            _ = redrive.tick() => {
-                let done = redrive_all(&context, &mut interrupted).await;
+            _ = redrive.tick() => redrive_all(&context, &mut interrupted).await,
+            _ = count.tick() => {
+                let done = count_dead_letters(&context).await;
                 if done.is_err() {
                     // The number is unknown.
                     metrics::gauge!("bus_dead_letters", "group" => L::QUEUE_GROUP).set(f64::NAN);
@@ -87,6 +91,10 @@ async fn redrive_all<L: Listener>(
             }
         }
     }
+    Ok(())
+}
+
+async fn count_dead_letters<L: Listener>(context: &MemberContext<L>) -> Result<(), sqlx::Error> {
     let count =
         async |connection: &mut PgConnection| dead_letters::count(connection, L::QUEUE_GROUP).await;
     let count = context.pool.run(count).await?;

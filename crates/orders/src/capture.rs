@@ -48,6 +48,10 @@ async fn capture(
     connection: &mut PgConnection,
     provider: Arc<dyn Provider>,
 ) -> Result<Batch, BusError> {
+    // Without a transaction, because there is nothing to do most of the time.
+    if !orders::owes_captures(connection).await? {
+        return Ok(Batch::Drained);
+    }
     let mut tx = connection.begin().await?;
     let payments = orders::lock_captures(&mut tx, BATCH).await?;
     if payments.is_empty() {

@@ -7,6 +7,7 @@
 //! - [`order`]: the state machine of an order.
 //! - [`payment`]: the interface of a payment provider, and a fake one.
 //! - [`expiry`], [`capture`]: background work on orders.
+//! - [`reservations`]: reserves tickets for many requests in one transaction.
 //! - [`listener`]: handles events about tickets.
 //! - [`store`]: all SQL.
 
@@ -17,6 +18,7 @@ pub mod limit;
 pub mod listener;
 pub mod order;
 pub mod payment;
+pub mod reservations;
 pub mod store;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
@@ -35,6 +37,7 @@ use http::Api;
 use limit::Limit;
 use listener::TicketListener;
 use payment::{FakeProvider, Provider};
+use reservations::Reservations;
 
 /// The longest reservation, in which an unpaid ticket is unavailable to everyone else.
 const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
@@ -101,7 +104,7 @@ pub async fn run(settings: Settings) -> ExitCode {
         Ok(auth) => auth,
         Err(reason) => return service::bad_setting(reason),
     };
-    let reservation = settings.reservation_time;
+    let reservation_time = settings.reservation_time;
     let by_default = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };
     let limit = settings.reservations_per_buyer.unwrap_or(by_default);
     let provider: Arc<dyn Provider> = Arc::new(FakeProvider);
@@ -116,7 +119,8 @@ pub async fn run(settings: Settings) -> ExitCode {
         .authenticates(&auth)
         .serve(|parts| {
             let (pool, wake) = (parts.pool.clone(), parts.wake.clone());
-            let api = Api { pool, wake, auth, provider, reservation, limit };
+            let reservations = Reservations { time: reservation_time, limit };
+            let api = Api::start(pool, wake, auth, provider, reservations, &parts.shutdown);
             http::router(api, &parts.middleware)
         })
         .await

@@ -4,7 +4,7 @@
 //!
 //! - [`http`]: the API. It parses requests into types that are valid by construction.
 //! - [`ticket`]: those types.
-//! - [`group_commit`]: commits tickets that arrive together in one transaction.
+//! - [`group_commit`]: stores tickets that arrive together in one transaction.
 //! - [`listener`]: handles events about orders.
 //! - [`sellers`]: who may create and change tickets.
 //! - [`store`]: all SQL.

@@ -219,6 +219,7 @@ pub async fn page(
 
 #[cfg(test)]
 mod tests {
+    use common::pod::idempotency;
     use testkit::Database;
 
     use super::*;
@@ -234,7 +235,8 @@ mod tests {
             ("orders", &[&["id", "ticket_id", "status", "version"]]),
         ];
         let mut connection = database.pool.acquire().await.unwrap();
-        let statements = [statements(), common::pod::idempotency::statements()].concat();
+        let keys = [idempotency::statements(), idempotency::claims::statements()];
+        let statements = [statements(), keys.concat()].concat();
         let checked = columns::check(&mut connection, &statements, tables).await;
         checked.unwrap_or_else(|faults| panic!("{faults}"));
         assert!(!columns::has_unnamed(include_str!("store.rs")), "SQL without a name");

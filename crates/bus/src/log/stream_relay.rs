@@ -25,6 +25,8 @@ use crate::{connection::ConnectionState, error::is_locked, shutdown::Shutdown};
 const POLL: Duration = Duration::from_secs(1);
 /// How often the stream is verified.
 const VERIFY: Duration = Duration::from_secs(5);
+/// How often the previous release's outbox is read, which its replicas write to during a rollout.
+const IMPORT: Duration = Duration::from_secs(5);
 /// How often expired partitions and ranges are removed.
 const RETAIN: Duration = Duration::from_secs(60);
 /// How long a stopping relay keeps publishing.
@@ -156,7 +158,7 @@ impl StreamRelay {
             if Instant::now() >= import_at {
                 let imported = self.import().await?;
                 more |= imported;
-                import_at = Instant::now() + if imported { Duration::ZERO } else { POLL };
+                import_at = Instant::now() + if imported { Duration::ZERO } else { IMPORT };
             }
             if Instant::now() >= retain_at {
                 self.retain().await?;

@@ -25,9 +25,6 @@ pub(crate) use lent::{is_alive, lock};
 
 /// How long to wait for a connection to be returned, checked, or opened.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the work on a connection may take: the longest statement (5 s) and some slack. With
-/// [`ACQUIRE_TIMEOUT`], it fits into an HTTP request of 10 s.
-const WORK_TIMEOUT: Duration = Duration::from_secs(6);
 /// How soon a renewed pool can be renewed again. By then every older connection has been returned, so that there
 /// are never more than twice as many connections as the pool's size.
 const RENEWED: Duration = Duration::from_secs(10);
@@ -50,6 +47,10 @@ struct Shared {
 }
 
 impl Pool {
+    /// How long the work on a connection may take: the longest statement (5 s) and some slack. With the wait
+    /// for a connection (3 s), it fits into an HTTP request of 10 s.
+    pub const WORK_TIMEOUT: Duration = Duration::from_secs(6);
+
     /// A pool of at most `size` connections, each opened when it is first needed.
     #[must_use]
     pub fn new(options: PgConnectOptions, size: usize) -> Self {
@@ -80,8 +81,8 @@ impl Pool {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut lent = self.acquire().await?;
-        let done = timeout(WORK_TIMEOUT, work(&mut lent)).await;
-        done.unwrap_or_else(|_| Err(late(WORK_TIMEOUT).into()))
+        let done = timeout(Self::WORK_TIMEOUT, work(&mut lent)).await;
+        done.unwrap_or_else(|_| Err(late(Self::WORK_TIMEOUT).into()))
     }
 
     /// Does this work in a transaction, which may take 6 s once it has a connection. It commits if the work
@@ -94,7 +95,7 @@ impl Pool {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         let _span = self.transaction_span();
-        self.transaction_within(WORK_TIMEOUT, "begin", work).await
+        self.transaction_within(Self::WORK_TIMEOUT, "begin", work).await
     }
 
     /// A span for a transaction on this database as part of the current trace, from now until it is dropped:

@@ -2,6 +2,8 @@
 //! request when it does not know whether it took effect. One transaction claims the key, does the
 //! work and stores the answer: [`once`].
 
+pub mod claims;
+
 use std::time::Duration;
 
 use axum::{
@@ -18,8 +20,8 @@ use super::{
     periodic::{self, Batch},
     problem::Problem,
 };
-use bus::Shutdown;
-use bus::{BusError, Pool};
+use bus::{BusError, Pool, Shutdown};
+pub(super) use claims::claim_free;
 
 /// The header's name.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -49,10 +51,10 @@ crate::statements! {
         "select request_hash, resource_id, answer from chassis.idempotency_keys
          where key = $1 or (key = $2 and request_hash = $3)
          order by key = $1 desc limit 1";
-    /// Stores an answer.
+    /// Stores answers.
     STORE =
         "insert into chassis.idempotency_keys (key, request_hash, resource_id, answer)
-         values ($1, $2, $3, $4)";
+         select * from unnest($1::text[], $2::bytea[], $3::uuid[], $4::text[])";
     /// Deletes some old keys.
     PRUNE =
         "delete from chassis.idempotency_keys where key in (
@@ -145,7 +147,7 @@ pub async fn once<T>(
             return Ok(Outcome::Replayed(answer));
         }
         let (answer, made) = work(tx).await?;
-        request.store_answer(tx, &answer).await?;
+        store_answers(tx, [(request, &answer)]).await?;
         Ok(Outcome::Made(answer, made))
     })
     .await
@@ -198,22 +200,6 @@ impl IdempotentRequest {
         }
     }
 
-    /// Stores the answer.
-    async fn store_answer(
-        &self,
-        tx: &mut PgConnection,
-        answer: &Answer,
-    ) -> Result<(), sqlx::Error> {
-        sqlx::query(&STORE)
-            .bind(&self.key)
-            .bind(&self.hash[..])
-            .bind(answer.resource_id)
-            .bind(&answer.body)
-            .execute(tx)
-            .await?;
-        Ok(())
-    }
-
     /// The key's advisory lock. Two keys that hash to the same lock cause a needless 409, nothing
     /// worse.
     fn lock(&self) -> i64 {
@@ -222,6 +208,28 @@ impl IdempotentRequest {
         let [a, b, c, d, e, f, g, h, ..] = hash;
         i64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
+}
+
+/// Stores answers under their requests' keys.
+///
+/// # Errors
+/// Any database error.
+pub(super) async fn store_answers<'a>(
+    tx: &mut PgConnection,
+    answers: impl IntoIterator<Item = (&'a IdempotentRequest, &'a Answer)>,
+) -> Result<(), sqlx::Error> {
+    let (mut keys, mut hashes, mut ids, mut bodies) = (vec![], vec![], vec![], vec![]);
+    for (request, answer) in answers {
+        keys.push(&request.key);
+        hashes.push(&request.hash[..]);
+        ids.push(answer.resource_id);
+        bodies.push(&answer.body);
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(&STORE).bind(keys).bind(hashes).bind(ids).bind(bodies).execute(tx).await?;
+    Ok(())
 }
 
 /// Deletes expired keys until the process stops, so that their table stays bounded.

@@ -6,6 +6,7 @@ pub mod bearer;
 pub mod body;
 pub mod config;
 pub mod database;
+pub mod group_commit;
 pub mod health;
 pub mod hosts;
 pub mod http;

@@ -24,6 +24,8 @@ pub enum Batch {
     Full,
     /// Nothing is left.
     Drained,
+    /// Nothing is left, and there is no more for this long.
+    DrainedFor(Duration),
 }
 
 impl Batch {
@@ -34,7 +36,8 @@ impl Batch {
     }
 }
 
-/// Runs a batch of work every `every`, and full batches back to back, until the process stops. A
+/// Runs a batch of work every `every`, sooner if the last one says when the next is due, and full batches back to
+/// back, until the process stops. A
 /// failed batch is retried at the next interval, so each must be its own transaction.
 ///
 /// It has its own connection to the pool's database, so that requests waiting for the pool do not
@@ -60,7 +63,11 @@ pub async fn repeat(
         let pause = match done.await.unwrap_or_else(|_| Err(gone())) {
             Ok(done) => {
                 away = false;
-                if done == Batch::Full { BREATH } else { every }
+                match done {
+                    Batch::Full => BREATH,
+                    Batch::Drained => every,
+                    Batch::DrainedFor(time) => time.clamp(BREATH, every),
+                }
             }
             Err(failed) => {
                 // Closing the connection aborts whatever is open on it.

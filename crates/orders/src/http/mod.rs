@@ -9,14 +9,15 @@ mod read;
 mod reserve;
 mod tickets;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{Router, extract::FromRef, http::StatusCode};
 use common::{
-    bus::{Pool, Wake},
+    bus::{Pool, Shutdown, Wake},
     events::asyncapi,
     pod::{
         auth::{self, Auth},
+        group_commit::GroupCommit,
         http::{MiddlewareSettings, middleware},
         openapi,
         problem::Problem,
@@ -24,7 +25,7 @@ use common::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{limit::Limit, payment::Provider};
+use crate::{payment::Provider, reservations::Reservations};
 
 /// The state that all handlers share.
 #[derive(Clone)]
@@ -37,10 +38,26 @@ pub struct Api {
     pub auth: Auth,
     /// The payment provider.
     pub provider: Arc<dyn Provider>,
-    /// How long a ticket is reserved.
-    pub reservation: Duration,
-    /// How many tickets one buyer may have reserved at a time.
-    pub limit: Limit,
+    /// How tickets are reserved.
+    pub reservations: Reservations,
+    /// Reserves tickets for requests that arrive together.
+    pub group_commit: GroupCommit<Reservations>,
+}
+
+impl Api {
+    /// Starts what the handlers need.
+    #[must_use]
+    pub fn start(
+        pool: Pool,
+        wake: Wake,
+        auth: Auth,
+        provider: Arc<dyn Provider>,
+        reservations: Reservations,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let group_commit = GroupCommit::start(reservations, &pool, &wake, shutdown);
+        Self { pool, wake, auth, provider, reservations, group_commit }
+    }
 }
 
 impl FromRef<Api> for Auth {

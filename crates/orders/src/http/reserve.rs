@@ -1,6 +1,6 @@
 //! `POST /api/orders`. One transaction stores the order, its event and the answer kept for a
-//! repetition. The database ensures that a ticket has one order, and that no buyer exceeds the
-//! limit.
+//! repetition; orders that arrive together share it. The database ensures that a ticket has one order, and
+//! that no buyer exceeds the limit.
 
 use axum::{
     extract::State,
@@ -9,12 +9,12 @@ use axum::{
 };
 use common::pod::responses::{BodyResponses, CallerResponses};
 use common::{
-    bus::outbox,
+    bus::{TraceContext, outbox},
     events::order::{Order, OrderStatus},
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, IdempotentRequest, Outcome, once},
+        idempotency::{self, Answer, IdempotentRequest, Outcome},
         problem::Problem,
     },
 };
@@ -28,6 +28,7 @@ use uuid::Uuid;
 use super::{Api, tickets::no_ticket};
 use crate::{
     order,
+    reservations::{Request, Reservations},
     store::{orders, reservations},
 };
 
@@ -99,12 +100,13 @@ pub(super) async fn reserve(
     let request =
         key.map(|key| IdempotentRequest::new(buyer.own_key(&key), &ticket_id.to_string()));
 
-    let make = async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id).await;
-    let (answer, event_id) = match once(&api.pool, request.as_ref(), make).await? {
+    let item =
+        Request { ticket_id, buyer: buyer.as_str().to_owned(), trace: TraceContext::current() };
+    let alone = async |tx: &mut PgConnection| make(tx, &api, &buyer, ticket_id).await;
+    let (answer, event_id) = match api.group_commit.once(request.as_ref(), item, alone).await? {
         Outcome::Made(answer, event_id) => (answer, event_id),
         Outcome::Replayed(answer) => return Ok(answer.replayed(PATH)),
     };
-    api.wake.wake();
     info!(
         notice = "order_created",
         order.id = %answer.resource_id,
@@ -115,19 +117,20 @@ pub(super) async fn reserve(
     Ok(answer.created(PATH))
 }
 
-/// Creates the order. Returns the answer and the event's id.
+/// Creates the order in a transaction of its own. Returns the answer and the event's id.
 async fn make(
     tx: &mut PgConnection,
     api: &Api,
     buyer: &Caller,
     ticket_id: Uuid,
 ) -> Result<(Answer, Uuid), Problem> {
-    let most = api.limit.most();
+    let Reservations { time, limit } = api.reservations;
+    let most = limit.most();
     let limited = most.map(|_| buyer.as_str());
     let price = reservations::price(tx, ticket_id, limited).await?;
     let (price, now) = price.ok_or_else(|| no_ticket(ticket_id))?;
-    let order = order::reserve(ticket_id, buyer.as_str(), price, now, api.reservation);
-    if !reservations::insert(tx, &order, most).await? {
+    let order = order::reserve(ticket_id, buyer.as_str(), price, now, time);
+    if reservations::insert(tx, &[&order], most).await?.is_empty() {
         return Err(refused(tx, ticket_id, buyer, most, now).await?);
     }
     let body = serde_json::to_string(&order).map_err(|error| Problem::internal(&error.into()))?;

@@ -24,6 +24,13 @@ common::statements! {
     LOCK = select("where id = $1 and buyer = $2 for update");
     /// A page of a buyer's orders.
     PAGE = select("where buyer = $1 and id < $2 order by id desc limit $3");
+    /// In how many seconds the next order is due.
+    NEXT_DUE =
+        "select extract(epoch from expires_at - clock_timestamp())::float8
+         from orders where status = 'reserved' order by expires_at limit 1";
+    /// Whether a payment is due for capture.
+    OWES_CAPTURES =
+        "select exists (select from captures where due_at <= statement_timestamp())";
     /// Locks due orders, and skips those that are locked already.
     LOCK_DUE = select(
         "where status = 'reserved' and expires_at <= $1
@@ -72,6 +79,22 @@ fn select(rest: &str) -> String {
 /// Any database error.
 pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, sqlx::Error> {
     sqlx::query_scalar(&NOW).fetch_one(connection).await
+}
+
+/// Returns in how many seconds the next order is due: at most 0 if one is due now. `None` if none is reserved.
+///
+/// # Errors
+/// Any database error.
+pub async fn next_due(connection: &mut PgConnection) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query_scalar(&NEXT_DUE).fetch_optional(connection).await
+}
+
+/// Returns whether a payment is due for capture.
+///
+/// # Errors
+/// Any database error.
+pub async fn owes_captures(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(&OWES_CAPTURES).fetch_one(connection).await
 }
 
 /// Returns the order that holds a ticket.

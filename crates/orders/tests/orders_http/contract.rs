@@ -24,7 +24,8 @@ async fn every_answer_is_described_and_none_is_a_server_error() {
     let (now, time) = (OffsetDateTime::now_utc(), RESERVATION);
     let order = Order { id: ORDER, ..order::reserve(other, "anna", price, now, time) };
     let mut connection = orders.pool.acquire().await.unwrap();
-    assert!(store::reservations::insert(&mut connection, &order, None).await.unwrap());
+    let inserted = store::reservations::insert(&mut connection, &[&order], None).await.unwrap();
+    assert_eq!(inserted, [order.id]);
     drop(connection);
 
     let bearer = format!("Authorization: Bearer {}", hs256(&claims("anna")));

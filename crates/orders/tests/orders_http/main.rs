@@ -18,6 +18,7 @@ mod releases;
 mod repeating;
 mod reserving;
 mod service;
+mod together;
 
 #[test]
 fn the_provision_subcommand_provisions_the_service() {

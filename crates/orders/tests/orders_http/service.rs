@@ -18,6 +18,7 @@ use orders::{
     capture, expiry,
     http::{Api, router},
     limit::Limit,
+    reservations::Reservations,
     store::tickets::{self, Copied},
 };
 use reqwest::{Client, Method, RequestBuilder};
@@ -88,8 +89,9 @@ impl Service {
         install_crypto();
         let (pool, wake) = (database.pool.clone(), Wake::default());
         let provider = Arc::new(Recorder::new(pool.clone()));
-        let api =
-            Api { pool: pool.into(), wake, auth, provider: provider.clone(), reservation, limit };
+        let reservations = Reservations { time: reservation, limit };
+        let (shutdown, _) = Shutdown::new();
+        let api = Api::start(pool.into(), wake, auth, provider.clone(), reservations, &shutdown);
         let base = start(api.clone());
         Self { database, base, client: Client::new(), provider, api }
     }
@@ -106,7 +108,9 @@ impl Service {
     pub(crate) async fn replica(&self) -> String {
         let options = PgConnectOptions::clone(&self.pool.connect_options());
         let pool = PgPool::connect_lazy_with(options).into();
-        start(Api { pool, ..self.api.clone() })
+        let Api { wake, auth, provider, reservations, .. } = self.api.clone();
+        let (shutdown, _) = Shutdown::new();
+        start(Api::start(pool, wake, auth, provider, reservations, &shutdown))
     }
 
     /// A buyer with a token.

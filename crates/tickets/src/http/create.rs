@@ -1,6 +1,8 @@
 //! `POST /api/tickets`. One transaction stores the ticket, its event and the answer kept for a
 //! repetition.
 
+use std::sync::Arc;
+
 use axum::{
     extract::State,
     http::{HeaderMap, header},
@@ -13,16 +15,18 @@ use common::{
     pod::{
         auth::Caller,
         body::Fields,
-        idempotency::{self, Answer, IdempotentRequest, Outcome, once},
+        idempotency::{self, Answer, IdempotentRequest, Outcome},
         problem::Problem,
     },
 };
 use sqlx::PgConnection;
 use tracing::info;
-use uuid::Uuid;
 
 use super::{Api, body_of, etag};
-use crate::{store, ticket::NewTicket};
+use crate::{
+    group_commit::{self, PreparedTicket},
+    ticket::NewTicket,
+};
 
 /// The path of the tickets.
 const PATH: &str = "/api/tickets";
@@ -72,27 +76,21 @@ pub(super) async fn create(
     let key = idempotency::key(&headers)?;
     let new = NewTicket::parse(fields)?;
 
-    let outcome = match key {
-        None => without_key(&api, new.into_ticket(&seller)).await?,
+    let request = match key {
+        None => None,
         Some(key) => {
             let canonical = new.canonical().map_err(|error| Problem::internal(&error.into()))?;
             // A client may retry a request that it first sent before the upgrade.
-            let request = IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key);
-            // With a key, a ticket gets its own transaction: it holds the key's lock until it ends.
-            let make = async |tx: &mut PgConnection| {
-                let ticket = new.into_ticket(&seller);
-                let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
-                store::insert(tx, [&ticket]).await?;
-                let event_id = outbox::put(tx, &TicketCreated(ticket)).await?;
-                Ok((answer, event_id))
-            };
-            let outcome = once(&api.pool, Some(&request), make).await?;
-            if matches!(outcome, Outcome::Made(..)) {
-                api.wake.wake();
-            }
-            outcome
+            Some(IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key))
         }
     };
+
+    let prepared = Arc::new(prepare(new.into_ticket(&seller))?);
+    let alone = async |tx: &mut PgConnection| {
+        group_commit::insert(tx, &[&prepared]).await?;
+        Ok((prepared.answer.clone(), prepared.event.id))
+    };
+    let outcome = api.group_commit.once(request.as_ref(), prepared.clone(), alone).await?;
     match outcome {
         Outcome::Replayed(answer) => Ok(tagged(answer.replayed(PATH))),
         Outcome::Made(answer, event_id) => {
@@ -107,11 +105,12 @@ pub(super) async fn create(
     }
 }
 
-/// Without a key, a ticket may share its transaction with others. Returns the event's id too.
-async fn without_key(api: &Api, ticket: Ticket) -> Result<Outcome<Uuid>, Problem> {
+/// Prepares the event in the request's trace, and the answer.
+fn prepare(ticket: Ticket) -> Result<PreparedTicket, Problem> {
     let answer = Answer { resource_id: ticket.id, body: body_of(&ticket)? };
-    let event_id = api.group_commit.create(ticket).await?;
-    Ok(Outcome::Made(answer, event_id))
+    let created = TicketCreated(ticket);
+    let event = outbox::prepare(&created)?;
+    Ok(PreparedTicket { ticket: created.0, event, answer })
 }
 
 /// Adds the ETag of the new ticket.

@@ -18,6 +18,7 @@ use common::{
     events::{asyncapi, ticket::Ticket},
     pod::{
         auth::{self, Auth},
+        group_commit::GroupCommit,
         http::{MiddlewareSettings, middleware},
         openapi,
         problem::Problem,
@@ -25,7 +26,7 @@ use common::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{group_commit::GroupCommit, sellers::Sellers};
+use crate::{group_commit::NewTickets, sellers::Sellers};
 
 /// The state that all handlers share.
 #[derive(Debug, Clone)]
@@ -37,14 +38,14 @@ pub struct Api {
     /// Determines the seller of a request, and what that seller may change.
     pub sellers: Sellers,
     /// Stores new tickets.
-    pub group_commit: GroupCommit,
+    pub group_commit: GroupCommit<NewTickets>,
 }
 
 impl Api {
     /// Starts what the handlers need.
     #[must_use]
     pub fn start(pool: Pool, wake: Wake, sellers: Sellers, shutdown: &Shutdown) -> Self {
-        let group_commit = GroupCommit::start(&pool, &wake, shutdown);
+        let group_commit = GroupCommit::start(NewTickets, &pool, &wake, shutdown);
         Self { pool, wake, sellers, group_commit }
     }
 }
