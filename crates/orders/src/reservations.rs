@@ -8,7 +8,10 @@ use std::{
 
 use common::{
     bus::{BusError, TraceContext, outbox},
-    pod::{group_commit::SharedWork, idempotency::Answer},
+    pod::{
+        group_commit::{Done, SharedWork},
+        idempotency::Answer,
+    },
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -46,7 +49,7 @@ impl SharedWork for Reservations {
         &self,
         tx: &mut PgConnection,
         items: &[&Request],
-    ) -> Result<Vec<Option<(Answer, Uuid)>>, BusError> {
+    ) -> Result<Vec<Done<Uuid>>, BusError> {
         let most = self.limit.most();
         let places = distinct(items, most.is_some());
         let tickets: Vec<_> = places.iter().map(|at| items[*at].ticket_id).collect();

@@ -8,7 +8,10 @@ use common::{
         outbox::{self, OutboxEvent},
     },
     events::ticket::Ticket,
-    pod::{group_commit::SharedWork, idempotency::Answer},
+    pod::{
+        group_commit::{Done, SharedWork},
+        idempotency::Answer,
+    },
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -41,7 +44,7 @@ impl SharedWork for NewTickets {
         &self,
         tx: &mut PgConnection,
         items: &[&Arc<PreparedTicket>],
-    ) -> Result<Vec<Option<(Answer, Uuid)>>, BusError> {
+    ) -> Result<Vec<Done<Uuid>>, BusError> {
         insert(tx, items).await?;
         Ok(items.iter().map(|item| Some((item.answer.clone(), item.event.id))).collect())
     }

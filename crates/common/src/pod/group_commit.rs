@@ -24,6 +24,9 @@ const COMMITTERS: usize = 2;
 /// Begins a shared transaction. A wait for a lock would make every request of the batch wait.
 const BEGIN: &str = "begin; set local lock_timeout = '250ms'";
 
+/// The answer to a request, and what else its work made. `None`: nothing yet.
+pub type Done<T> = Option<(Answer, T)>;
+
 /// Work that many requests can do in one transaction.
 pub trait SharedWork: Send + Sync + 'static {
     /// What a request asks for.
@@ -45,7 +48,7 @@ pub trait SharedWork: Send + Sync + 'static {
         &self,
         tx: &mut PgConnection,
         items: &[&Self::Item],
-    ) -> impl Future<Output = Result<Vec<Option<(Answer, Self::Made)>>, BusError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Done<Self::Made>>, BusError>> + Send;
 }
 
 /// The queue of requests that share transactions. Clones share the queue.
@@ -62,9 +65,6 @@ impl<W: SharedWork> Clone for GroupCommit<W> {
         Self { waiting: waiting.clone(), pool: pool.clone(), wake: wake.clone() }
     }
 }
-
-/// What a request's work made, and its answer. `None`: nothing yet.
-type Done<T> = Option<(Answer, T)>;
 
 /// A request, and the channel that reports its commit.
 #[derive(Debug)]
