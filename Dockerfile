@@ -1,4 +1,4 @@
-# One file for all images: `docker build --target tickets .`, and so for `orders` and `console`.
+# One file for all images: `docker build --target tickets .`, and so for `orders`, `notifications` and `console`.
 # PROFILE=dev builds faster and runs slower.
 
 # A release builds from these by digest: infra/release.
@@ -16,20 +16,25 @@ COPY crates/bus/Cargo.toml crates/bus/
 COPY crates/common/Cargo.toml crates/common/
 COPY crates/tickets/Cargo.toml crates/tickets/
 COPY crates/orders/Cargo.toml crates/orders/
+COPY crates/notifications/Cargo.toml crates/notifications/
 COPY crates/embedded/Cargo.toml crates/embedded/
 COPY crates/ticketing/Cargo.toml crates/ticketing/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/console/Cargo.toml crates/console/
 COPY crates/testkit/Cargo.toml crates/testkit/
 # Cargo wants a source for each crate, test and benchmark that a manifest names.
-RUN for crate in crates/*; do mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs"; done \
-    && mkdir -p crates/ticketing/benches/system crates/ticketing/tests/rollout crates/ticketing/tests/third_service \
-    && for binary in tickets/src orders/src ticketing/src console/src ticketing/benches/system \
-        ticketing/tests/rollout ticketing/tests/third_service; do \
-        printf '//! Empty.\nfn main() {}\n' > "crates/$binary/main.rs"; \
+RUN for crate in crates/*; do \
+        mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs" \
+        && printf '//! Empty.\nfn main() {}\n' > "$crate/src/main.rs"; \
+    done \
+    && for program in benches/system tests/rollout tests/third_service; do \
+        mkdir -p "crates/ticketing/$program" \
+        && printf '//! Empty.\nfn main() {}\n' > "crates/ticketing/$program/main.rs"; \
     done
+# What every image is built of, always together: see below.
+RUN printf -- '--package %s\n' tickets orders notifications ticketing-console > packages
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
-    cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console
+    xargs --arg-file packages cargo build --locked --profile "$PROFILE"
 
 # What both share. Sources are touched, to be newer than what was built of the empty ones; and it is
 # always the same packages, because they decide with which features the rest is built.
@@ -38,7 +43,7 @@ COPY crates/bus crates/bus
 COPY crates/common crates/common
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     find crates/bus crates/common -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console
+    && xargs --arg-file packages cargo build --locked --profile "$PROFILE"
 
 # Each service by itself, so that a change of one leaves the other as it is. A build with PROFILE=dev
 # takes up what the one before has learnt.
@@ -47,7 +52,7 @@ COPY crates/tickets crates/tickets
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ticketing-tickets,target=/src/target/debug/incremental \
     find crates/tickets -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
+    && xargs --arg-file packages cargo build --locked --profile "$PROFILE" \
     && mv target/*/tickets /usr/local/bin/
 
 FROM common AS build-orders
@@ -55,15 +60,23 @@ COPY crates/orders crates/orders
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ticketing-orders,target=/src/target/debug/incremental \
     find crates/orders -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
+    && xargs --arg-file packages cargo build --locked --profile "$PROFILE" \
     && mv target/*/orders /usr/local/bin/
+
+FROM common AS build-notifications
+COPY crates/notifications crates/notifications
+RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=ticketing-notifications,target=/src/target/debug/incremental \
+    find crates/notifications -name '*.rs' -exec touch {} + \
+    && xargs --arg-file packages cargo build --locked --profile "$PROFILE" \
+    && mv target/*/notifications /usr/local/bin/
 
 FROM common AS build-console
 COPY crates/console crates/console
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ticketing-console,target=/src/target/debug/incremental \
     find crates/console -name '*.rs' -exec touch {} + \
-    && cargo build --locked --profile "$PROFILE" --package tickets --package orders --package ticketing-console \
+    && xargs --arg-file packages cargo build --locked --profile "$PROFILE" \
     && mv target/*/console /usr/local/bin/
 
 FROM $BASE_IMAGE AS service
@@ -83,6 +96,12 @@ LABEL org.opencontainers.image.title="orders" \
       org.opencontainers.image.description="Reserves tickets for buyers, and takes their payments."
 COPY --from=build-orders /usr/local/bin/orders /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/orders"]
+
+FROM service AS notifications
+LABEL org.opencontainers.image.title="notifications" \
+      org.opencontainers.image.description="Stores a notification of each new ticket: a template."
+COPY --from=build-notifications /usr/local/bin/notifications /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/notifications"]
 
 FROM service AS console
 ENV HTTP_ADDRESS=0.0.0.0:3900

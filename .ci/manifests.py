@@ -19,13 +19,16 @@ K8S = pathlib.Path("infra/k8s")
 # The oldest Kubernetes that the manifests have been tried with, and the newest that
 # is known here.
 VERSIONS = ["1.32", "1.37"]
-COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+# A further service first: the others change every service that is there.
+COMPONENTS = sorted((path.name for path in (K8S / "components").iterdir()),
+                    key=lambda name: (name != "notifications", name))
+SERVICES = ["tickets", "orders", "notifications"]
 # Stands for `ticketing nkey --seed-file FILE`, which takes a build. The tests run the real one.
 MAKES_NO_KEY = """#!/bin/sh
 echo seed > "$3" && echo UPUBLIC
 """
 # Overlays for one's own machine: no tokens, one account of NATS for all.
-LOCAL = ["local", "local-observability"]
+LOCAL = ["local", "local-observability", "local-notifications"]
 complaints = []
 
 
@@ -96,7 +99,8 @@ def variants():
     with tempfile.TemporaryDirectory() as temporary:
         k8s = pathlib.Path(temporary, "k8s")
         shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("secrets", "pinned-images"))
-        with_keys = {**os.environ, "TICKETING": str(pathlib.Path(temporary, "ticketing"))}
+        with_keys = {**os.environ, "TICKETING": str(pathlib.Path(temporary, "ticketing")),
+                     "SERVICES": " ".join(SERVICES)}
         pathlib.Path(with_keys["TICKETING"]).write_text(MAKES_NO_KEY)
         os.chmod(with_keys["TICKETING"], 0o755)
         subprocess.run([k8s / "overlays/production/make-secrets"], check=True, env=with_keys,
@@ -120,11 +124,11 @@ def variants():
                     {"name": "nats-public-keys", "literals": keys},
                 ],
                 "secretGenerator": [
-                    *({"name": f"nats-seed-{user}", "literals": ["seed=a"]} for user in
-                      ("tickets", "orders", "tickets-provisioner", "orders-provisioner")),
+                    *({"name": f"nats-seed-{service}{user}", "literals": ["seed=a"]}
+                      for service in SERVICES for user in ("", "-provisioner")),
                     {"name": "nats-route", "literals": ["password=c"]},
                     {"name": "postgres-users",
-                     "literals": ["postgres=a", "tickets=b", "orders=c"]},
+                     "literals": ["postgres=a", *(f"{service}=b" for service in SERVICES)]},
                     {"name": "tokens", "literals": ["jwt-key=d"]},
                 ],
             }
@@ -243,12 +247,63 @@ def check_secrets(variant, resources):
                 complain(variant, f"users.conf has the key {key}, which nobody brings")
 
 
+def check_services(variant, resources):
+    """What a component sets for services, it sets for every one that is there."""
+    services = {}
+    for resource in resources:
+        labels = resource["metadata"].get("labels", {})
+        if resource["kind"] == "Deployment" and labels.get("app.kubernetes.io/component") == "service":
+            container = resource["spec"]["template"]["spec"]["containers"][0]
+            services[resource["metadata"]["name"]] = {variable["name"] for variable in container["env"]}
+    for variable in ("NATS_CA", "NATS_REPLICAS", "NATS_STORE", "OPERATIONS_API", "PGSSLMODE", "PGSSLROOTCERT",
+                     "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        without = [name for name, has in services.items() if variable not in has]
+        if without and len(without) < len(services):
+            complain(f"{variant}: {', '.join(without)}", f"lacks {variable}, which other services have")
+    if len(services) < 2:
+        complain(variant, f"has the services {', '.join(services)}: the others lack their label")
+
+
+def size(text):
+    """Bytes, as nats-server writes them."""
+    number, unit = re.fullmatch(r"(\d+)([MG])iB", text).groups()
+    return int(number) << {"M": 20, "G": 30}[unit]
+
+
+def check_accounts(variant, resources):
+    """All accounts of NATS together may not have more than the server: it would refuse the last ones."""
+    configs = [resource["data"] for resource in resources
+               if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {})]
+    servers = [resource["spec"]["template"]["spec"]["containers"][0] for resource in resources
+               if resource["kind"] == "StatefulSet" and resource["metadata"]["name"] == "nats"]
+    for config, server in zip(configs, servers):
+        env = {f"${variable['name']}": variable.get("value") for variable in server["env"]}
+        # In a cluster of three, an account's limit counts each copy of a stream.
+        copies = 3 if "cluster {" in config["cluster.conf"] else 1
+        disk = re.search(r"max_file_store: (\w+)", config["nats.conf"]).group(1)
+        for limit, whole, of_all in (("max_file", disk, copies), ("max_memory", env["$MEMORY_STORE"], copies)):
+            accounts = re.findall(rf"{limit}: (\$?\w+)", config["users.conf"])
+            if sum(size(env.get(account, account)) for account in accounts) > size(whole) * of_all:
+                complain(f"{variant}: nats", f"the accounts' {limit} are together more than the server's {whole}")
+
+
+def check_further_accounts():
+    """A component with a service has the accounts of the base, and adds to them."""
+    base = (K8S / "base/nats/users.conf").read_text().splitlines()
+    for file in K8S.glob("components/*/users.conf"):
+        lines = iter(file.read_text().splitlines())
+        for line in base:
+            if line not in lines:
+                complain(file, f"lacks this line of base/nats/users.conf, or has it elsewhere: {line.strip()}")
+                break
+
+
 def check_images(resources):
     """In production, every image that is not ours is named by its digest."""
     for name, template in pod_templates(resources):
         for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
             image = container["image"]
-            if image not in ("tickets", "orders") and "@sha256:" not in image:
+            if image not in SERVICES and "@sha256:" not in image:
                 complain(f"production: {name}", f"{image} is not pinned: pin-images does not see it")
 
 
@@ -307,11 +362,14 @@ def main():
         check_selectors(variant, resources)
         check_replicas(variant, resources)
         check_secrets(variant, resources)
+        check_services(variant, resources)
+        check_accounts(variant, resources)
         if variant == "production":
             check_images(resources)
     job = yaml.safe_load((K8S / "verify/job.yaml").read_text())
     check_schema("verify", job, custom)
     check_pods("verify", [job])
+    check_further_accounts()
     check_metrics()
     lint_dockerfiles()
     check_dependency_stage()

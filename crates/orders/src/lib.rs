@@ -25,7 +25,10 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use common::{
-    events::order::ORDERS,
+    events::{
+        asyncapi::ServiceEvents,
+        order::{self as order_events, ORDERS},
+    },
     pod::{
         auth::{Auth, AuthSettings, Caller},
         config,
@@ -41,6 +44,9 @@ use reservations::Reservations;
 
 /// The longest reservation, in which an unpaid ticket is unavailable to everyone else.
 const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
+
+/// What the service publishes and receives.
+pub const EVENTS: ServiceEvents = ServiceEvents::of::<TicketListener>(order_events::DOCUMENTED);
 
 /// Reserves tickets for buyers and takes payments: an HTTP API on Postgres. Learns about tickets from the
 /// events of the tickets service.

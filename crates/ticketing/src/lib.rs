@@ -2,6 +2,7 @@
 //!
 //! - `up`: everything, from nothing.
 //! - `publish`, `listen`: a publisher and a listener to play with.
+//! - `asyncapi`: the description of all events.
 //! - `status`, `dead_letters`: what is going on, and what needs a person.
 //! - `running`: how the tools find what `up` has started.
 //! - [`services`]: the table of services.
@@ -23,6 +24,7 @@ use std::{env, process::ExitCode};
 use clap::{Parser, Subcommand};
 use common::{
     bus::{shown_json, without_passwords},
+    events::asyncapi,
     pod::config,
 };
 
@@ -59,6 +61,8 @@ enum Command {
     Status(status::Options),
     /// Lists, redrives or discards dead letters: events that could not be processed.
     DeadLetters(dead_letters::Options),
+    /// Prints the description of every service's events: an AsyncAPI document, in JSON.
+    Asyncapi,
     /// Creates a key pair (NKey) for a NATS user: writes the seed to a file, prints the public key.
     Nkey(nkey::Options),
     /// The console, as `up` starts it.
@@ -76,6 +80,7 @@ pub async fn main_with(services: Vec<Service>) -> ExitCode {
 /// The command, from its arguments to its exit status. The name of a service as the first argument runs that
 /// service with the rest, as `up` does.
 pub async fn main() -> ExitCode {
+    asyncapi::add(services::all().map(|service| service.events));
     let arguments: Vec<_> = env::args_os().collect();
     let name = arguments.get(1).and_then(|name| name.to_str());
     if let Some(service) = name.and_then(Service::named) {
@@ -84,6 +89,10 @@ pub async fn main() -> ExitCode {
     let cli: Cli = config::parse();
     let done = match cli.command.unwrap_or(Command::Up(Box::new(cli.up))) {
         Command::Console(settings) => return ticketing_console::run(*settings).await,
+        Command::Asyncapi => {
+            out::say!("{:#}", asyncapi::document(&[]));
+            Ok(())
+        }
         Command::Nkey(options) => nkey::run(&options),
         Command::Up(options) => up::run(*options).await,
         Command::Publish(options) => publish::run(options).await,

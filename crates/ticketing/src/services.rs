@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, process::ExitCode, sync::OnceLock};
 
-use common::bus::{Listener, Stream};
+use common::events::asyncapi::ServiceEvents;
 use futures::{FutureExt, future::LocalBoxFuture};
 
 /// A service.
@@ -11,10 +11,8 @@ use futures::{FutureExt, future::LocalBoxFuture};
 pub struct Service {
     /// The name of its subcommand, database, image, Deployment and Kubernetes Service.
     pub name: &'static str,
-    /// The streams that it publishes to.
-    pub streams: &'static [&'static Stream],
-    /// The queue group that it is a member of.
-    pub queue_group: &'static str,
+    /// The events that it publishes and receives.
+    pub events: ServiceEvents,
     /// The tables whose rows `status` counts.
     pub tables: &'static [&'static str],
     /// How many replicas `up` starts.
@@ -38,8 +36,7 @@ pub enum Replicas {
 pub const SERVICES: &[Service] = &[
     Service {
         name: "tickets",
-        streams: &[&common::events::ticket::TICKETS],
-        queue_group: tickets::listener::OrderListener::QUEUE_GROUP,
+        events: tickets::EVENTS,
         tables: &["tickets"],
         replicas: Replicas::One,
         ready_once_joined: false,
@@ -47,8 +44,7 @@ pub const SERVICES: &[Service] = &[
     },
     Service {
         name: "orders",
-        streams: &[&common::events::order::ORDERS],
-        queue_group: orders::listener::TicketListener::QUEUE_GROUP,
+        events: orders::EVENTS,
         tables: &["orders", "tickets"],
         replicas: Replicas::AsAsked,
         ready_once_joined: true,

@@ -20,7 +20,10 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    events::ticket::TICKETS,
+    events::{
+        asyncapi::ServiceEvents,
+        ticket::{self as ticket_events, TICKETS},
+    },
     pod::{
         auth::{AuthSettings, Caller},
         service::{self, Service, ServiceSettings},
@@ -28,6 +31,9 @@ use common::{
 };
 use listener::OrderListener;
 use sellers::Sellers;
+
+/// What the service publishes and receives.
+pub const EVENTS: ServiceEvents = ServiceEvents::of::<OrderListener>(ticket_events::DOCUMENTED);
 
 /// Stores tickets: an HTTP API on Postgres. Publishes every change on NATS, and learns from there which
 /// tickets are ordered.

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Published, checked, family, money::Price};
+use super::{checked, family, money::Price};
 
 family! {
     /// The stream of order events.
@@ -62,8 +62,6 @@ columns! {
         pub payment: Option<Payment>,
     }
 }
-
-impl Published for Order {}
 
 /// An order's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, sqlx::Type)]

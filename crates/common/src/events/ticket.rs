@@ -6,13 +6,13 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Published, checked, family, money::Price, names::EitherName};
+use super::{checked, family, money::Price, names::EitherName};
 
 family! {
     /// The stream of ticket events.
     stream TICKETS = "TICKETS", from "/tickets", schema 1;
     /// Every event of a ticket.
-    events TicketEvent of Ticket;
+    events TicketEvent of Ticket, written by Ticket::write_with_both_names;
 
     /// A ticket was created.
     Created(TicketCreated) = "ticket:created" {
@@ -111,10 +111,10 @@ macro_rules! with_either_name {
 }
 with_either_name!(Ticket, Hold);
 
-impl Published for Ticket {
+impl Ticket {
     /// With the old names next to the current ones: listeners of releases before 0.1.0 know only
     /// the old ones.
-    fn published<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn write_with_both_names<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct BothNames {
             #[serde(flatten)]

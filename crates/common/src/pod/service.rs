@@ -8,7 +8,7 @@
 //! Stop: requests, deliveries and the service's own tasks first, then the relay, which so publishes what
 //! the last requests and deliveries stored; then the lease is released, and the connections are closed.
 //!
-//! `crates/common/examples/notifications.rs` is a whole service.
+//! `crates/notifications` is a whole service.
 
 use std::{ffi::OsString, fmt::Display, process::ExitCode};
 

@@ -53,8 +53,8 @@ async fn what_became_of_an_event_is_told_with_its_member_its_attempts_and_its_er
     assert!(known(&uuid::Uuid::now_v7().to_string()).await.is_null());
 
     // Its own event, by its entity, with where it is in the service's stream.
-    let ticket = "select ticket_id from notifications where text like '%fine%'";
-    let entity: uuid::Uuid = sqlx::query_scalar(ticket).fetch_one(&service.pool).await.unwrap();
+    let id = "select id from notifications where text like '%fine%'";
+    let entity: uuid::Uuid = sqlx::query_scalar(id).fetch_one(&service.pool).await.unwrap();
     let events = async || {
         let answer = service.get(&format!("/operations/events?entity={entity}")).await;
         answer.json()["events"].as_array().unwrap().clone()

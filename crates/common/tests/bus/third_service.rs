@@ -1,14 +1,9 @@
-//! The example of a third service works as documented, as its own process.
-
-#[allow(dead_code, reason = "a test does not run its main")]
-#[path = "../../examples/notifications.rs"]
-mod notifications;
+//! The template of a service works as documented, as its own process.
 
 use std::{env, process::ExitCode};
 
 use crate::member::{World, until};
 use async_nats::jetstream;
-use clap::Parser;
 use common::bus::envelope::Envelope;
 use embedded::{
     ports,
@@ -51,7 +46,9 @@ async fn a_third_service_takes_part_without_a_change_to_common() {
 
     let url = format!("http://{address}/api/notifications");
     let answer = testkit::client().get(url).send().await.unwrap();
-    assert_eq!(answer.json::<Vec<String>>().await.unwrap().len(), 2);
+    let notifications: serde_json::Value = answer.json().await.unwrap();
+    let texts = [&notifications[0]["text"], &notifications[1]["text"]];
+    assert_eq!(texts, ["New: second for 1.00", "New: first for 1.00"]);
 
     service.signal(Signal::TERM);
     assert!(service.wait().await.success());
@@ -79,7 +76,6 @@ async fn this_process_as_the_service() {
     if env::var_os("A_SERVICE").is_none() {
         return;
     }
-    let settings = notifications::Settings::parse_from(["notifications"]);
-    let ended = notifications::run(settings).await;
+    let ended = notifications::main(["notifications".into()]).await;
     assert_eq!(format!("{ended:?}"), format!("{:?}", ExitCode::SUCCESS));
 }

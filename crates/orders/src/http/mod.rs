@@ -80,7 +80,7 @@ pub fn router(api: Api, settings: &MiddlewareSettings) -> Router {
     let about =
         "Orders: each reserves a ticket for one buyer, until it is paid, cancelled or expires.";
     let description = openapi::routes(description, "orders", about);
-    middleware(routes.merge(description).merge(asyncapi::routes()), settings)
+    middleware(routes.merge(description).merge(asyncapi::routes(&crate::EVENTS)), settings)
 }
 
 /// 404, also for another buyer's order.

@@ -57,10 +57,10 @@ async fn database(url: &str, service: &Service) -> Result<DatabaseStatus, sqlx::
     for table in service.tables {
         rows.insert(*table, count(&mut connection, table).await?);
     }
-    for stream in service.streams {
+    for stream in service.events.streams() {
         outbox += outbox::depth(&mut connection, stream.name).await?.unpublished;
     }
-    let dead_letters = dead_letters::count(&mut connection, service.queue_group).await?;
+    let dead_letters = dead_letters::count(&mut connection, service.events.queue_group).await?;
     connection.close().await?;
     Ok(DatabaseStatus { rows, outbox, dead_letters })
 }

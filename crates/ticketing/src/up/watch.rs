@@ -69,7 +69,7 @@ impl Watch {
     pub(super) async fn refuse_other_storage(&self, store: Store) -> anyhow::Result<()> {
         let connected = timeout(CONNECT_TIMEOUT, self.bus.connected()).await;
         connected.context("NATS does not answer, so its streams cannot be checked")?;
-        for stream in services::all().flat_map(|service| service.streams) {
+        for stream in services::all().flat_map(|service| service.events.streams()) {
             let found = self.bus.jetstream.get_stream(stream.name).await;
             let Ok(found) = found else { continue };
             let has = found.cached_info().config.storage;

@@ -27,12 +27,18 @@ pub(crate) fn k8s(file: &str) -> PathBuf {
 
 impl Identities {
     pub(crate) fn make() -> Self {
+        Self::of("tickets orders")
+    }
+
+    /// Keys of these services.
+    pub(crate) fn of(services: &str) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let script = folder.path().join("make-secrets");
         fs::copy(k8s("overlays/production/make-secrets"), &script).unwrap();
         let made = process::Command::new("sh")
             .arg(&script)
             .env("TICKETING", env!("CARGO_BIN_EXE_ticketing"))
+            .env("SERVICES", services)
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -50,9 +56,15 @@ impl Identities {
 
     /// A server with the accounts, users and rights of the manifests.
     pub(crate) fn server(&self) -> nats::Builder {
+        self.server_with("base/nats")
+    }
+
+    /// One where the files of this folder take the place of those of the same name.
+    pub(crate) fn server_with(&self, folder: &str) -> nats::Builder {
         let store = self.store();
         fs::create_dir_all(&store).unwrap();
-        for file in fs::read_dir(k8s("base/nats")).unwrap() {
+        let files = ["base/nats", folder].map(|folder| fs::read_dir(k8s(folder)).unwrap());
+        for file in files.into_iter().flatten() {
             let file = file.unwrap().path();
             let name = file.file_name().unwrap();
             if name.to_string_lossy().starts_with("may-") || name == "users.conf" {

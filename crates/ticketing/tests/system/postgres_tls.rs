@@ -1,4 +1,4 @@
-//! TLS to Postgres, as `sslmode=verify-full` asks for it.
+//! TLS to Postgres, as `PGSSLMODE=verify-full` asks for it: the variables of the component postgres-tls.
 
 use std::path::Path;
 
@@ -26,10 +26,11 @@ fn certificate(names: &[&str]) -> CertifiedKey<KeyPair> {
 
 /// Has this service connect by TLS alone, to a server whose certificate this authority has signed.
 fn verify(system: &mut System, service: &str, authority: &Path) {
-    let url = system.postgres.url(service);
-    let url = format!("{url}?sslmode=verify-full&sslrootcert={}", authority.display());
-    system.settings.retain(|(name, _)| *name != "DATABASE_URL");
-    system.settings.push(("DATABASE_URL", url));
+    system.settings = vec![
+        ("DATABASE_URL", system.postgres.url(service)),
+        ("PGSSLMODE", "verify-full".to_owned()),
+        ("PGSSLROOTCERT", authority.display().to_string()),
+    ];
 }
 
 #[tokio::test]

@@ -34,62 +34,124 @@ fn images_wanted() -> BTreeSet<String> {
     names().into_iter().chain(["console".to_owned()]).collect()
 }
 
+/// Every list item of this name in the patches of skaffold's profiles.
+fn in_profiles(skaffold: &Value, path: &str) -> Vec<Value> {
+    let profiles = skaffold["profiles"].as_array().unwrap().iter();
+    let patches = profiles.flat_map(|profile| profile["patches"].as_array().into_iter().flatten());
+    let added = patches.filter(|patch| patch["path"] == format!("/{path}/-"));
+    added.map(|patch| patch["value"].clone()).collect()
+}
+
+/// The template, which is deployed with its component alone.
+const TEMPLATE: &str = "notifications";
+
 #[test]
 fn every_service_of_the_table_has_its_image_and_no_other_has() {
-    assert_eq!(after("Dockerfile", "FROM service AS "), images_wanted());
+    let wanted: BTreeSet<_> = images_wanted().into_iter().chain([TEMPLATE.to_owned()]).collect();
+    assert_eq!(after("Dockerfile", "FROM service AS "), wanted);
     let skaffold = yaml("skaffold.yaml");
-    let images = skaffold["build"]["artifacts"].as_array().unwrap().iter();
+    let images = skaffold["build"]["artifacts"].as_array().unwrap().iter().cloned();
+    let images = images.chain(in_profiles(&skaffold, "build/artifacts"));
     let images = images.filter(|image| image["docker"].is_object()).inspect(|image| {
         assert_eq!(image["docker"]["target"], image["image"]);
     });
     let images: BTreeSet<_> =
         images.map(|image| image["image"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(images, images_wanted());
-    let tested: BTreeSet<_> = fields(&skaffold["test"], "image").into_iter().collect();
-    assert_eq!(tested, names());
+    assert_eq!(images, wanted);
+    let tested = skaffold["test"].as_array().unwrap().iter().cloned();
+    let tested = tested.chain(in_profiles(&skaffold, "test"));
+    let tested: BTreeSet<_> = fields(&tested.collect(), "image").into_iter().collect();
+    assert_eq!(tested, names().into_iter().chain([TEMPLATE.to_owned()]).collect());
 }
 
 #[test]
 fn every_service_of_the_table_is_deployed_and_forwarded_to_the_port_that_it_has_on_a_laptop() {
     let resources = yaml("infra/k8s/base/kustomization.yaml")["resources"].clone();
     let provisioners = yaml("infra/k8s/base/provisioners/kustomization.yaml")["resources"].clone();
-    let forwarded = yaml("skaffold.yaml")["portForward"].clone();
-    let alerts = text("infra/k8s/components/prometheus/rules.yaml");
-    for (at, service) in SERVICES.iter().enumerate() {
-        let name = service.name;
-        assert!(resources.as_array().unwrap().contains(&name.into()), "{name}");
-        assert!(
-            provisioners.as_array().unwrap().contains(&format!("{name}.yaml").into()),
-            "{name}"
-        );
-        let deployment = yaml(&format!("infra/k8s/base/{name}/deployment.yaml"));
+    let skaffold = yaml("skaffold.yaml");
+    let mut forwarded = skaffold["portForward"].as_array().unwrap().clone();
+    forwarded.extend(in_profiles(&skaffold, "portForward"));
+    let names = SERVICES.iter().map(|service| service.name);
+    let template = (!names.clone().any(|name| name == TEMPLATE)).then_some(TEMPLATE);
+    for (at, name) in names.chain(template).enumerate() {
+        // In the base, or in a component of its own.
+        let (service, provisioner, postgres) = if resources
+            .as_array()
+            .unwrap()
+            .contains(&name.into())
+        {
+            let provisioner = format!("{name}.yaml");
+            assert!(
+                provisioners.as_array().unwrap().contains(&provisioner.clone().into()),
+                "{name}"
+            );
+            let provisioner = format!("base/provisioners/{provisioner}");
+            (format!("base/{name}"), provisioner, "base/postgres/statefulset.yaml".to_owned())
+        } else {
+            let component = format!("components/{name}");
+            let overlay = text("infra/k8s/overlays/production/kustomization.yaml");
+            assert!(overlay.contains(&format!("- ../../{component}\n")), "production lacks {name}");
+            let postgres = format!("{component}/kustomization.yaml");
+            (
+                format!("{component}/service"),
+                format!("{component}/provisioner/deployment.yaml"),
+                postgres,
+            )
+        };
+        let deployment = yaml(&format!("infra/k8s/{service}/deployment.yaml"));
         assert_eq!(deployment["metadata"]["name"], name);
         assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], name);
-        let port = forwarded.as_array().unwrap().iter().find(|port| port["resourceName"] == name);
-        assert_eq!(port.unwrap()["localPort"], 3000 + at, "{name}");
-        let group = service.queue_group;
+        let provisioner = yaml(&format!("infra/k8s/{provisioner}"));
+        assert_eq!(provisioner["spec"]["template"]["spec"]["containers"][0]["image"], name);
+        // Policies and components know it by this.
+        let labels = text(&format!("infra/k8s/{service}/kustomization.yaml"));
+        assert!(labels.contains("app.kubernetes.io/component: service"), "{name} lacks its label");
+        let password = format!("- name: {}_PASSWORD\n", name.to_uppercase());
+        assert!(
+            text(&format!("infra/k8s/{postgres}")).contains(&password),
+            "{name} has no database"
+        );
+        let port = forwarded.iter().find(|port| port["resourceName"] == name);
+        let port = &port.unwrap()["localPort"];
+        assert!(Some(name) == template || *port == 3000 + at, "{name} is forwarded to {port}");
+    }
+    let alerts = text("infra/k8s/components/prometheus/rules.yaml");
+    for service in SERVICES {
+        let group = service.events.queue_group;
         let absent = format!("absent(bus_group_members{{group=\"{group}\"}})");
         assert!(alerts.contains(&absent), "nobody is woken when {group} is empty");
     }
     let all: Vec<_> = SERVICES.iter().map(|service| service.name).collect();
     let each = format!("for service in {}; do", all.join(" "));
-    for file in ["infra/k8s/base/postgres/databases.sh", "infra/release", ".ci/sbom"] {
+    for file in ["infra/release", ".ci/sbom"] {
         assert!(text(file).contains(&each), "{file} does not have {each:?}");
     }
-    let pods = all.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    for policy in ["nats", "postgres", "services", "verify"] {
-        let policy = format!("infra/k8s/components/network-policies/{policy}.yaml");
-        assert!(text(&policy).contains(&format!("values: [{pods}")), "{policy}");
+    for policy in ["nats", "postgres", "services"] {
+        let policy = text(&format!("infra/k8s/components/network-policies/{policy}.yaml"));
+        assert!(
+            policy.contains("app.kubernetes.io/component"),
+            "services are found by their label"
+        );
+        assert!(all.iter().all(|name| !policy.contains(&format!("\"{name}\""))), "{policy}");
     }
 }
 
 #[test]
 fn every_event_that_a_service_publishes_is_in_the_asyncapi_document() {
-    let document = asyncapi::document();
+    let services: Vec<_> = SERVICES.iter().map(|service| service.events).collect();
+    let document = asyncapi::document(&services);
     let channels = document["channels"].as_object().unwrap().values();
     let documented: BTreeSet<_> =
         channels.map(|channel| channel["address"].as_str().unwrap()).collect();
-    let streams = SERVICES.iter().flat_map(|service| service.streams);
+    let streams = services.iter().flat_map(|events| events.streams());
     let subjects: BTreeSet<_> = streams.flat_map(|stream| stream.subjects).copied().collect();
     assert_eq!(documented, subjects);
+    for service in SERVICES {
+        assert_eq!(asyncapi::faults(service.events.published), [""; 0], "{}", service.name);
+        for subject in service.events.received {
+            let receives =
+                format!("{}-receives-{}", service.events.queue_group, subject.replace(':', "-"));
+            assert_eq!(document["operations"][&receives]["action"], "receive", "{receives}");
+        }
+    }
 }

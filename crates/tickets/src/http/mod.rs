@@ -26,7 +26,7 @@ use common::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{group_commit::NewTickets, sellers::Sellers};
+use crate::{EVENTS, group_commit::NewTickets, sellers::Sellers};
 
 /// The state that all handlers share.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ pub fn router(api: Api, settings: &MiddlewareSettings) -> Router {
         .split_for_parts();
     auth::describe(&mut description, "seller");
     let description = openapi::routes(description, "tickets", "Tickets, each with a version.");
-    middleware(routes.merge(description).merge(asyncapi::routes()), settings)
+    middleware(routes.merge(description).merge(asyncapi::routes(&EVENTS)), settings)
 }
 
 /// A ticket with its version as the ETag.

@@ -18,15 +18,21 @@ as_superuser() {
         --dbname=postgres "$@"
 }
 as_superuser --command='revoke connect, temporary on database postgres, template1 from public'
-# How many connections each may have, so that neither takes the other's. Together below
+# How many connections each may have, so that none takes another's. Together below
 # max_connections less the three that Postgres keeps for its superuser; what a pod needs is said there.
 limit() {
     case $1 in
-        tickets) echo 70 ;;
         orders) echo 225 ;;
+        *) echo 70 ;;
     esac
 }
-for service in tickets orders; do
+# The services, by the variables with their passwords: TICKETS_PASSWORD is that of tickets.
+services=$(awk 'BEGIN {
+    for (name in ENVIRON)
+        if (name ~ /^[A-Z0-9]+_PASSWORD$/ && name != "POSTGRES_PASSWORD")
+            print tolower(substr(name, 1, length(name) - length("_PASSWORD")))
+}')
+for service in $services; do
     password=$(printenv "$(printf '%s' "$service" | tr '[:lower:]' '[:upper:]')_PASSWORD")
     as_superuser --set=service="$service" --set=password="$password" --set=limit="$(limit "$service")" <<'SQL'
 select format('create role %I', :'service')

@@ -1,0 +1,5 @@
+create table notifications (
+    id uuid primary key,
+    ticket_id uuid not null,
+    text text not null
+);

@@ -1,0 +1,88 @@
+//! The whole system with a third service, as `cargo run` starts it, and the tools beside it.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use embedded::{
+    ports,
+    process::{Child, Signal},
+};
+use serde_json::{Value, json};
+use testkit::{PATIENCE, client, until};
+use tokio::time::timeout;
+
+use crate::program;
+
+pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
+    // A folder that Postgres's user can enter as well.
+    let open = fs::Permissions::from_mode(0o755);
+    let folder = tempfile::Builder::new().permissions(open).tempdir().unwrap();
+    let folder = folder.path();
+    let first_port = ports::consecutive(20).unwrap().to_string();
+    let mut up = program(folder, &["--replicas", "1", "--first-port", &first_port]);
+    line_with(&mut up, "Everything is up").await;
+    let stack = fs::read(folder.join(".ticketing/stack.json")).unwrap();
+    let stack: Value = serde_json::from_slice(&stack).unwrap();
+    let url = |process: &str, path: &str| {
+        format!("{}{path}", stack["services"][process].as_str().unwrap())
+    };
+
+    let ticket = json!({ "title": "Concert", "price": 20 });
+    let posted = client().post(url("tickets-1", "/api/tickets")).json(&ticket).send().await;
+    assert_eq!(posted.unwrap().status(), 201);
+    until("the third service has seen the ticket", || async {
+        let told = client().get(url("notifications-1", "/api/notifications")).send().await;
+        let Ok(told) = told else { return false };
+        let told = told.json::<Value>().await.unwrap_or_default();
+        told[0]["text"] == "New: Concert for 20.00" && told[1].is_null()
+    })
+    .await;
+
+    let mut status = program(folder, &["status"]);
+    let row = line_with(&mut status, "notifications-1").await;
+    assert!(row.contains("ready"), "{row}");
+    let group = line_with(&mut status, "queue group notifications-service").await;
+    assert!(group.contains("0 pending"), "{group}");
+    line_with(&mut status, "Database notifications: 1 notifications").await;
+    let mut listener = program(folder, &["listen", "--stream", "NOTIFICATIONS", "--from", "all"]);
+    let event = line_with(&mut listener, "Received notification:sent").await;
+    assert!(event.contains("New: Concert"), "{event}");
+    let letters = program(folder, &["dead-letters", "list", "--service", "notifications"]);
+    assert!(timeout(PATIENCE, letters.wait()).await.unwrap().success());
+
+    // Its own document, those of the others, and that of the command have its events.
+    let mut documents = Vec::new();
+    for process in ["notifications-1", "tickets-1", "orders-1"] {
+        let document = client().get(url(process, "/asyncapi.json")).send().await.unwrap();
+        documents.push(document.json::<Value>().await.unwrap());
+    }
+    let mut printed = program(folder, &["asyncapi"]);
+    let mut json = String::new();
+    while let Some(line) = timeout(PATIENCE, printed.line()).await.unwrap() {
+        json += &line;
+    }
+    documents.push(serde_json::from_str(&json).unwrap());
+    for document in documents {
+        let address = &document["channels"]["notification-sent"]["address"];
+        assert_eq!(address, "notification:sent", "{document:#}");
+        let operations = &document["operations"];
+        assert_eq!(operations["publish-notification-sent"]["action"], "send");
+        let receives = "notifications-service-receives-ticket-created";
+        assert_eq!(operations[receives]["action"], "receive");
+    }
+
+    listener.signal(Signal::INT);
+    up.signal(Signal::INT);
+    line_with(&mut up, "Stopped.").await;
+}
+
+async fn line_with(child: &mut Child, text: &str) -> String {
+    let mut read = Vec::new();
+    loop {
+        let line = timeout(PATIENCE, child.line()).await;
+        let line = line.ok().flatten().unwrap_or_else(|| panic!("no {text:?}: {read:#?}"));
+        if line.contains(text) {
+            return line;
+        }
+        read.push(line);
+    }
+}
