@@ -27,8 +27,12 @@ pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
     };
 
     let ticket = json!({ "title": "Concert", "price": 20 });
-    let posted = client().post(url("tickets-1", "/api/tickets")).json(&ticket).send().await;
-    assert_eq!(posted.unwrap().status(), 201);
+    until("a ticket is posted", || async {
+        let post = client().post(url("tickets-1", "/api/tickets")).json(&ticket);
+        let posted = post.header("idempotency-key", "once").send().await;
+        posted.is_ok_and(|answer| answer.status() == 201)
+    })
+    .await;
     until("the third service has seen the ticket", || async {
         let told = client().get(url("notifications-1", "/api/notifications")).send().await;
         let Ok(told) = told else { return false };
@@ -52,8 +56,13 @@ pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
     // Its own document, those of the others, and that of the command have its events.
     let mut documents = Vec::new();
     for process in ["notifications-1", "tickets-1", "orders-1"] {
-        let document = client().get(url(process, "/asyncapi.json")).send().await.unwrap();
-        documents.push(document.json::<Value>().await.unwrap());
+        until("a service shows its events", async || {
+            let answer = client().get(url(process, "/asyncapi.json")).send().await;
+            let Ok(answer) = answer else { return false };
+            documents.push(answer.json::<Value>().await.unwrap_or_default());
+            true
+        })
+        .await;
     }
     let mut printed = program(folder, &["asyncapi"]);
     let mut json = String::new();
