@@ -1,5 +1,5 @@
-//! How `publish` and `listen` take part: under a client id of their own, until their work is done,
-//! a signal comes, or `rs` is typed, which begins anew.
+//! How `publish` and `listen` connect to NATS: each under its own client id, until its work is done or
+//! a signal arrives. Typing `rs` starts over.
 
 use std::{io::BufRead, path::Path, thread, time::Duration};
 
@@ -20,24 +20,24 @@ use tokio::{
 
 use crate::running::{DataDir, RunningSystem};
 
-/// How long NATS may take to answer at first.
+/// How long NATS may take to accept the first connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait for the lease on the client id, or for its holder's answer.
+/// How long to wait for the lease on the client id, or for its holder to answer.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
-/// How long the connection's tasks may take to end.
+/// How long the connection's tasks may take to finish.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Who takes part, and where.
+/// The client id, and the NATS server to use.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "NATS")]
 #[group(skip)]
 pub(crate) struct Options {
-    /// The client id, which no other process may use. Default: host name and process id.
+    /// The client id; no other process may use the same one. Default: host name and process id.
     #[arg(long, value_name = "ID")]
     client_id: Option<ClientId>,
 
-    /// The URL of a NATS server, or of several in one cluster, separated by commas. Default: the running
-    /// system in the data folder, else nats://127.0.0.1:4222.
+    /// The URL of a NATS server, or of several in one cluster, separated by commas. Default: that of the system
+    /// running from the data folder, else nats://127.0.0.1:4222.
     #[arg(long, env = "NATS_URL", value_name = "URL", hide_env_values = true,
           value_parser = nats_url)]
     nats_url: Option<Secret>,
@@ -49,16 +49,16 @@ pub(crate) struct Options {
     data: DataDir,
 }
 
-/// How a piece of work ended.
+/// How the work ended.
 enum Ended {
     Done,
     /// `rs` was typed.
     Restart,
-    /// A signal came.
+    /// A signal arrived.
     Stopped,
 }
 
-/// A connection, with the process's part that it needs.
+/// A connection, and how to shut it down.
 pub(crate) struct Connection {
     pub(crate) bus: Bus,
     pub(crate) url: String,
@@ -67,30 +67,33 @@ pub(crate) struct Connection {
 }
 
 impl Options {
-    /// What is up in the data folder.
+    /// The system running from the data folder, if any.
     pub(crate) fn system(&self) -> anyhow::Result<Option<RunningSystem>> {
         RunningSystem::load(&self.data.data_dir)
     }
 
-    /// The data folder of the system that is up.
+    /// The data folder.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data.data_dir
     }
 
-    /// Connects, or says that NATS is not there.
+    /// Connects.
+    ///
+    /// # Errors
+    /// NATS does not answer in time, or rejects the user.
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
         let connection = self.open().await?;
         if timeout(CONNECT_TIMEOUT, connection.bus.connected()).await.is_err() {
             bail!(
-                "NATS does not answer at {}, or turns this user away: bring everything up with `cargo run`, or name \
-                 another with --nats-url",
+                "NATS does not answer at {}, or rejects this user: start everything with `cargo run`, or pass another \
+                URL with --nats-url",
                 without_passwords(&connection.url)
             );
         }
         Ok(connection)
     }
 
-    /// What keeps the events of the system that is up, unless another NATS is named.
+    /// The store of the running system, unless another NATS is given.
     fn store(&self) -> anyhow::Result<Option<Store>> {
         let system = if self.nats_url.is_none() { self.system()? } else { None };
         Ok(system.and_then(|system| system.store?.parse().ok()))
@@ -103,7 +106,7 @@ impl Options {
         let client_id = self.client_id.clone().unwrap_or_else(ClientId::of_this_process);
         let options = common::bus::Options {
             node: "localhost".to_owned(),
-            // As the services of the system have it: whoever is first makes the stream.
+            // The same as the services use: whichever process comes first creates the stream.
             store: self.store()?,
             ..self.login.options(&url, &client_id)
         };
@@ -113,7 +116,7 @@ impl Options {
 }
 
 impl Connection {
-    /// Ends the connection's tasks and the connection.
+    /// Stops the connection's tasks, then closes it.
     pub(crate) async fn close(self) {
         self.end_tasks().await;
         self.bus.close().await;
@@ -125,9 +128,9 @@ impl Connection {
     }
 }
 
-/// Connects, holds the client id, and works, again after each `rs`. With `stay`, work that is done
-/// waits for `rs` or a signal. `work` returns two futures: the work, and what tidies up after it however
-/// it ends, which must have a bound of its own.
+/// Connects, takes the lease on the client id, and works; starts over after each `rs`. With `stay`, finished
+/// work waits for `rs` or a signal. `work` returns two futures: the work, and the cleanup that runs however
+/// it ends. The cleanup must have its own timeout.
 pub(crate) async fn run(
     options: &Options,
     what: &str,
@@ -146,7 +149,7 @@ pub(crate) async fn run(
             wait_for_silent_holder(&lease).await;
             work.await?;
             if stay {
-                eprintln!("Done. `rs` and Enter does it again, Ctrl-C ends.");
+                eprintln!("Done. Type `rs` and Enter to run it again, or press Ctrl-C to quit.");
                 std::future::pending::<()>().await;
             }
             anyhow::Ok(())
@@ -157,7 +160,7 @@ pub(crate) async fn run(
             stopped = reason.wait() => stopped.map(|()| Ended::Stopped).map_err(Into::into),
         };
         tidy_up.await;
-        // Only now, when nothing renews it any more.
+        // Released only now that no task renews it.
         connection.end_tasks().await;
         lease.release().await;
         connection.bus.close().await;
@@ -168,36 +171,38 @@ pub(crate) async fn run(
     }
 }
 
-/// A holder of the client id that is frozen or cut off keeps it until its lease ends.
+/// A holder that is frozen or disconnected keeps the client id until its lease expires.
 async fn wait_for_silent_holder(lease: &Lease) {
     tokio::select! {
         () = lease.held() => {}
         holder = lease.waiting() => {
             eprintln!(
-                "The holder of {} does not answer: waiting until its lease ends, 10 s at most",
+                "The holder of {} does not answer: waiting up to 10 s for its lease to expire",
                 holder.client_id
             );
             lease.held().await;
         }
-        // Without a lease then: nothing rests on it, and this user may have no right to one.
+        // Goes on without a lease: nothing depends on it, and this user may not be allowed to take one.
         () = sleep(LEASE_WAIT) => {}
     }
 }
 
-/// Ready when `rs` was typed. Never at the end of the input.
+/// Resolves when `rs` is typed; never at the end of the input.
 async fn restart(typed: &mut mpsc::Receiver<String>) {
     while let Some(line) = typed.recv().await {
         match line.trim() {
             "rs" => return,
             "" => {}
-            other => eprintln!("{other:?} is no command here; `rs` restarts, Ctrl-C ends"),
+            other => eprintln!(
+                "unknown command {other:?}: type `rs` to restart, or press Ctrl-C to quit"
+            ),
         }
     }
     std::future::pending().await
 }
 
-/// The lines of the standard input. On a thread of its own, because a read from a terminal cannot
-/// be interrupted and would hold up the end of the process.
+/// The lines of standard input, read on a separate thread: a read from a terminal cannot be
+/// cancelled and would keep the process from exiting.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(16);
     thread::spawn(move || {

@@ -1,5 +1,4 @@
-//! Events that could not take effect: look at them, give them back to their queue group, or delete
-//! them.
+//! `dead-letters`: lists events that could not be processed, and redrives or deletes them.
 
 use std::time::Duration;
 
@@ -24,13 +23,13 @@ use crate::{
     running::{self, DataDir},
 };
 
-/// How many are listed.
+/// The most dead letters listed.
 const LISTED: i64 = 1000;
-/// How long a redrive waits for a member to try, and how often it looks.
+/// How long a redrive waits for a member to retry, and how often it checks.
 const REDRIVE_WAIT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// What to do.
+/// Which dead letters, and what to do with them.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -76,7 +75,7 @@ enum What {
     },
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let url = options.data.database_url(&options.service, options.database_url.as_deref())?;
     let mut database = running::connect(&url).await.context("cannot use the database")?;
@@ -130,7 +129,7 @@ async fn list(database: &mut PgConnection, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives back, and waits until a member has tried.
+/// Redrives, and waits until a member has retried.
 async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()> {
     let redriven = acts::act_on(database, Act::Redrive, which, &operator()).await?;
     found(which, redriven)?;
@@ -145,7 +144,7 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
         let waiting = left.iter().filter(|letter| letter.redrive_at.is_some()).count();
         let being_tried = left.iter().any(|letter| letter.reason == dead_letters::INTERRUPTED);
         if (waiting > 0 || being_tried) && Instant::now() < deadline {
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
             continue;
         }
         if waiting > 0 {
@@ -164,7 +163,7 @@ async fn redrive(database: &mut PgConnection, which: Which) -> anyhow::Result<()
     }
 }
 
-/// The user of this command, for the account of what was done.
+/// The user who runs this command, for the audit record.
 fn operator() -> Operator {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let name = user.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()));

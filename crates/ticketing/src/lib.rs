@@ -1,10 +1,10 @@
-//! The command `ticketing`: the whole system on one machine, and the tools to try it with.
+//! The command `ticketing`: runs the whole system on one machine, with tools to experiment with it.
 //!
-//! - `up`: everything, from nothing.
-//! - `publish`, `listen`: a publisher and a listener to play with.
+//! - `up`: starts everything.
+//! - `publish`, `listen`: a publisher and a listener to experiment with.
 //! - `asyncapi`: the description of all events.
-//! - `status`, `dead_letters`: what is going on, and what needs a person.
-//! - `running`: how the tools find what `up` has started.
+//! - `status`, `dead_letters`: the state of everything, and the events that need a decision.
+//! - `running`: how the tools find the system that `up` started.
 //! - [`services`]: the table of services.
 
 mod client;
@@ -30,9 +30,9 @@ use common::{
 
 use services::Service;
 
-/// The whole system on one machine, and the tools to try it with.
+/// Runs the whole system on one machine, with tools to experiment with it.
 ///
-/// Without a subcommand it brings up NATS, Postgres, the tickets service and three replicas of the
+/// Without a subcommand, starts NATS, Postgres, the tickets service and three replicas of the
 /// orders service, and shows what they do until Ctrl-C.
 #[derive(Debug, Parser)]
 #[command(
@@ -63,15 +63,15 @@ enum Command {
     DeadLetters(dead_letters::Options),
     /// Prints the description of every service's events: an AsyncAPI document, in JSON.
     Asyncapi,
-    /// Creates a key pair (NKey) for a NATS user: writes the seed to a file, prints the public key.
+    /// Creates a key pair (NKey) for a NATS user: writes the seed to a file and prints the public key.
     Nkey(nkey::Options),
-    /// The console, as `up` starts it.
+    /// Runs the console, as `up` does.
     #[command(hide = true)]
     Console(Box<ticketing_console::Settings>),
 }
 
-/// The command with services of your own besides those of the table: `up` makes their databases and starts them on
-/// the next ports; the tools know them. `tests/third_service.rs` shows how.
+/// The command with additional services of your own: `up` creates their databases and starts them on the next
+/// ports, and the tools know them. `tests/third_service.rs` shows how.
 pub async fn main_with(services: Vec<Service>) -> ExitCode {
     services::add(services);
     Box::pin(main()).await

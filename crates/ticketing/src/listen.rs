@@ -1,5 +1,5 @@
-//! A listener to play with: prints events, and acknowledges them by itself, by hand, or not at
-//! all. It writes to no database, so it is never part of a service's queue group.
+//! `listen`: prints events, and acks them before handling them, after, or never. It writes to no
+//! database, so it must not join a service's queue group.
 
 use std::{
     sync::{
@@ -35,29 +35,29 @@ use shown::Format;
 use source::Source;
 use start_at::StartAt;
 
-/// How long the server keeps a consumer without a group whose listener was killed.
+/// How long the server keeps the consumer of a killed listener that was in no group.
 const ALONE: Duration = Duration::from_secs(30);
-/// How long the server keeps a queue group that has no members.
+/// How long the server keeps a queue group without members. The help of `--queue-group` says so too.
 const GROUP: Duration = Duration::from_secs(24 * 3600);
-/// The ack wait of a new consumer, unless one is given: the server's time for an ack.
+/// The default ack wait of a new consumer. The help of `--ack-wait` says so too.
 const ACK_WAIT: Duration = Duration::from_secs(8);
-/// How long one request for an event waits.
+/// How long one pull request waits for an event.
 const ASK: Duration = Duration::from_secs(2);
-/// The pause after a failure of the server.
+/// The pause before a retry while NATS is unavailable.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long the deletion of the consumer may take at the end.
+/// How long deleting the consumer at the end may take.
 const DELETION: Duration = Duration::from_secs(2);
 
 /// How to listen.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Things to try, each in two terminals at once, with `ticketing publish` in a third:
-  ticketing listen                                      both get each event
+  ticketing listen                                      both get every event
   ticketing listen --queue-group mine                   only one of the two gets it
-  ticketing listen --queue-group mine --no-ack          what one does not acknowledge, the other
-                                                        gets after the ack wait
-  ticketing listen --client-id mine                     the second is turned away
-  ticketing listen --subject ticket:created --json      one event type, one JSON object a line"
+  ticketing listen --queue-group mine --no-ack          an event that one does not ack is redelivered
+                                                        to the other after the ack wait
+  ticketing listen --client-id mine                     the second is rejected
+  ticketing listen --subject ticket:created --json      one event type, one JSON object per line"
 )]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -66,30 +66,30 @@ pub(crate) struct Options {
     #[command(flatten)]
     format: Format,
 
-    /// Joins a queue group: each event goes to one of its members. The group outlives its members by a
-    /// day and continues where it was.
+    /// Joins a queue group: each event goes to one of its members. The server keeps a group for 24 hours
+    /// after its last member leaves; a member that joins by then continues where it stopped.
     #[arg(long, value_name = "NAME")]
     queue_group: Option<String>,
 
-    /// Acknowledges each event after it was handled. Without, before.
+    /// Acks each event after handling it, instead of before.
     #[arg(long, conflicts_with = "no_ack")]
     manual_ack: bool,
 
-    /// Never acknowledges anything.
+    /// Never acks an event.
     #[arg(long)]
     no_ack: bool,
 
-    /// How long to handle each event, in milliseconds.
+    /// How long handling an event takes, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow: u64,
 
-    /// Where to begin: all, new, last, seq N, or time T (2026-01-31T12:00:00Z, or 5m ago as `5m`).
-    /// Default: new. An existing group ignores it and continues where it was.
+    /// Where to start: all, new, last, seq N, or time T (such as 2026-01-31T12:00:00Z, or `5m` for 5 minutes
+    /// ago). Default: new. Ignored if the group exists: it continues where it stopped.
     #[arg(long, num_args = 1..=2, value_names = ["WHERE", "N|T"])]
     from: Vec<String>,
 
-    /// How long the server waits for an ack before it redelivers an event, such as 8s, which is the
-    /// default. An existing group ignores it.
+    /// How long the server waits for an ack before it redelivers an event, such as 8s, the default.
+    /// Ignored if the group exists.
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     ack_wait: Option<Duration>,
 
@@ -97,7 +97,7 @@ pub(crate) struct Options {
     client: client::Options,
 }
 
-/// Listens until a signal, anew after each `rs`.
+/// Listens until a signal; starts over after each `rs`.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let from = match &options.from[..] {
         [] => StartAt::New,
@@ -129,9 +129,9 @@ struct Listening {
     from: StartAt,
     /// The name of its own consumer, unless it joins a group.
     name: String,
-    /// The newest sequence that was seen, to continue from if the consumer is lost.
+    /// The newest sequence seen, to continue after it if the consumer is lost.
     last: AtomicU64,
-    /// When the stream was made in which that was.
+    /// When the stream of that sequence was created.
     made: Mutex<Option<OffsetDateTime>>,
 }
 
@@ -146,7 +146,7 @@ impl Listening {
         };
         let group = self.options.queue_group.as_ref();
         let group = group.map_or_else(String::new, |group| format!(" in the queue group {group}"));
-        // Standard output is for events alone when a program reads it.
+        // With --json, a program reads standard output: only events go there.
         let line = format!("Listening to {subjects} of stream {}{group}", info.stream_name);
         if self.options.format.is_json() {
             eprintln!("{line}")
@@ -167,7 +167,7 @@ impl Listening {
         }
     }
 
-    /// Deletes its own consumer. A group stays, for its other members and for later.
+    /// Deletes the listener's own consumer. A group's consumer stays, for its other members and for later.
     async fn leave(self: Arc<Self>) {
         if self.options.queue_group.is_some() {
             return;
@@ -176,19 +176,19 @@ impl Listening {
             let stream = self.options.source.stream(&self.bus).await?;
             stream.delete_consumer(&self.name).await.map_err(anyhow::Error::from)
         };
-        // If it fails, the server deletes the consumer when nobody has used it for a while.
+        // If this fails, the server deletes the consumer after `ALONE`.
         let _ = timeout(DELETION, deletion).await;
     }
 
-    /// Prints events for as long as the consumer holds.
+    /// Prints events until the consumer or the connection fails.
     async fn listen(&self, consumer: &PullConsumer) -> anyhow::Result<std::convert::Infallible> {
         loop {
-            // One at a time: while this listener is slow, the others may have the rest.
+            // One at a time: while this listener is slow, others get the rest.
             let mut one = consumer.fetch().max_messages(1).expires(ASK).messages().await?;
             while let Some(message) = one.next().await {
                 self.handle(&message.map_err(|error| anyhow::anyhow!(error))?).await?;
             }
-            // An empty answer is also what comes of a consumer that is gone.
+            // A deleted consumer and a lost connection look like an empty answer.
             if !self.bus.link().borrow().up {
                 bail!("disconnected");
             }
@@ -214,10 +214,10 @@ impl Listening {
         Ok(())
     }
 
-    /// Acknowledges and waits for the server's word.
+    /// Acks, and waits for the server's confirmation. Returns whether it was confirmed.
     async fn acknowledge(&self, message: &jetstream::Message, sequence: u64) -> bool {
         let Some(reply) = message.reply.clone() else { return false };
-        // A request, and not the library's double ack: that takes "no responders" for a yes.
+        // A request rather than the library's double ack, which takes "no responders" for success.
         let confirmed = self.bus.client.request(reply, AckKind::Ack.into()).await;
         if let Err(error) = &confirmed {
             eprintln!("The ack of #{sequence} was not confirmed ({error}): it will be redelivered");
@@ -225,7 +225,7 @@ impl Listening {
         confirmed.is_ok()
     }
 
-    /// Its own consumer, or the one that the group shares.
+    /// The listener's own consumer, or the group's.
     async fn consumer(&self) -> anyhow::Result<PullConsumer> {
         let stream = self.options.source.stream(&self.bus).await?;
         let consumer = self.consumer_of(&stream).await?;
@@ -235,7 +235,7 @@ impl Listening {
 
     async fn consumer_of(&self, stream: &Stream) -> anyhow::Result<PullConsumer> {
         let Some(group) = &self.options.queue_group else {
-            // There still, when the connection was lost and the server was not.
+            // It still exists if only the connection was lost.
             if let Ok(found) = stream.get_consumer::<pull::Config>(&self.name).await {
                 return Ok(found);
             }
@@ -262,11 +262,11 @@ impl Listening {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a new consumer begins.
+    /// Where a new consumer starts.
     fn start(&self, stream: &Stream) -> DeliverPolicy {
         let made = *self.made();
         if made.is_some_and(|made| made != stream.cached_info().created) {
-            // Nothing in a stream that was made anew has been seen.
+            // The stream was recreated: nothing in it has been seen.
             self.last.store(0, Ordering::Relaxed);
             return DeliverPolicy::All;
         }

@@ -1,4 +1,4 @@
-//! The command that a person runs; the library says what it does.
+//! The command `ticketing`; see the library.
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {

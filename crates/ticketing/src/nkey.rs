@@ -1,4 +1,4 @@
-//! Makes a key pair for a user of NATS, or tells the public key of one that is there.
+//! `nkey`: creates a key pair for a NATS user, or prints the public key of an existing one.
 
 use std::{
     fs::{self, OpenOptions},
@@ -13,15 +13,15 @@ use common::bus::Seed;
 
 use crate::out::say;
 
-/// Where the private key is.
+/// The file of the private key.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// The file with the seed, which is the private key. If there is none, it is made.
+    /// The file with the seed, which is the private key. Created if it does not exist.
     #[arg(long, value_name = "FILE")]
     seed_file: PathBuf,
 }
 
-/// Prints the public key of the seed in the file; makes both if there is no such file.
+/// Prints the public key of the seed in the file; creates the file if it does not exist.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let file = &options.seed_file;
     let seed = match fs::read_to_string(file) {
@@ -35,7 +35,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a new seed to a file that only its owner can read.
+/// Writes a new seed to a file that only its owner can access.
 fn make(file: &Path) -> anyhow::Result<Seed> {
     let seed = Seed::generate()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;

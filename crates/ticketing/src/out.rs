@@ -1,4 +1,4 @@
-//! What the tools print for a person or the next program.
+//! Standard output of the tools.
 
 use common::bus::shown_json;
 use std::{
@@ -7,7 +7,8 @@ use std::{
     process,
 };
 
-/// Prints lines, of which every character that a terminal acts on is shown as JSON writes it. Ends the process in peace when nobody reads any more, as in `listen | head`.
+/// Prints lines, escaping every character that could control a terminal, as JSON does. Exits the process with
+/// success once nobody reads its output, as in `listen | head`.
 pub(crate) fn line(text: Arguments<'_>) {
     let mut out = io::stdout().lock();
     let text = text.to_string();

@@ -1,5 +1,5 @@
-//! How Postgres is, told from a new connection to it. Open connections may serve for as long as they like while
-//! the server takes no new ones.
+//! Checks the state of Postgres with a new connection. Existing connections may keep working while the server
+//! accepts no new ones.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 use ticketing_console::sources::replicas::State;
 use tokio::time::timeout;
 
-/// Why Postgres did not answer a question.
+/// Why Postgres did not answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Unanswered {
     pub(crate) state: State,
@@ -15,7 +15,7 @@ pub(crate) struct Unanswered {
 }
 
 impl Unanswered {
-    /// It said nothing in time.
+    /// It did not answer in time.
     pub(crate) fn silent() -> Self {
         Self { state: State::Frozen, why: "it does not answer".to_owned() }
     }
@@ -25,14 +25,14 @@ impl From<sqlx::Error> for Unanswered {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Io(_) => {
-                Self { state: State::Away, why: "nobody listens at its address".to_owned() }
+                Self { state: State::Away, why: "nothing listens at its address".to_owned() }
             }
             error => Self { state: State::NotReady, why: error.to_string() },
         }
     }
 }
 
-/// Asks the server with a new connection.
+/// Pings the server over a new connection.
 pub(crate) async fn probe(url: &str, limit: Duration) -> Result<(), Unanswered> {
     let asked = async {
         let mut connection = PgConnection::connect(url).await?;

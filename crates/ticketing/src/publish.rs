@@ -1,5 +1,5 @@
-//! A publisher to play with: puts events into the stream, past the tickets service and its
-//! database. What is published by this road is in no outbox.
+//! `publish`: puts events directly into the stream, bypassing the tickets service and its database.
+//! Events published this way are in no outbox.
 
 use std::{
     io::IsTerminal,
@@ -25,10 +25,10 @@ use uuid::Uuid;
 
 use crate::{client, out::say};
 
-/// How many events may wait for their confirmation at once.
+/// The most events that may await their confirmation at once.
 const IN_FLIGHT: usize = 256;
-/// Up to how many events are told one by one.
-const TELL_EACH: u64 = 20;
+/// The most events reported one by one.
+const REPORT_EACH: u64 = 20;
 
 /// What to publish.
 #[derive(Debug, Clone, Args)]
@@ -36,35 +36,35 @@ const TELL_EACH: u64 = 20;
   ticketing publish
   ticketing publish '{\"title\": \"Concert\", \"price\": 20}'
   ticketing publish --count 1000 --rate 100
-  ticketing publish --raw 'not an event'     ends as a dead letter of every group")]
+  ticketing publish --raw 'not an event'     becomes a dead letter in every group")]
 pub(crate) struct Options {
-    /// The ticket as JSON: title, price; also id, version, createdAt, updatedAt, seller, which are
-    /// made up when missing.
+    /// The ticket as JSON: title and price; also id, version, createdAt, updatedAt and seller, which are
+    /// generated if missing.
     #[arg(value_name = "JSON", default_value = r#"{"title": "Concert", "price": 20}"#)]
     payload: String,
 
-    /// How many events, each with an id of its own.
+    /// How many events to publish, each with its own id.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     count: u64,
 
-    /// How many a second. Default: as fast as they are confirmed.
+    /// Events per second. Default: as fast as the stream confirms them.
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
 
-    /// Which event.
+    /// The event type.
     #[arg(long, value_enum, default_value = "ticket:created")]
     subject: Subject,
 
-    /// Publishes the text to the byte as it is, event or not.
+    /// Publishes the text byte for byte, even if it is not a valid event.
     #[arg(long)]
     raw: bool,
 
-    /// Stays afterwards, for `rs`. The default on a terminal.
+    /// Keeps running afterwards and waits for `rs`. Default on a terminal.
     #[arg(long, conflicts_with = "once")]
     stay: bool,
 
-    /// Ends afterwards. The default elsewhere.
+    /// Exits afterwards. Default if the input is not a terminal.
     #[arg(long)]
     once: bool,
 
@@ -80,11 +80,11 @@ enum Subject {
     Updated,
 }
 
-/// Publishes, again after each `rs`.
+/// Publishes; starts over after each `rs`.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let stay = options.stay || (!options.once && std::io::stdin().is_terminal());
     let options = Arc::new(options);
-    // Before anything is opened.
+    // Reports an invalid payload before connecting.
     options.message(Uuid::now_v7())?;
     client::run(&options.client, "publisher", None, stay, |bus| {
         (publish(bus, options.clone()).boxed(), std::future::ready(()).boxed())
@@ -124,9 +124,9 @@ async fn publish(bus: Bus, options: Arc<Options>) -> anyhow::Result<()> {
     while let Some(event) = confirmed.next().await {
         let (id, sequence) = event?;
         done += 1;
-        if done <= TELL_EACH || done == options.count {
+        if done <= REPORT_EACH || done == options.count {
             say!("Published {} #{sequence} (event {id})", options.subject.name());
-        } else if done == TELL_EACH + 1 {
+        } else if done == REPORT_EACH + 1 {
             say!("…");
         }
     }
@@ -161,7 +161,7 @@ impl Options {
             .payload(encoded.into()))
     }
 
-    /// The ticket of the payload, with what is missing made up.
+    /// The ticket of the payload, with missing fields generated.
     fn ticket(&self) -> anyhow::Result<Ticket> {
         let given: Value = serde_json::from_str(&self.payload)
             .context("the payload is not JSON; --raw publishes it as it is")?;
@@ -175,7 +175,7 @@ impl Options {
         });
         let mut ticket = Map::new();
         ticket.extend(made_up.as_object().cloned().unwrap_or_default());
-        // Their names before 0.1.0 will do as well.
+        // The names used before 0.1.0 are accepted too.
         for (old, new) in [("created_at", "createdAt"), ("updated_at", "updatedAt")] {
             if given.contains_key(old) {
                 ticket.remove(new);
@@ -186,7 +186,7 @@ impl Options {
         let created =
             TicketCreated::decode(TicketCreated::SUBJECT, TicketCreated::SCHEMA_VERSION, &text)
                 .map_err(|error| {
-                    // The place is one in that text, which the person has never seen.
+                    // The position refers to the generated text, which the user has never seen.
                     let why = error.to_string();
                     let why = why.split(" at line").next().unwrap_or_default();
                     anyhow!("the payload is not a ticket: {why}; --raw publishes it as it is")

@@ -1,4 +1,4 @@
-//! What is running: written into the data folder by `up`, read by the tools.
+//! What is running: `up` writes it into the data folder, and the tools read it.
 
 use std::{
     collections::BTreeMap,
@@ -36,42 +36,42 @@ pub(crate) struct DataDir {
     pub(crate) data_dir: PathBuf,
 }
 
-/// A system that is up.
+/// A running system.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunningSystem {
-    /// The process that brought it up.
+    /// The process of `up`.
     pub(crate) pid: u32,
     pub(crate) nats_url: String,
-    /// Where NATS can be watched; unknown for one that was there before.
+    /// The URL of NATS monitoring; unknown for a server that `up` did not start.
     pub(crate) monitor_url: Option<String>,
     /// The database of each service.
     pub(crate) databases: BTreeMap<String, String>,
-    /// Where the console is, once it is up.
+    /// The console's URL, once it is up.
     #[serde(default)]
     pub(crate) console_url: Option<String>,
     /// The HTTP address of each process, by its client id.
     pub(crate) services: BTreeMap<String, String>,
-    /// What keeps the events, if `up` was told.
+    /// The store, if `up` was given one.
     #[serde(default)]
     pub(crate) store: Option<String>,
-    /// Where the probes, metrics and operations API of each are.
+    /// The URL of each process's probes, metrics and operations API, by its client id.
     #[serde(default)]
     pub(crate) operations: BTreeMap<String, String>,
 }
 
 impl RunningSystem {
-    /// Writes what is running, at once and whole, for this user alone: it has the passwords.
+    /// Writes the file atomically, readable by this user only, because it contains passwords.
     pub(crate) fn save(&self, folder: &Path) -> anyhow::Result<()> {
         private::write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
     }
 
-    /// Forgets what was running.
+    /// Deletes the file.
     pub(crate) fn remove(folder: &Path) {
-        // Not there is as good.
+        // It may not exist.
         let _ = fs::remove_file(folder.join(FILE));
     }
 
-    /// What is running; `None` when nothing is.
+    /// Reads what is running; `None` if nothing is.
     pub(crate) fn load(folder: &Path) -> anyhow::Result<Option<Self>> {
         let file = folder.join(FILE);
         match fs::read(&file) {
@@ -86,7 +86,7 @@ impl RunningSystem {
 }
 
 impl DataDir {
-    /// The NATS to talk to: the one named, else the one that is up, else the usual place.
+    /// The NATS to use: the given one, else the running system's, else the default address.
     pub(crate) fn nats_url(&self, given: Option<&str>) -> anyhow::Result<String> {
         match given {
             Some(url) => Ok(url.to_owned()),
@@ -95,7 +95,7 @@ impl DataDir {
         }
     }
 
-    /// The database of a service: the one named, else that of the system that is up.
+    /// The database of a service: the given one, else the running system's.
     pub(crate) fn database_url(
         &self,
         service: &str,
@@ -106,14 +106,14 @@ impl DataDir {
         }
         let Some(mut system) = RunningSystem::load(&self.data_dir)? else {
             bail!(
-                "nothing is up in {}: start it with `cargo run`, or name a database with \
+                "nothing is running from {}: start it with `cargo run`, or pass a database with \
                  --database-url",
                 self.data_dir.display()
             )
         };
         system.databases.remove(service).with_context(|| {
             let known: Vec<_> = system.databases.keys().map(String::as_str).collect();
-            format!("no service is called {service:?}; there are: {}", known.join(", "))
+            format!("there is no service {service:?}; there are: {}", known.join(", "))
         })
     }
 }

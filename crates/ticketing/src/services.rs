@@ -17,7 +17,7 @@ pub struct Service {
     pub tables: &'static [&'static str],
     /// How many replicas `up` starts.
     pub replicas: Replicas,
-    /// Whether a process is of use only once it has joined its queue group.
+    /// Whether a process counts as up only once it has joined its queue group.
     pub ready_once_joined: bool,
     /// The service's program, from its arguments to its exit status.
     pub main: fn(Vec<OsString>) -> LocalBoxFuture<'static, ExitCode>,
@@ -52,7 +52,7 @@ pub const SERVICES: &[Service] = &[
     },
 ];
 
-/// Those of a program that adds its own to the table.
+/// The services that a program adds to the table.
 static ADDED: OnceLock<Vec<Service>> = OnceLock::new();
 
 /// Every service that this program knows, in the order of their HTTP ports.
@@ -60,19 +60,19 @@ pub fn all() -> impl Iterator<Item = &'static Service> {
     SERVICES.iter().chain(ADDED.get().into_iter().flatten())
 }
 
-/// Adds services to the table. Once, before anything asks for it.
+/// Adds services to the table. Call it once, before anything reads the table.
 pub(crate) fn add(services: Vec<Service>) {
     let _ = ADDED.set(services);
 }
 
 impl Service {
-    /// The service of this name.
+    /// The service with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
         all().find(|service| service.name == name)
     }
 
-    /// How many replicas there are when so many were asked for.
+    /// How many replicas run if `--replicas` is `asked`.
     #[must_use]
     pub fn replicas(&self, asked: u16) -> u16 {
         match self.replicas {
@@ -82,7 +82,7 @@ impl Service {
     }
 }
 
-/// How many processes all services are when so many replicas were asked for.
+/// How many processes all services have together if `--replicas` is `asked`.
 #[must_use]
 pub fn processes(asked: u16) -> u16 {
     all().map(|service| service.replicas(asked)).sum()

@@ -1,5 +1,4 @@
-//! The lessons' commands work as they stand there, in the order in which they stand, and show what the
-//! lessons say.
+//! Runs the commands of each lesson as written, in order, and compares their output with the lesson.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -7,7 +6,7 @@ mod document;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// On a cluster, and so not run here.
+/// Needs a cluster, so it is not run here.
 const ON_KUBERNETES: &str = "11-on-kubernetes.md";
 
 macro_rules! lessons {
@@ -20,7 +19,7 @@ macro_rules! lessons {
             }
         )+
 
-        /// Those that are run here.
+        /// The lessons that are run here.
         const LESSONS: &[&str] = &[$($file),+];
     };
 }
@@ -39,7 +38,7 @@ lessons! {
 }
 
 #[test]
-fn every_lesson_is_known_and_listed() {
+fn every_lesson_is_tested_and_listed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lessons");
     let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
     let there: BTreeSet<_> = names.map(|name| name.into_string().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! An HTTP client that costs little beside what it measures: one request after the other on each
-//! of many connections.
+//! An HTTP client that costs little compared with what it measures: one request after the other on
+//! each of many connections.
 
 use std::time::Duration;
 
@@ -48,15 +48,15 @@ pub(crate) async fn get(address: &str, path: &str) -> Option<u16> {
     Some(connection.send(Method::GET, path, "").await.0)
 }
 
-/// What a load brought.
+/// The result of a load.
 pub(crate) struct Measured {
     pub(crate) per_second: f64,
     /// Microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
-/// POSTs to a path, with a body made for each, on so many connections for so long, after as long a
-/// time to warm up in proportion. Each must be answered 201.
+/// POSTs to a path, each with its own body, on this many connections for this long, after a warm-up.
+/// Each must be answered 201.
 pub(crate) async fn post_all(
     address: &str,
     path: &'static str,

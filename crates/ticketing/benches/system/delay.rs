@@ -1,4 +1,4 @@
-//! From the POST to the committed row in the other service, at a steady rate.
+//! The delay from a POST to the committed row in the other service, at a steady rate.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -35,14 +35,14 @@ pub(crate) async fn run() {
     measure(&system, &services, &tickets.address, request, "id", rows).await;
 }
 
-/// Rows of which the database tells, by their id, once they are committed.
+/// Rows that the database reports, by id, once they are committed.
 pub(crate) struct Rows<'a> {
     pub(crate) database: &'a PgPool,
-    /// Which change of which table: the middle of a `create trigger`.
+    /// Which change of which table: the middle part of a `create trigger` statement.
     pub(crate) change: &'static str,
 }
 
-/// POSTs at the rate, and waits for a row that has the id of this field of each answer. Shows how long
+/// POSTs at the rate, and waits for the row whose id is in this field of each answer. Prints how long
 /// both took.
 pub(crate) async fn measure(
     system: &System,
@@ -97,7 +97,7 @@ struct Posted {
     answered: Instant,
 }
 
-/// POSTs at the rate, on connections in turn, each POST on its own clock: a slow answer holds up
+/// POSTs at the rate, on connections in turn, each POST on its own schedule: a slow answer delays
 /// no later POST unless its connection is still busy.
 async fn post(
     address: String,
@@ -126,7 +126,7 @@ async fn post(
     beat.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for number in 0..REQUESTS {
         let (path, body) = request(number);
-        // The timer ticks late by up to a millisecond, which is not the system's doing.
+        // The timer ticks up to a millisecond late, which must not count as the system's delay.
         beat.tick().await;
         let due = Instant::now();
         workers[number % CONNECTIONS].send((due, path, body)).await.unwrap();

@@ -1,5 +1,5 @@
-//! How fast two replicas take stored events into Postgres, beside a batched multi-row insert of the
-//! same rows by one connection.
+//! How fast two replicas process stored events into Postgres, compared with one connection that inserts
+//! the same rows in batches.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use uuid::Uuid;
 use crate::system::{PATIENCE, Processors, System, show_memory, until};
 
 const EVENTS: i64 = 50_000;
-/// The rows of one statement, for both.
+/// Rows per statement, for both.
 const BATCH: usize = 256;
 
 pub(crate) async fn run() {
     println!("\nDrain of {EVENTS} stored events by two replicas");
     let system = System::start().await;
-    // Stream, group and tables, and then nobody there while the events are stored.
+    // Creates stream, group and tables, then stops the replica while the events are stored.
     system.service("orders", "orders-1").await.child.stop(Signal::TERM, PATIENCE).await;
     let tickets: Vec<Ticket> = (0..EVENTS).map(ticket).collect();
     publish(&system, &tickets).await;
@@ -41,7 +41,7 @@ pub(crate) async fn run() {
     let (first, second) =
         tokio::join!(system.service("orders", "orders-1"), system.service("orders", "orders-2"));
     let group = group(&system).await;
-    // Both are at work by now; what came before is not counted.
+    // Both are working by now; earlier events are not counted.
     let (begun, before) = (Instant::now(), count(&system.orders_db).await);
     let processors = Processors::watch(&system, &[&first, &second]);
     until(async || {
@@ -69,8 +69,8 @@ pub(crate) fn ticket(number: i64) -> Ticket {
     Ticket { title, created_at: now, updated_at: now, seller: None, ..Ticket::example() }
 }
 
-/// Inserts the rows that the listener would, into a table like its own; and those of the inbox of
-/// a group, if there is one to be, in the same transactions. Returns tickets a second.
+/// Inserts the rows that the listener would, into a copy of its table, and, if a group is given, the
+/// rows of its inbox in the same transactions. Returns tickets per second.
 async fn insert(system: &System, tickets: &[Ticket], table: &str, group: Option<&str>) -> f64 {
     let mut connection = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
     let make = AssertSqlSafe(format!("create table {table} (like tickets including all)"));

@@ -1,6 +1,6 @@
-//! The same load on more and more history, which is made by SQL: what an event costs must not depend on
-//! how many there were. At last, the most history with its stream wiped: how soon new events are through,
-//! and how fast the old ones are published again.
+//! The same load on growing history, which SQL generates: the cost of an event must not depend on how many
+//! there were. Finally, the largest history with its stream wiped: how soon new events get through, and how
+//! fast the old ones are republished.
 
 mod fill;
 
@@ -15,21 +15,21 @@ use crate::{
     system::{PATIENCE, Service, System, cpu_seconds, until, until_within},
 };
 
-/// How many events of history, one run after the other.
+/// Events of history, for each run.
 const SIZES: [i64; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
 const LOAD: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(20);
-/// How long a refill is watched at most.
+/// The longest time to watch a refill.
 const REFILL: Duration = Duration::from_secs(1_800);
 
-/// What a run measured.
+/// The results of a run.
 struct Measured {
     history: i64,
     posts: f64,
     through: f64,
-    /// Microseconds of processor time an event, by process.
+    /// Microseconds of processor time per event, by process.
     cost: Vec<(&'static str, f64)>,
-    /// Of one processor, in percent, by process.
+    /// Percent of one processor while idle, by process.
     idle: Vec<(&'static str, f64)>,
     bytes: f64,
 }
@@ -73,10 +73,10 @@ async fn measure(system: &System, tickets: &Service, orders: &Service, history: 
     let cost = difference(before, used()).map(|(name, used)| (name, used * 1e6 / events)).collect();
     let bytes = count(self::size(system).await - size) / events;
     for pool in [&system.tickets_db, &system.orders_db] {
-        // What the load left to be written is no part of idling.
+        // Writing out what the load left behind is not part of idling.
         sqlx::raw_sql("checkpoint").execute(pool).await.unwrap();
     }
-    // What is measured is that nothing happens.
+    // Measures a time in which nothing happens.
     let before = used();
     sleep(IDLE).await;
     let idle = difference(before, used())
@@ -95,7 +95,7 @@ fn difference<const N: usize>(
 
 /// Tickets that orders knows.
 async fn copies(system: &System) -> i64 {
-    // Of a table this large, the statistics of its insertions are what can be asked often.
+    // A table this large is too slow to count often; the insert statistics are fast.
     sqlx::query_scalar(
         "select n_tup_ins from pg_stat_user_tables where schemaname = 'public' and relname = 'tickets'",
     )
@@ -104,7 +104,7 @@ async fn copies(system: &System) -> i64 {
     .unwrap()
 }
 
-/// Events that are not through yet.
+/// Events that have not arrived yet.
 async fn waiting(system: &System) -> i64 {
     let client = async_nats::connect(system.nats.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);
@@ -120,7 +120,7 @@ pub(crate) async fn unpublished(system: &System) -> i64 {
     common::bus::outbox::depth(&mut connection, "TICKETS").await.unwrap().unpublished
 }
 
-/// Bytes of what the bus keeps, in both databases.
+/// Bytes of the bus's tables in both databases.
 async fn size(system: &System) -> i64 {
     let mut bytes = 0;
     for pool in [&system.tickets_db, &system.orders_db] {
@@ -179,7 +179,7 @@ fn show(measured: &Measured, first: Option<&Measured>) {
     );
 }
 
-/// Wipes the stream under its history.
+/// Wipes the stream and measures the refill.
 async fn refill(mut system: System, tickets: &Service) {
     system.nats.wipe_and_restart().await.unwrap();
     let back = Instant::now();

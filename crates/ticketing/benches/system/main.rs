@@ -1,12 +1,12 @@
-//! How fast the system is, beside limits that are measured in the same run: machines differ and
-//! are noisy, ratios are less so. `cargo bench --bench system`; one part with `-- post`,
+//! How fast the system is, compared with limits measured in the same run, because ratios depend less on
+//! the machine than absolute numbers. `cargo bench --bench system`; one part with `-- post`,
 //! `-- drain`, `-- delay` or `-- order`.
 //!
-//! Only when asked for: `-- slow-disk` (needs `strace`), `-- snapshot` (with a snapshot held for two
-//! minutes), `-- history` (on up to ten million rows; `-- history 1000 1000000` for other sizes).
+//! Only on request: `-- slow-disk` (needs `strace`), `-- snapshot` (holds a snapshot for two minutes),
+//! `-- history` (up to ten million rows; `-- history 1000 1000000` for other sizes).
 //!
-//! Everything is real: servers that sync to the disk, services as processes of a release build that
-//! log warnings only.
+//! Everything is real: servers that sync to the disk, and services as separate processes of a release
+//! build that log warnings only.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should panic")]
 
@@ -43,7 +43,7 @@ async fn main() {
     if wanted("order") {
         order::run().await;
     }
-    // They take long, or need more than the others.
+    // These take long or need more than the others.
     if arguments.iter().any(|a| a == "slow-disk") {
         slow_disk::run().await;
     }

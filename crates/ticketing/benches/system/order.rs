@@ -1,6 +1,6 @@
-//! Orders a second, beside a bare route that answers 201 and does nothing, and beside transactions that
-//! insert an order and do nothing else; the delay from the POST to
-//! the ticket that is locked in the other service; and how fast due orders expire.
+//! Orders per second, compared with a bare route that answers 201 and does nothing, and with transactions
+//! that only insert an order; the delay from the POST until the other service has locked the ticket; and
+//! how fast due orders expire.
 
 use std::sync::{
     Arc,
@@ -19,11 +19,11 @@ use crate::{
     system::{PATIENCE, Processors, Service, System, show_memory, until},
 };
 
-/// Tickets to order: more than can be in the time.
+/// Tickets to order: more than can be ordered in the time.
 const TICKETS: usize = 400_000;
 /// As many as the service has connections.
 const TRANSACTIONS: usize = 16;
-/// Orders that are due at once.
+/// Orders that come due at once.
 const DUE: usize = 10_000;
 
 /// The ticket with this number.
@@ -37,7 +37,7 @@ pub(crate) async fn run() {
     expire().await;
 }
 
-/// The services, with tickets that both know.
+/// Starts the services, with tickets that both know.
 async fn start(tickets: usize) -> (System, Vec<Service>) {
     let system = System::start().await;
     let mut services = vec![system.service("tickets", "tickets-1").await];
@@ -76,7 +76,7 @@ async fn reserve() {
     let processors = Processors::watch(&system, &services);
     let next = Arc::new(AtomicUsize::new(0));
     let body = move || order(next.fetch_add(1, Ordering::Relaxed));
-    // One replica: on one machine, three would only share its processors.
+    // One replica: on one machine, three would only compete for its processors.
     let ours = post_all(&services[1].address, "/api/orders", body, CONNECTIONS, TIME).await;
     show("orders", &ours);
     processors.show();
@@ -88,7 +88,7 @@ async fn reserve() {
     );
 }
 
-/// How many transactions a second the database commits that insert an order and do nothing else.
+/// How many transactions per second the database commits that only insert an order.
 async fn one_row_transactions(system: &System) -> f64 {
     let make = "create table bare (like orders including all)";
     execute(&system.orders_db, make.to_owned()).await;

@@ -1,6 +1,6 @@
-//! POSTs a second, beside a bare route that answers 201 and does nothing. Each of ours is a ticket
-//! and an event on the disk. Meanwhile the event goes out to NATS, and into the rows of orders: how many
-//! were there when the last POST was answered, and how long the others took.
+//! POSTs per second, compared with a bare route that answers 201 and does nothing. Each of ours writes a
+//! ticket and an event to disk. Meanwhile the events go through NATS into the rows of orders: how many had
+//! arrived when the last POST was answered, and how long the others took.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn posted(system: &System) -> i64 {
     sqlx::query_scalar("select count(*) from tickets").fetch_one(&system.tickets_db).await.unwrap()
 }
 
-/// The limit: a route that does nothing.
+/// The upper limit: a route that does nothing.
 pub(crate) async fn bare_route() -> Measured {
     let address = format!("127.0.0.1:{}", ports::free().unwrap());
     let bare = Command::new(std::env::current_exe().unwrap()).args([BARE_SERVER, &address]);

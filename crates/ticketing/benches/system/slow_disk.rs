@@ -1,5 +1,5 @@
-//! A backlog goes out while each sync to the disk takes 2 ms longer, as on a disk of a cloud: of
-//! nats-server and of Postgres.
+//! Publishes a backlog while each disk sync of nats-server and Postgres takes 2 ms longer, as on a cloud
+//! disk.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) async fn run() {
         Postgres::builder().slow_syncs(DELAY).start()
     );
     let system = System::of(nats.unwrap(), postgres.unwrap()).await;
-    // Stream and tables are made, and then nobody is there while the events are written.
+    // Creates stream and tables, then stops the replica while the events are written.
     let mut first = system.service("tickets", "tickets-1").await;
     until(async || stored(&system).await == 0).await;
     first.child.kill().await;

@@ -1,5 +1,5 @@
-//! The same load while somebody holds a snapshot, as a report or a backup does: no row that becomes
-//! obsolete meanwhile can be cleared away.
+//! The same load while a snapshot is held, as by a report or a backup: dead rows cannot be vacuumed
+//! meanwhile.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Servers and services to measure, and what they used.
+//! The servers and services under measurement, and the resources that they used.
 
 use std::{fs, time::Duration};
 
@@ -9,7 +9,7 @@ use embedded::{
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
-/// Nothing takes this long.
+/// The timeout of every wait: nothing should take this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct System {
@@ -32,7 +32,7 @@ impl System {
         Self::of(nats.unwrap(), postgres.unwrap()).await
     }
 
-    /// On servers that run.
+    /// Uses running servers.
     pub(crate) async fn of(nats: NatsServer, postgres: Postgres) -> Self {
         let tickets_db = postgres.create_database("tickets").await.unwrap();
         let tickets_db = PgPool::connect_lazy(&tickets_db).unwrap();
@@ -41,7 +41,7 @@ impl System {
         Self { nats, postgres, tickets_db, orders_db }
     }
 
-    /// A service that is ready.
+    /// Starts a service and waits until it is ready.
     pub(crate) async fn service(&self, kind: &str, name: &str) -> Service {
         let address = format!("127.0.0.1:{}", ports::free().unwrap());
         let child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
@@ -62,7 +62,7 @@ impl System {
 }
 
 impl Service {
-    /// The most memory that the process had in use so far, in MB (10⁶ bytes), as `VmHWM` has it.
+    /// The peak memory of the process, in MB (10⁶ bytes), from `VmHWM`.
     pub(crate) fn peak_memory(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -97,7 +97,7 @@ impl Processors {
         Self { watched, machine: busy(), begun: Instant::now() }
     }
 
-    /// Shows who used how much of the processors.
+    /// Prints the processor time by process.
     pub(crate) fn show(self) {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let used = self.watched.iter().map(|(name, pid, before)| {
@@ -112,7 +112,7 @@ impl Processors {
     }
 }
 
-/// Seconds of processor time of a process; of Postgres with its backends.
+/// Seconds of processor time of a process; for Postgres, including its backends.
 pub(crate) fn cpu_seconds(name: &str, pid: u32) -> f64 {
     let own = ticks(pid).unwrap_or_default();
     let backends: f64 = if name == "postgres" {
@@ -122,17 +122,17 @@ pub(crate) fn cpu_seconds(name: &str, pid: u32) -> f64 {
     } else {
         0.0
     };
-    // The unit of /proc/…/stat is a hundredth of a second on every Linux of today.
+    // The unit in /proc/…/stat is a hundredth of a second on every current Linux.
     (own + backends) / 100.0
 }
 
-/// Seconds of processor time that the machine has spent on anything, the kernel's own work for the
-/// disk and the network included.
+/// Seconds of processor time that the machine has spent, including the kernel's work for disk and
+/// network.
 fn busy() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap();
     let all = stat.lines().next().unwrap().split_whitespace().skip(1);
     let ticks: Vec<f64> = all.map(|ticks| ticks.parse().unwrap()).collect();
-    // Without the fourth and the fifth: idle, and waiting for the disk.
+    // Skips the fourth and fifth fields: idle, and waiting for the disk.
     (ticks.iter().sum::<f64>() - ticks[3] - ticks[4]) / 100.0
 }
 
@@ -157,7 +157,7 @@ pub(crate) async fn until(holds: impl AsyncFnMut() -> bool) {
     until_within(PATIENCE, holds).await;
 }
 
-/// Waits until a condition holds, for so long.
+/// Waits until a condition holds, with a timeout.
 pub(crate) async fn until_within(patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !holds().await {

@@ -1,11 +1,11 @@
-//! The options that an existing queue group ignores.
+//! Warns about options that have no effect on an existing queue group.
 
 use async_nats::jetstream::consumer::Info;
 
 use super::Options;
 
 impl Options {
-    /// Says which of these options an existing group ignores.
+    /// Prints a warning for each option that the existing group ignores.
     pub(super) fn warn_of_ignored(&self, group: &str, info: &Info) {
         if !self.from.is_empty() {
             eprintln!(

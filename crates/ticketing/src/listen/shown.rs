@@ -1,4 +1,4 @@
-//! How an event is printed: for a person, or as one JSON object a line for a program.
+//! How an event is printed: as text for a person, or as one JSON object per line for a program.
 
 use async_nats::jetstream::{self, message::Info};
 use clap::Args;
@@ -7,19 +7,19 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// How an event is printed.
+/// The output format.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Format {
-    /// Prints one JSON object a line: stream, sequence, subject, delivery, published, and the event.
+    /// Prints one JSON object per line: stream, sequence, subject, delivery, published, and the event.
     #[arg(long)]
     json: bool,
 
-    /// Prints each event whole, as the CloudEvent that it travels in, not only its data.
+    /// Prints the whole CloudEvent, not only its data.
     #[arg(long)]
     envelope: bool,
 }
 
-/// One event as a program reads it.
+/// One line of `--json`.
 #[derive(Serialize)]
 struct Line<'a> {
     stream: &'a str,
@@ -59,17 +59,17 @@ impl Format {
         )
     }
 
-    /// What the event says, to the digit; a string where it is no JSON.
+    /// The event, digit for digit; as a string if it is not JSON.
     fn event(&self, payload: &[u8]) -> Option<Box<RawValue>> {
         let text = self.text(payload);
-        // In JSON, line breaks stand between values only.
+        // JSON allows raw line breaks only between values.
         match serde_json::from_str(&text.replace(['\n', '\r'], " ")) {
             Ok(event) => Some(event),
             Err(_) => to_raw_value(&text).ok(),
         }
     }
 
-    /// What the event says, or the whole of it; its text if it is no event.
+    /// The event's data or envelope; the payload as text if it is not an event.
     fn text(&self, payload: &[u8]) -> String {
         let data = Envelope::parse(payload).map(|envelope| envelope.data.get().to_owned());
         match data {

@@ -1,4 +1,4 @@
-//! What is listened to: a stream, and which of its subjects.
+//! What to listen to: a stream, and which of its subjects.
 
 use anyhow::{Context, bail};
 use async_nats::jetstream::stream::Stream;
@@ -9,32 +9,32 @@ use common::{
 };
 use futures::TryStreamExt;
 
-/// How many streams an error names.
+/// The most streams that an error lists.
 const NAMED: usize = 20;
 
-/// A stream, and which of its subjects.
+/// A stream and a selection of its subjects.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Source {
     /// What to listen to. Default: tickets.
     #[arg(value_enum, value_name = "EVENTS")]
     events: Option<Events>,
 
-    /// Listens to any other stream by its name.
+    /// Listens to another stream, by name.
     #[arg(long, value_name = "NAME", conflicts_with = "events")]
     stream: Option<String>,
 
-    /// Listens to this subject alone, such as ticket:created; may be repeated. Without a stream, finds
-    /// the one that holds it.
+    /// Listens to this subject only, such as ticket:created; may be repeated. Without a stream, finds
+    /// the one that has the subject.
     #[arg(long = "subject", value_name = "SUBJECT")]
     subjects: Vec<String>,
 }
 
-/// A family of events.
+/// The events of one stream.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Events {
     /// `ticket:created` and `ticket:updated`.
     Tickets,
-    /// `order:created`, and what becomes of an order.
+    /// `order:created` and every later change of an order.
     Orders,
 }
 
@@ -48,7 +48,7 @@ impl Events {
 }
 
 impl Source {
-    /// The subjects to listen to. Empty: all of the stream.
+    /// The subjects to listen to. Empty means all of the stream.
     pub(super) fn filter(&self) -> Vec<String> {
         match (&self.subjects[..], &self.stream) {
             ([], None) => self.family().subjects.iter().map(ToString::to_string).collect(),
@@ -56,7 +56,7 @@ impl Source {
         }
     }
 
-    /// The stream. One of this system's is made when it is missing; any other must exist.
+    /// The stream. A stream of this system is created if it does not exist; any other must exist.
     pub(super) async fn stream(&self, bus: &Bus) -> anyhow::Result<Stream> {
         let name = match (&self.stream, &self.subjects[..], self.events) {
             (Some(name), ..) => name.clone(),
@@ -69,7 +69,7 @@ impl Source {
                 if let Some(foreign) = subjects.iter().find(|at| !family.subjects.contains(&&***at))
                 {
                     bail!(
-                        "stream {} has no subject {foreign:?}, but: {}",
+                        "stream {} has no subject {foreign:?}; it has: {}",
                         family.name,
                         family.subjects.join(", ")
                     );
@@ -89,7 +89,7 @@ impl Source {
         }
     }
 
-    /// The family of events, where one of this system's is listened to.
+    /// The stream of this system to listen to.
     fn family(&self) -> &'static events::Stream {
         let of_subject = || {
             let first = self.subjects.first()?;

@@ -1,10 +1,10 @@
-//! Where a listener begins.
+//! Where a listener starts.
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use common::pod::config;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// A place in a stream.
+/// A start position in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartAt {
     All,
@@ -15,7 +15,7 @@ pub(super) enum StartAt {
 }
 
 impl StartAt {
-    /// Reads the words after `--from`.
+    /// Parses the words after `--from`.
     pub(super) fn parse(words: &[String]) -> Result<Self, String> {
         match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["all"] => Ok(Self::All),
@@ -23,10 +23,10 @@ impl StartAt {
             ["last"] => Ok(Self::Last),
             ["seq", number] => match number.parse() {
                 Ok(number) if number > 0 => Ok(Self::Sequence(number)),
-                _ => Err(format!("{number:?} is not a sequence, which is 1 or more")),
+                _ => Err(format!("{number:?} is not a sequence number, 1 or higher")),
             },
             ["time", time] => Self::time(time),
-            _ => Err(format!("{:?} is none of: all, new, last, seq N, time T", words.join(" "))),
+            _ => Err(format!("{:?} is not one of: all, new, last, seq N, time T", words.join(" "))),
         }
     }
 
@@ -38,7 +38,7 @@ impl StartAt {
         ago.and_then(|ago: time::Duration| OffsetDateTime::now_utc().checked_sub(ago))
             .map(Self::Time)
             .ok_or_else(|| {
-                format!("{text:?} is neither a time (2026-01-31T12:00:00Z) nor how long ago (5m)")
+                format!("{text:?} is neither a time (2026-01-31T12:00:00Z) nor an age (5m)")
             })
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_is_understood_and_anything_else_is_named() {
+    fn every_start_position_is_parsed_and_an_error_repeats_the_invalid_word() {
         assert_eq!(parse("all"), Ok(StartAt::All));
         assert_eq!(parse("seq 17"), Ok(StartAt::Sequence(17)));
         let at = OffsetDateTime::from_unix_timestamp(1_769_860_800).unwrap();

@@ -1,4 +1,4 @@
-//! What the services' databases hold, asked directly: all at once, each for a bounded time.
+//! Queries the services' databases, all at once, each with a timeout.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,25 +12,25 @@ use tokio::time::timeout;
 use super::Part;
 use crate::{postgres::Unanswered, services::Service};
 
-/// Rows are counted up to this many, so that a count does not take longer the more history there is. Of a
-/// larger table, Postgres's own estimate is shown.
+/// Rows are counted up to this many, so that the cost does not grow with history. For a larger table,
+/// Postgres's own estimate is shown.
 const COUNTED: i64 = 10_000;
 
 #[derive(Debug, Serialize)]
 pub(super) struct DatabaseStatus {
-    /// How many rows each of the service's tables has.
+    /// The number of rows in each of the service's tables.
     #[serde(flatten)]
     pub(super) rows: BTreeMap<&'static str, i64>,
-    /// Events that are not yet published.
+    /// Events not yet published.
     pub(super) outbox: i64,
     pub(super) dead_letters: i64,
 }
 
 pub(super) type Asked = Result<DatabaseStatus, Unanswered>;
 
-/// Asks each database of these URLs, by service.
+/// Queries each of these databases, by service.
 pub(super) async fn look(urls: &BTreeMap<String, String>, limit: Duration) -> Vec<(String, Asked)> {
-    // None when another release has brought the system up, with a service that this one does not know.
+    // Skips services that this release does not know, in case another release started the system.
     let known = urls.iter().filter_map(|(name, url)| Some((name, url, Service::named(name)?)));
     let asked = known.map(async |(name, url, service)| {
         let answer = timeout(limit, database(url, service)).await;
@@ -40,7 +40,7 @@ pub(super) async fn look(urls: &BTreeMap<String, String>, limit: Duration) -> Ve
     join_all(asked).await
 }
 
-/// How Postgres is. `None` when no database is known.
+/// The state of Postgres. `None` if no database is known.
 pub(super) fn server(asked: &[(String, Asked)]) -> Option<Part> {
     let failed = asked.iter().find_map(|(_, answer)| answer.as_ref().err());
     let (state, why) = match failed {
@@ -67,7 +67,7 @@ async fn database(url: &str, service: &Service) -> Result<DatabaseStatus, sqlx::
 
 /// How many rows a table has: exactly, up to [`COUNTED`].
 async fn count(connection: &mut PgConnection, table: &'static str) -> Result<i64, sqlx::Error> {
-    // A name of ours, which cannot be a parameter.
+    // The table name comes from our own code; it cannot be a parameter.
     let counted = sqlx::AssertSqlSafe(format!(
         "select count(*) from (select from {table} limit {COUNTED}) as counted"
     ));

@@ -1,5 +1,5 @@
-//! What is going on: what is ready, away or frozen, streams, queue groups and their members, what waits and what
-//! needs a person. Answers within 3 s with what could be learned, and says what could not.
+//! `status`: the state of servers and processes, streams, queue groups, their members, backlogs and dead
+//! letters. Answers within 3 s with what it could find out, and names what did not answer.
 
 mod databases;
 mod print;
@@ -22,17 +22,17 @@ use crate::{client, listen, out::say, running::RunningSystem};
 use databases::DatabaseStatus;
 pub(crate) use print::name as name_of;
 
-/// How long anything that is asked may take to answer. All are asked at once.
+/// How long each query may take. All run at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(2_000);
-/// How long NATS may take on top, to be told apart from one that is gone.
+/// How long NATS may take in addition, to distinguish a frozen server from one that is gone.
 const REACH_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long closing the connection may take. Nothing is lost with it.
+/// How long closing the connection may take. Nothing is lost if it takes longer.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What to show.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit status: 0 if everything could be asked, 1 if something did not answer (the rest is shown)."
+    after_help = "Exit status: 0 if everything answered, 1 if something did not (the rest is shown)."
 )]
 pub(crate) struct Options {
     /// As JSON, for programs.
@@ -46,15 +46,15 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Status {
     nats_url: String,
-    /// How NATS, Postgres and each replica of a service are.
+    /// The state of NATS, Postgres and each replica of a service.
     parts: Vec<Part>,
     services: BTreeMap<String, String>,
-    /// Empty while NATS does not answer, as `members` is.
+    /// Empty, like `members`, while NATS does not answer.
     streams: Vec<StreamStatus>,
     members: Vec<Member>,
-    /// Those that could be asked.
+    /// The databases that answered.
     databases: BTreeMap<String, DatabaseStatus>,
-    /// What could not be learned, and why.
+    /// What did not answer, and why.
     unknown: Vec<String>,
 }
 
@@ -75,26 +75,26 @@ struct StreamStatus {
     /// Whether NATS keeps it in memory.
     in_memory: bool,
     queue_groups: Vec<ConsumerStatus>,
-    /// Listeners on their own, which are in no group, by client id.
+    /// Listeners that are in no group, by client id.
     listeners: Vec<ConsumerStatus>,
 }
 
 #[derive(Debug, Serialize)]
 struct ConsumerStatus {
-    /// The queue group, or the client id of a listener on its own.
+    /// The queue group, or the client id of a listener that is in no group.
     name: String,
-    /// Not yet delivered to anyone.
+    /// Not yet delivered.
     pending: u64,
     /// Delivered and not yet acknowledged.
     unacknowledged: usize,
     /// Delivered more than once and not yet acknowledged.
     redelivered: usize,
-    /// Requests for events that wait for some.
+    /// Pull requests that wait for events.
     waiting_pulls: usize,
 }
 
-/// A process that holds a client id. Numbers are of the process since it started; `None` if it measures none or
-/// does not answer.
+/// A process that holds a client id. Counts are since the process started; `None` if it has no metrics or does
+/// not answer.
 #[derive(Debug, Serialize)]
 struct Member {
     client_id: String,
@@ -103,14 +103,14 @@ struct Member {
     node: String,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
-    /// `None` for one without probes, such as `listen`: it is as alive as its lease.
+    /// `None` for a process without probes, such as `listen`: it is alive if its lease is.
     state: Option<State>,
-    /// Events that it has and has not answered for.
+    /// Events received and neither acked nor given back.
     in_hand: Option<f64>,
     acknowledged: Option<f64>,
 }
 
-/// Shows it once.
+/// Prints the status once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let system = options.client.system()?;
     let connection = options.client.open().await?;
@@ -128,9 +128,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         let hint = if system.is_some() {
             ""
         } else {
-            "; bring everything up with `cargo run`, or name another NATS with --nats-url"
+            "; start everything with `cargo run`, or pass another URL with --nats-url"
         };
-        bail!("not everything could be asked: {}{hint}", status.unknown.join("; "));
+        bail!("not everything answered: {}{hint}", status.unknown.join("; "));
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ async fn gather(
         replicas::look(&directory, ANSWER_TIMEOUT),
         databases::look(&urls, ANSWER_TIMEOUT)
     );
-    let replicas = replicas.context("cannot ask the replicas")?;
+    let replicas = replicas.context("cannot query the replicas")?;
     let mut unknown = Vec::new();
     if report.is_none() {
         unknown.push(format!("NATS at {nats_url}: {}", nats.why));
@@ -174,7 +174,7 @@ async fn gather(
     Ok(Status { nats_url, parts, services, streams, members, databases: known, unknown })
 }
 
-/// How NATS is, and what it says if it answers in time.
+/// The state of NATS, and its report if it answers in time.
 async fn nats(bus: &Bus) -> (Part, Option<NatsReport>) {
     let nats = Nats::new(bus.clone());
     let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -222,7 +222,7 @@ impl Member {
         let answers = replica.filter(|replica| replica.state.answers());
         let number = |name| answers.and_then(|replica| replica.samples.sum(name, &[]));
         let in_group = !holder.queue_groups.is_empty();
-        // A counter comes to be with the first thing that it counts.
+        // A counter that has not counted anything yet is not in the metrics.
         let nothing = answers.filter(|_| in_group).map(|_| 0.0);
         Self {
             in_hand: number("bus_in_hand").or(nothing),

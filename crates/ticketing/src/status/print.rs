@@ -1,4 +1,4 @@
-//! A [`Status`] for a person.
+//! Prints a [`Status`] as text.
 
 use common::bus::shown;
 use ticketing_console::sources::replicas::State;
@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{ConsumerStatus, Member, Part, Status};
 use crate::out::say;
 
-/// What a state is called.
+/// The name of a state.
 pub(crate) fn name(state: State) -> &'static str {
     match state {
         State::Ready => "ready",

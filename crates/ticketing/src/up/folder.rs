@@ -1,4 +1,4 @@
-//! The data folder: one `up` at a time, and what it keeps there.
+//! The data folder: used by one `up` at a time.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,11 +11,11 @@ use anyhow::{Context, bail};
 use embedded::private;
 use uuid::Uuid;
 
-/// Where a data folder's Postgres keeps its databases when the user whom it runs as cannot enter
-/// the data folder itself, which happens to root only.
+/// Where Postgres stores its files if its user cannot enter the data folder. This happens only if root runs
+/// `up`.
 const ELSEWHERE: &str = "/var/lib/ticketing";
 
-/// The data folder, held by this process until it ends.
+/// The data folder, locked by this process until it exits.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub(super) root: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder if need be, and holds it.
+    /// Creates the folder if necessary, and locks it.
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot use the data folder {}", root.display());
         private::folder_of_servers(root).with_context(cannot)?;
@@ -41,7 +41,7 @@ impl Folder {
         Ok(Self { root, postgres, _lock: lock })
     }
 
-    /// Deletes what earlier runs have left.
+    /// Deletes the data of earlier runs.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         for folder in [&self.nats(), &self.postgres] {
             if folder.exists() {
@@ -56,14 +56,14 @@ impl Folder {
         self.root.join("nats")
     }
 
-    /// Where a process's whole log goes.
+    /// The log file of a process.
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
     }
 
-    /// Writes a process's id, for a person who wants to kill it: `kill -9 $(cat …/orders-2.pid)`.
+    /// Writes a process's id, for people who want to kill it: `kill -9 $(cat …/orders-2.pid)`.
     pub(super) fn write_pid(&self, name: &str, pid: u32) {
-        // A convenience; nothing rests on it.
+        // A convenience; nothing depends on it.
         let _ = fs::write(self.pid_file(name), format!("{pid}\n"));
     }
 
@@ -71,7 +71,7 @@ impl Folder {
         let _ = fs::remove_file(self.pid_file(name));
     }
 
-    /// Removes every process id: of processes that were ended at once, or of a run that was killed.
+    /// Removes all pid files, including those of a run that was killed.
     pub(super) fn remove_pids(&self) {
         let files =
             fs::read_dir(&self.root).into_iter().flatten().flatten().map(|file| file.path());
@@ -85,7 +85,7 @@ impl Folder {
     }
 }
 
-/// Holds the folder until the file is closed, also by the end of a process that was killed.
+/// Locks the folder until the file is closed, which the death of the process does too.
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("lock");
     let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);
@@ -101,8 +101,8 @@ fn lock(root: &Path) -> anyhow::Result<File> {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
             bail!(
-                "a system is already up in {} (process {holder}): stop that one with Ctrl-C, or \
-                 give this one a folder of its own with --data-dir",
+                "a system is already up in {} (process {holder}): stop it with Ctrl-C, or use another folder with \
+                --data-dir",
                 root.display()
             )
         }

@@ -1,32 +1,32 @@
-//! A service's log lines as a person wants to read them.
+//! Turns a service's log lines into short ones for people.
 
 use common::bus::shown;
 use serde_json::{Map, Value};
 
-/// What a line means for the view.
+/// What a log line means to the view.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// One of the many about single events.
+    /// About a single event; there are many.
     Event(String),
-    /// The process takes requests at this address.
+    /// The process accepts requests at this address.
     Listening(String),
     /// The process has joined this queue group.
     Joined(String),
-    /// NATS or Postgres is away from the process, or back.
+    /// The process lost NATS or Postgres, or found it again.
     Outage(String),
-    /// Anything else that a person may want to know.
+    /// Anything else worth showing.
     Line(String),
-    /// Only for the log file.
+    /// For the log file only.
     Nothing,
 }
 
-/// Fields that say nothing beside the process's name and the message.
+/// Fields that add nothing to the process's name and the message.
 const HIDDEN: [&str; 6] = ["timestamp", "level", "target", "message", "client.id", "notice"];
 
-/// Reads a line of a service.
+/// Interprets a line of a service's log.
 pub(super) fn read(line: &str) -> Said {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(line) else {
-        // A panic's words, for one.
+        // Such as a panic message.
         return Said::Line(shown(line).into_owned());
     };
     let field = |name: &str| fields.get(name).map(plain).unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn read(line: &str) -> Said {
         }
         "order_expired" => Said::Event(format!("expired order {}", field("order.id"))),
         "event_handled" => Said::Event(format!(
-            "took {} #{} of {} {}{}",
+            "processed {} #{} of {} {}{}",
             field("event.type"),
             field("event.sequence"),
             field("event.type").split(':').next().unwrap_or_default(),
@@ -67,7 +67,7 @@ pub(super) fn read(line: &str) -> Said {
     }
 }
 
-/// The level, if it is one to worry about.
+/// The level, if it is a warning or an error.
 fn level(fields: &Map<String, Value>) -> &'static str {
     match fields.get("level").and_then(Value::as_str) {
         Some("ERROR") => "ERROR ",
@@ -96,22 +96,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handled_event_names_itself_and_a_redelivery() {
+    fn a_processed_event_is_shown_with_its_entity_and_a_redelivery_with_its_number() {
         let line = |delivery: u8| {
             format!(
                 r#"{{"level":"INFO","notice":"event_handled","event.type":"ticket:created",
                 "event.sequence":7,"event.subject":"a-ticket","event.delivery":{delivery}}}"#
             )
         };
-        let first = Said::Event("took ticket:created #7 of ticket a-ticket".to_owned());
+        let first = Said::Event("processed ticket:created #7 of ticket a-ticket".to_owned());
         assert_eq!(read(&line(1)), first);
         let third =
-            Said::Event("took ticket:created #7 of ticket a-ticket (delivery 3)".to_owned());
+            Said::Event("processed ticket:created #7 of ticket a-ticket (delivery 3)".to_owned());
         assert_eq!(read(&line(3)), third);
     }
 
     #[test]
-    fn what_a_service_says_moves_no_cursor() {
+    fn control_characters_in_a_log_line_are_escaped() {
         let line = r#"{"level":"WARN","message":"m\u001b[2J","e\u009b":"a\nb\u202e"}"#;
         let Said::Line(said) = read(line) else { panic!("it is a line") };
         assert_eq!(said, r"WARN m\u{1b}[2J  e\u{9b}=a\nb\u{202e}");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_keeps_its_level_and_fields_and_other_output_is_shown_as_it_is() {
+    fn a_warning_is_shown_with_level_and_fields_and_a_line_that_is_not_json_as_it_is() {
         let line = r#"{"timestamp":"t","level":"WARN","message":"m","error":"e","target":"x"}"#;
         assert_eq!(read(line), Said::Line("WARN m  error=e".to_owned()));
         assert_eq!(read("thread panicked"), Said::Line("thread panicked".to_owned()));

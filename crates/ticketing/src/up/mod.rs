@@ -1,5 +1,5 @@
-//! Everything, from nothing: NATS, Postgres, the tickets service and the replicas of the orders
-//! service as processes of their own, and a view of what they do, until Ctrl-C.
+//! `up`: starts NATS, Postgres, the tickets service and the replicas of the orders service, each as a
+//! separate process, and shows what they do until Ctrl-C.
 
 mod folder;
 mod log;
@@ -35,12 +35,12 @@ pub(crate) use options::Options;
 
 /// The client id of the tickets service.
 const TICKETS: &str = "tickets-1";
-/// That of the first replica of the orders service.
+/// The client id of the first replica of the orders service.
 const ORDERS: &str = "orders-1";
-/// That of the console.
+/// The client id of the console.
 const CONSOLE: &str = "console";
 
-/// Brings everything up, and down again after SIGINT or SIGTERM.
+/// Starts everything, and stops it after SIGINT or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let folder = Arc::new(Folder::open(&options.data.data_dir)?);
     folder.remove_pids();
@@ -51,11 +51,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut stop_wanted = Signals::new()?;
     let servers = tokio::select! {
         started = Servers::start(&options, &folder, &view) => started,
-        // Whatever was started dies with its handle; half a data folder is made anew.
+        // Dropping the handles kills whatever has started. The next run recreates an incomplete data folder.
         () = stop_wanted.next() => return Ok(()),
     };
     let servers = servers.inspect_err(|_| view.close())?;
-    // Of this run alone: what acts on dead letters through the console.
+    // The console acts on dead letters with this token, which is valid for this run only.
     let token = Uuid::new_v4().simple().to_string();
     let mut services = services(&options, &servers, &view, &token)?;
     services.push(console(&options, &servers, &folder, &view, token)?);
@@ -71,23 +71,23 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         databases: servers.databases.clone(),
         console_url: None,
         store: options.store.map(|store| store.to_string()),
-        // Each comes in as it is up.
+        // Each is added once it is up.
         services: BTreeMap::new(),
         operations: BTreeMap::new(),
     };
     system.save(&folder.root)?;
     show_addresses(&view, &options, &folder, &system);
-    // Of those that were not started here. The others say so themselves.
+    // Servers that run here report themselves.
     let given = [(NATS, options.nats_url.is_some()), (POSTGRES, options.database_url.is_some())];
     for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
-        view.runs(name, "given by you");
+        view.runs(name, "external");
     }
     let ended =
         run_services(services, servers, watch, system, &folder, &view, &mut stop_wanted).await;
     RunningSystem::remove(&folder.root);
     folder.remove_pids();
     view.close();
-    view.print(&format!("Stopped. The tickets stay in {}.", options.data.data_dir.display()));
+    view.print(&format!("Stopped. The data is kept in {}.", options.data.data_dir.display()));
     ended
 }
 
@@ -145,7 +145,7 @@ fn console(
     })
 }
 
-/// Runs the services until a signal, then stops them, and the servers after them.
+/// Runs the services until a signal, then stops them, and then the servers.
 async fn run_services(
     services: Vec<Service>,
     servers: Servers,
@@ -156,7 +156,7 @@ async fn run_services(
     stop_wanted: &mut Signals,
 ) -> anyhow::Result<()> {
     let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
-    // The console is for people; nothing waits for it.
+    // Nothing depends on the console, so nothing waits for it.
     let expected = services.iter().filter(|service| service.name != CONSOLE).count();
     let (up, mut is_up) = mpsc::channel(services.len() * 2);
     let mut running = JoinSet::new();
@@ -191,9 +191,9 @@ async fn run_services(
             _ = tick.tick() => view.tick(),
         }
     }
-    view.print("Stopping. Ctrl-C again ends everything at once.");
+    view.print("Stopping. Press Ctrl-C again to kill everything immediately.");
     let in_good_order = async {
-        // What is stopped now is not ready, and no outage.
+        // Closed first, so that what stops now is not reported as an outage.
         watch.close().await;
         stop_services.cancel();
         while running.join_next().await.is_some() {}
@@ -202,7 +202,7 @@ async fn run_services(
     };
     tokio::select! {
         () = in_good_order => Ok(()),
-        () = stop_wanted.next() => anyhow::bail!("ended before everything had stopped; nothing that was answered 201 is lost"),
+        () = stop_wanted.next() => anyhow::bail!("killed before everything had stopped; no request answered 201 is lost"),
     }
 }
 
@@ -215,13 +215,13 @@ fn show_addresses(view: &View, options: &Options, folder: &Folder, system: &Runn
         view.print(&format!("Postgres  {url}  for {name}"));
     }
     view.print(&format!(
-        "Data      {}, the services' whole logs in {}",
+        "Data      {}, logs in {}",
         options.data.data_dir.display(),
         options.data.data_dir.join("logs").display()
     ));
     if options.database_url.is_none() && !folder.postgres.starts_with(&folder.root) {
         view.print(&format!(
-            "          Postgres keeps its files in {}: its user cannot enter this folder",
+            "          Postgres stores its files in {}, because its user cannot enter the data folder",
             folder.postgres.display()
         ));
     }
@@ -232,14 +232,14 @@ fn show_what_to_try(view: &View, tickets: &str, orders: &str) {
         "\nEverything is up. From another terminal:\n\n    \
          curl -i {tickets}/api/tickets -H 'content-type: application/json' \\\n        \
          -d '{{\"title\": \"Concert\", \"price\": 20}}'\n\n\
-         and, with the id that this shows:\n\n    \
+         and, with the id that this returns:\n\n    \
          curl -i {orders}/api/orders -H 'content-type: application/json' \\\n        \
          -d '{{\"ticketId\": \"…\"}}'\n\n\
-         The APIs are described at {tickets}/docs and {orders}/docs. Ctrl-C stops everything.\n"
+         API documentation: {tickets}/docs and {orders}/docs. Ctrl-C stops everything.\n"
     ));
 }
 
-/// SIGINT and SIGTERM, as one.
+/// SIGINT and SIGTERM, handled alike.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,

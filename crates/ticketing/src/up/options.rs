@@ -8,15 +8,15 @@ use common::{
 
 use crate::{running::DataDir, services};
 
-/// The ports that people know: the first of the services' HTTP, NATS, and its monitoring.
+/// The default ports. Each service process gets the next one after this.
 const HTTP_PORT: u16 = 3000;
 const NATS_PORT: u16 = 4222;
 const MONITOR_PORT: u16 = 8222;
 const CONSOLE_PORT: u16 = 3900;
-/// The first of the services' probes, metrics and operations APIs.
+/// Likewise for the services' probes, metrics and operations APIs.
 const OPERATIONS_PORT: u16 = 3100;
 
-/// What to bring up.
+/// What to start, and how.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// How many replicas of the orders service to start.
@@ -28,9 +28,9 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
     pub(super) fresh: bool,
 
-    /// What keeps the events. memory: NATS, in memory; a restart of NATS loses those that were in it. file: NATS, on
-    /// disk; what it loses is republished from Postgres. postgres: as file, with NATS keeping the events in memory.
-    /// Default: file for a new stream; an existing one keeps its storage.
+    /// Where events are kept. memory: in the memory of NATS, whose restart loses them. file: on the disk of NATS;
+    /// events that it loses are republished from Postgres. postgres: like file, but NATS keeps them in memory.
+    /// Default: file for a new stream; an existing stream keeps its storage.
     #[arg(long, value_name = "memory|file|postgres")]
     pub(super) store: Option<Store>,
 
@@ -39,8 +39,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL", value_parser = nats_url)]
     pub(super) nats_url: Option<Secret>,
 
-    /// Uses a running Postgres server instead of starting one. Creates a database for each service there
-    /// unless it exists.
+    /// Uses a running Postgres server instead of starting one. Creates a database for each service unless
+    /// it exists.
     #[arg(long, value_name = "URL")]
     pub(super) database_url: Option<Secret>,
 
@@ -54,17 +54,17 @@ pub(crate) struct Options {
     pub(super) data: DataDir,
 }
 
-/// The ports that are wanted. One that is taken is replaced, and said.
+/// The ports to use. If one is taken, another is used and reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ports {
-    /// The first of the services' HTTP.
+    /// The first port of the services' HTTP.
     pub(super) http: u16,
     pub(super) nats: u16,
     pub(super) monitor: u16,
     pub(super) console: u16,
-    /// The first of the services' probes, metrics and operations APIs.
+    /// The first port of the services' probes, metrics and operations APIs.
     pub(super) operations: u16,
-    /// `None` when any will do.
+    /// `None` if any will do.
     pub(super) postgres: Option<u16>,
 }
 

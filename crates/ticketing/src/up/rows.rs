@@ -1,5 +1,5 @@
-//! The processes as the view knows them: what they really do, told once when an outage begins and once when it
-//! ends.
+//! The state of each process, as the panel shows it. An outage is reported once when it begins and once when
+//! it ends.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,16 +10,16 @@ use tokio::time::Instant;
 use super::servers::SERVERS;
 use crate::status::name_of;
 
-/// How long a process must not have answered before a line tells it; its row shows it at once. On a busy machine
-/// an answer may be a second or two late, which is no outage.
-const TOLD_AFTER: Duration = Duration::from_secs(3);
-/// How long a process must not have been ready for a reason of its own before that is told. Also how long after
-/// an outage of a server what the processes say of it is taken as a part of that.
-const OWN_AFTER: Duration = Duration::from_secs(4);
+/// How long a process must not answer before a line reports it; its row shows it at once. On a busy machine
+/// an answer may be a second or two late, which is not an outage.
+const REPORT_SILENCE_AFTER: Duration = Duration::from_secs(3);
+/// How long a process must not be ready, although the servers are, before a line reports it. Also how long after
+/// an outage of a server the complaints of processes are still attributed to it.
+const REPORT_NOT_READY_AFTER: Duration = Duration::from_secs(4);
 const COLORS: [Color; 6] =
     [Color::Cyan, Color::Magenta, Color::Yellow, Color::Blue, Color::Green, Color::Red];
 
-/// A process's line.
+/// A process's row in the panel.
 #[derive(Debug)]
 pub(super) struct Row {
     style: Style,
@@ -28,34 +28,34 @@ pub(super) struct Row {
     pub(super) events: u64,
 }
 
-/// What its supervisor knows.
+/// What the supervisor knows about the process.
 #[derive(Debug)]
 enum Life {
-    /// It is not of use yet, or any more.
+    /// Not up yet, or down, for this reason.
     Not(String),
-    /// It runs, at this place.
+    /// Running: its address and process id.
     Runs(String),
 }
 
-/// What was last seen of a process that runs.
+/// The last observation of a running process.
 #[derive(Debug)]
 struct Seen {
     state: State,
     why: String,
     detail: String,
-    /// Since when it is ready, or not.
+    /// Since when it has been ready, or not ready.
     since: Instant,
-    /// Its outage has been told.
-    told: bool,
+    /// Whether its outage has been reported.
+    reported: bool,
 }
 
-/// What was seen of a process.
+/// One observation of a process.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) name: String,
     pub(super) state: State,
     pub(super) why: String,
-    /// What there is to tell besides.
+    /// Additional information.
     pub(super) detail: String,
 }
 
@@ -63,14 +63,14 @@ pub(super) struct Look {
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     rows: BTreeMap<String, Row>,
-    /// When a server was last seen not to be ready.
+    /// When a server was last seen not ready.
     server_out: Option<Instant>,
-    /// What processes said of an outage, until it is known whether a server explains it.
+    /// Processes' reports of an outage, held until it is known whether a server's outage explains them.
     held: Vec<(Instant, String, String)>,
 }
 
 impl Rows {
-    /// The row of this name, made if need be.
+    /// The row with this name, created if necessary.
     pub(super) fn row(&mut self, name: &str) -> &mut Row {
         let color = COLORS[self.rows.len() % COLORS.len()];
         self.rows.entry(name.to_owned()).or_insert_with(|| Row {
@@ -81,28 +81,28 @@ impl Rows {
         })
     }
 
-    /// A process is not of use now.
+    /// A process is not up, for this reason.
     pub(super) fn is_not(&mut self, name: &str, why: String) {
         let row = self.row(name);
         (row.life, row.seen) = (Life::Not(why), None);
     }
 
-    /// A process runs at this place.
+    /// A process is running at this address.
     pub(super) fn runs(&mut self, name: &str, place: String) {
         self.row(name).life = Life::Runs(place);
     }
 
-    /// A process said something of an outage that it noticed.
+    /// A process reported an outage of a server.
     pub(super) fn hold(&mut self, now: Instant, name: &str, text: &str) {
         self.held.push((now, name.to_owned(), text.to_owned()));
     }
 
-    /// Notes what was seen. Returns what there is to say of it: of whom, and what.
+    /// Records observations. Returns the lines to print: about which process, and the text.
     pub(super) fn look(&mut self, now: Instant, looks: Vec<Look>) -> Vec<(String, String)> {
         let mut said = Vec::new();
         for look in looks {
             let Some(row) = self.rows.get_mut(&look.name) else { continue };
-            // Of one that does not run, its supervisor tells.
+            // The supervisor reports on a process that is not running.
             if matches!(row.life, Life::Not(_)) {
                 continue;
             }
@@ -114,15 +114,16 @@ impl Rows {
         if SERVERS.iter().any(out) {
             self.server_out = Some(now);
         }
-        let explained = self.server_out.is_some_and(|at| now - at < OWN_AFTER);
+        let explained = self.server_out.is_some_and(|at| now - at < REPORT_NOT_READY_AFTER);
         let held = std::mem::take(&mut self.held).into_iter().filter(|_| !explained);
-        let (due, early): (Vec<_>, _) = held.partition(|(at, ..)| now - *at >= OWN_AFTER);
+        let (due, early): (Vec<_>, _) =
+            held.partition(|(at, ..)| now - *at >= REPORT_NOT_READY_AFTER);
         self.held = early;
         said.extend(due.into_iter().map(|(_, name, text)| (name, text)));
         said
     }
 
-    /// The lines, each with its name in the process's color.
+    /// The panel's lines, each with its name in the process's color.
     pub(super) fn lines(&self, now: Instant) -> impl Iterator<Item = String> {
         self.rows.iter().map(move |(name, row)| row.line(name, now))
     }
@@ -141,25 +142,25 @@ impl Row {
         let changed = known.as_ref().is_none_or(|seen| (seen.state == State::Ready) != is_ready);
         let mut seen = Seen {
             since: known.as_ref().filter(|_| !changed).map_or(now, |seen| seen.since),
-            told: known.as_ref().is_some_and(|seen| seen.told),
+            reported: known.as_ref().is_some_and(|seen| seen.reported),
             state,
             why,
             detail,
         };
         let mut said = None;
-        if is_ready && seen.told {
+        if is_ready && seen.reported {
             let began = known.map_or(now, |known| known.since);
             said = Some(format!("ready again, after {} s", (now - began).as_secs()));
-            seen.told = false;
-        } else if !is_ready && !seen.told && seen.is_worth_telling(now, server_out) {
+            seen.reported = false;
+        } else if !is_ready && !seen.reported && seen.is_worth_reporting(now, server_out) {
             said = Some(format!("{}: {}", name_of(state), seen.why));
-            seen.told = true;
+            seen.reported = true;
         }
         self.seen = Some(seen);
         said.map(|said| (name, said))
     }
 
-    /// Whether it is known not to be ready.
+    /// Whether the process is known not to be ready.
     fn is_out(&self) -> bool {
         match (&self.life, &self.seen) {
             (Life::Not(_), _) => true,
@@ -193,27 +194,27 @@ impl Row {
         format!("{name} {state} {text}{events}")
     }
 
-    /// The row's name in its color.
+    /// The name in the row's color.
     pub(super) fn colored(&self, name: &str) -> String {
         self.style.apply_to(padded(name)).to_string()
     }
 }
 
 impl Seen {
-    /// Whether it has lasted, and is not what a server's outage explains.
-    fn is_worth_telling(&self, now: Instant, server_out: Option<Instant>) -> bool {
+    /// Whether the outage has lasted long enough and no server's outage explains it.
+    fn is_worth_reporting(&self, now: Instant, server_out: Option<Instant>) -> bool {
         match self.state {
             State::Ready => false,
-            State::Away | State::Frozen => now - self.since >= TOLD_AFTER,
+            State::Away | State::Frozen => now - self.since >= REPORT_SILENCE_AFTER,
             State::NotReady => {
                 let since = server_out.map_or(self.since, |out| out.max(self.since));
-                now - since >= OWN_AFTER
+                now - since >= REPORT_NOT_READY_AFTER
             }
         }
     }
 }
 
-/// A name as wide as the names of a usual system.
+/// Pads a name to the width of the usual names.
 pub(super) fn padded(name: &str) -> String {
     format!("{name}{}", " ".repeat(10_usize.saturating_sub(measure_text_width(name))))
 }
@@ -227,7 +228,7 @@ mod tests {
         Look { name: name.to_owned(), state, why, detail }
     }
 
-    /// Looks twice a second for so long, and returns what was said.
+    /// Observes twice a second for this many seconds, and returns the printed lines.
     fn said(
         rows: &mut Rows,
         now: &mut Instant,
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_once_when_it_begins_and_once_when_it_ends() {
+    fn an_outage_is_reported_once_when_it_begins_and_once_when_it_ends() {
         let (mut rows, mut now) = (Rows::default(), Instant::now());
         rows.runs("orders-1", "here".to_owned());
         rows.runs("nats", "there".to_owned());
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_servers_outage_explains_is_not_told_of_each_process() {
+    fn a_servers_outage_is_not_also_reported_for_each_process() {
         let (mut rows, mut now) = (Rows::default(), Instant::now());
         for name in ["orders-1", "postgres"] {
             rows.runs(name, "here".to_owned());
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_process_that_is_started_again_its_supervisor_tells() {
+    fn a_process_that_is_being_restarted_is_not_reported_as_an_outage() {
         let (mut rows, mut now) = (Rows::default(), Instant::now());
         rows.runs("orders-1", "here".to_owned());
         said(&mut rows, &mut now, 3, &[("orders-1", State::Ready)]);

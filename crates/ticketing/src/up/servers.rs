@@ -1,4 +1,4 @@
-//! The servers underneath: started here and started again when they end, or given from outside.
+//! NATS and Postgres: started here and restarted when they exit, or external.
 
 use std::{collections::BTreeMap, process::ExitStatus, sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use tokio_util::sync::CancellationToken;
 use super::{folder::Folder, options::Options, view::View};
 use crate::services::{self, Service};
 
-/// What nats-server says of a port that another process has, and how often to try others: it may be
-/// taken in between by a program that reserves none.
+/// What nats-server logs if its port is taken, and how many ports to try: a program that does not reserve
+/// its ports may take one in between.
 const TAKEN: &str = "address already in use";
 const PORT_TRIES: u8 = 5;
-/// The pauses before a server that ended is started again.
+/// The pauses before a server that exited is restarted.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 
-/// What the servers are called.
+/// The names of the servers.
 pub(super) const NATS: &str = "nats";
 pub(super) const POSTGRES: &str = "postgres";
 pub(super) const SERVERS: [&str; 2] = [NATS, POSTGRES];
 
-/// The servers, and where they are.
+/// The servers and their addresses.
 pub(super) struct Servers {
     pub(super) nats_url: String,
     pub(super) monitor_url: Option<String>,
@@ -33,7 +33,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts what was not given, and makes a database for each service.
+    /// Starts the servers that are not external, and creates a database for each service.
     pub(super) async fn start(
         options: &Options,
         folder: &Folder,
@@ -80,7 +80,7 @@ impl Servers {
         Ok(Self { nats_url, monitor_url, databases, nats, postgres })
     }
 
-    /// Starts a server again whenever it ends, until `stop`; then stops both, NATS first.
+    /// Restarts a server whenever it exits, until `stop`; then stops both.
     pub(super) async fn supervise(
         self,
         folder: Arc<Folder>,
@@ -105,7 +105,7 @@ impl Servers {
     }
 }
 
-/// Starts NATS on the ports that are wanted, or on others.
+/// Starts NATS on the wanted ports, or on others.
 async fn nats(
     options: &Options,
     folder: &Folder,
@@ -123,14 +123,14 @@ async fn nats(
             .progress(progress.clone());
         tries += 1;
         match server.start().await {
-            // Somebody else was quicker.
+            // Another program took the port first.
             Err(error) if tries < PORT_TRIES && format!("{error:#}").contains(TAKEN) => {}
             started => return started,
         }
     }
 }
 
-/// What the two servers have in common here.
+/// What supervising needs of both servers.
 trait Server {
     const NAME: &'static str;
     fn pid(&self) -> Option<u32>;
@@ -176,9 +176,9 @@ async fn supervise<S: Server>(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            status = server.ended() => view.say(S::NAME, &format!("ended ({status}), starting it again")),
+            status = server.ended() => view.say(S::NAME, &format!("exited ({status}), restarting")),
         }
-        view.is_not(S::NAME, "away      starting again");
+        view.is_not(S::NAME, "away      restarting");
         let mut restart = RESTART;
         loop {
             tokio::select! {
@@ -187,15 +187,15 @@ async fn supervise<S: Server>(
             }
             match server.start_again().await {
                 Ok(()) => break,
-                Err(error) => view.say(S::NAME, &format!("cannot start it: {error:#}")),
+                Err(error) => view.say(S::NAME, &format!("cannot start: {error:#}")),
             }
         }
         view.say(S::NAME, "is back");
     }
 }
 
-/// The port that is wanted if it is free, else another, said clearly. No other system that is brought
-/// up takes it while this one is.
+/// The wanted port if it is free, else another one, with a message. No other system started by `up` takes it
+/// while this one runs.
 pub(super) fn wanted_or_other(view: &View, name: &str, wanted: u16) -> anyhow::Result<u16> {
     let port = ports::free_or_other(wanted)?;
     if port != wanted {

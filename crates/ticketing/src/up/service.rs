@@ -1,4 +1,4 @@
-//! One process of a service, started again whenever it ends.
+//! One process of a service, restarted whenever it exits.
 
 use std::{
     fs::{self, File},
@@ -26,13 +26,13 @@ use super::{
     view::View,
 };
 
-/// How long a process may take to stop: its own grace time and a little.
+/// How long a process may take to stop: its own grace period and a margin.
 const GRACE: Duration = Duration::from_secs(25);
-/// The pauses before a process that ended is started again.
+/// The pauses before a process that exited is restarted.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-/// How long a process must have lived for the pauses to begin anew.
-const A_WHILE: Duration = Duration::from_secs(10);
-/// How large a log file grows before it is begun anew, in bytes. The one before is kept.
+/// How long a process must have run for the pauses to start from the shortest again.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// How large a log file may grow before it is rotated, in bytes. One older file is kept.
 const LOG_LIMIT: usize = 32 << 20;
 
 /// What to run.
@@ -42,17 +42,17 @@ pub(super) struct Service {
     pub(super) kind: &'static str,
     /// Its client id.
     pub(super) name: String,
-    /// Whether it joins a queue group, and is of use once it has.
+    /// Whether it counts as up only once it has joined its queue group.
     pub(super) joins: bool,
     pub(super) port: u16,
-    /// Where its probes, metrics and operations API are; `None` for together with its API.
+    /// The port of its probes, metrics and operations API; `None` if they share the API's port.
     pub(super) operations_port: Option<u16>,
     pub(super) nats_url: String,
-    /// What it is told besides, as variables of its environment.
+    /// Additional environment variables.
     pub(super) settings: Vec<(&'static str, String)>,
 }
 
-/// A service that is of use, at this port.
+/// A process that is up, and its ports.
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) name: String,
@@ -60,7 +60,7 @@ pub(super) struct Up {
     pub(super) operations_port: Option<u16>,
 }
 
-/// Runs the process until `stop`, then stops it in good order. Says each time that it is up.
+/// Runs the process until `stop`, then shuts it down gracefully. Sends to `up` each time it comes up.
 pub(super) async fn supervise(
     mut service: Service,
     folder: Arc<Folder>,
@@ -81,7 +81,7 @@ pub(super) async fn supervise(
                     service: &service,
                     view: &view,
                     up: &up,
-                    told: AtomicBool::new(false),
+                    reported: AtomicBool::new(false),
                 };
                 let stopped = watched.until_it_ends(&mut child, &mut log, &stop).await;
                 folder.remove_pid(&name);
@@ -90,13 +90,13 @@ pub(super) async fn supervise(
                 }
                 service.leave_a_taken_port(&view);
             }
-            Err(error) => view.say(&name, &format!("cannot start it: {error:#}")),
+            Err(error) => view.say(&name, &format!("cannot start: {error:#}")),
         }
-        if begun.elapsed() > A_WHILE {
+        if begun.elapsed() > STABLE_AFTER {
             restart.reset();
         }
         let pause = restart.pause();
-        view.is_not(&name, format!("away      starting again in {:.1} s", pause.as_secs_f32()));
+        view.is_not(&name, format!("away      restarting in {:.1} s", pause.as_secs_f32()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
@@ -105,7 +105,7 @@ pub(super) async fn supervise(
 }
 
 impl Service {
-    /// Moves to another port if a program has this one that reserves none.
+    /// Moves to another port if a program that does not reserve its ports has taken this one.
     fn leave_a_taken_port(&mut self, view: &View) {
         for port in [Some(&mut self.port), self.operations_port.as_mut()].into_iter().flatten() {
             if let Ok(free) = wanted_or_other(view, &self.name, *port) {
@@ -115,11 +115,11 @@ impl Service {
     }
 
     fn spawn(&self) -> anyhow::Result<Child> {
-        // By its path: a program that was built anew meanwhile is what runs next.
-        let program = std::env::current_exe().context("cannot tell which program this is")?;
+        // By path: after a rebuild, the new program is started.
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
         let mut command = Command::new(program);
         if std::env::var_os("AUTH").is_none() {
-            // On one's own machine nobody has a token; who wants to try one sets AUTH.
+            // Nobody has a token on their own machine. To try tokens, set AUTH.
             command = command.env("AUTH", "off");
         }
         if let Some(port) = self.operations_port {
@@ -134,7 +134,7 @@ impl Service {
             .env("NODE_NAME", "localhost")
             .env("HTTP_ADDRESS", format!("127.0.0.1:{}", self.port))
             .env("NATS_URL", &self.nats_url)
-            // What the view is made of.
+            // The view interprets these lines.
             .env("LOG", "info")
             .env("LOG_FORMAT", "json")
             .piped()
@@ -146,12 +146,12 @@ struct Watched<'a> {
     service: &'a Service,
     view: &'a View,
     up: &'a mpsc::Sender<Up>,
-    /// It has been told that the process is of use.
-    told: AtomicBool,
+    /// Whether this process has been reported as up.
+    reported: AtomicBool,
 }
 
 impl Watched<'_> {
-    /// Shows what the process says until it ends. Returns whether that was wanted.
+    /// Shows the process's output until it exits. Returns whether it was told to stop.
     async fn until_it_ends(
         &self,
         child: &mut Child,
@@ -175,7 +175,7 @@ impl Watched<'_> {
                 Some(line) = lines.recv() => self.show(&line, pid, log),
             }
         };
-        // What it said last explains its end. Its pipes are closed, so this ends too.
+        // Its last lines explain why it exited. Its pipes are closed, so this loop ends.
         while let Some(line) = lines.recv().await {
             self.show(&line, pid, log);
         }
@@ -183,7 +183,7 @@ impl Watched<'_> {
             self.view.say(name, "stopped");
             self.view.is_not(name, "stopped");
         } else {
-            self.view.say(name, &format!("ended ({status}), starting it again"));
+            self.view.say(name, &format!("exited ({status}), restarting"));
         }
         stopping
     }
@@ -193,7 +193,7 @@ impl Watched<'_> {
         log.write(line);
         match log::read(line) {
             Said::Event(text) => self.view.event(name, &text),
-            Said::Joined(group) => self.is_up(pid, &format!("in the queue group {group}")),
+            Said::Joined(group) => self.is_up(pid, &format!("joined the queue group {group}")),
             Said::Listening(address) if !self.service.joins => {
                 self.is_up(pid, &format!("listening on {address}"));
             }
@@ -204,14 +204,14 @@ impl Watched<'_> {
     }
 
     fn is_up(&self, pid: u32, how: &str) {
-        // It joins its group again after each outage of NATS, which is told as such.
-        if self.told.swap(true, Ordering::Relaxed) {
+        // A process rejoins its group after each outage of NATS, which is reported as an outage.
+        if self.reported.swap(true, Ordering::Relaxed) {
             return;
         }
         let Service { name, port, operations_port, .. } = self.service;
         self.view.say(name, how);
         self.view.runs(name, format!("http://127.0.0.1:{port}  process {pid}"));
-        // Nobody listens any more while everything stops.
+        // During shutdown nobody receives this.
         let _ = self.up.try_send(Up {
             name: name.clone(),
             port: *port,
@@ -220,7 +220,7 @@ impl Watched<'_> {
     }
 }
 
-/// Everything that a process has said in this run.
+/// The log file of a process.
 struct LogFile {
     path: std::path::PathBuf,
     file: Option<File>,
@@ -233,7 +233,7 @@ impl LogFile {
         Self { file: File::create(&path).ok(), path, size: 0 }
     }
 
-    /// A full disk must not stop the system, so a line that cannot be written is passed over.
+    /// A full disk must not stop the system, so a line that cannot be written is dropped.
     fn write(&mut self, line: &str) {
         if self.size > LOG_LIMIT {
             let _ = fs::rename(&self.path, self.path.with_extension("log.1"));

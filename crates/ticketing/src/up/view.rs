@@ -1,5 +1,5 @@
-//! What a person sees: what happens as lines that scroll by, and, on a terminal, below them a panel that is
-//! kept up to date: a line for each process and for each stream.
+//! The output of `up`: a scrolling line for each thing that happens and, on a terminal, a live panel below with
+//! a row for each process and stream.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +15,17 @@ use tokio::time::Instant;
 
 use super::rows::{Look, Rows, padded};
 
-/// How many lines about single events a second may bring; of the rest only the number is told.
+/// The most lines about single events per second; the rest are only counted.
 const EVENTS_A_SECOND: usize = 20;
-/// How often the terminal is drawn anew, per second.
+/// How often the panel is redrawn, per second.
 const DRAWS: u8 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 const CLOCK: &[FormatItem<'static>] = format_description!("[hour]:[minute]:[second]");
 
-/// The view. All processes' watchers write to the one.
+/// The view, shared by the watchers of all processes.
 #[derive(Debug)]
 pub(super) struct View {
-    /// The lines of the processes; `None` when the output is no terminal.
+    /// The panel; `None` if the output is not a terminal.
     panel: Option<ProgressBar>,
     state: Mutex<State>,
 }
@@ -33,14 +33,14 @@ pub(super) struct View {
 #[derive(Debug, Default)]
 struct State {
     rows: Rows,
-    /// Each stream, and where its events are.
+    /// Each stream, and the state of its events.
     streams: Vec<(String, String)>,
     /// When the current second of events began.
     second: Option<Instant>,
-    told: usize,
-    /// Events of this second that were not told one by one, by process.
-    untold: BTreeMap<String, usize>,
-    /// When the processes' lines were last written anew.
+    shown: usize,
+    /// Events of this second that were only counted, by process.
+    counted: BTreeMap<String, usize>,
+    /// When the panel was last redrawn.
     drawn: Option<Instant>,
 }
 
@@ -49,14 +49,14 @@ impl View {
         let panel = io::stdout().is_terminal().then(|| {
             let target = ProgressDrawTarget::stdout_with_hz(DRAWS);
             let panel = ProgressBar::with_draw_target(None, target).with_style(style("{msg}"));
-            // Draws as well what came too soon after another draw.
+            // Redraws for changes that came too soon after the last draw.
             panel.enable_steady_tick(SECOND / 2);
             panel
         });
         Self { panel, state: Mutex::default() }
     }
 
-    /// Something that takes a while has begun.
+    /// Something slow has begun.
     pub(super) fn progress(&self, what: &str) {
         match &self.panel {
             Some(panel) => {
@@ -67,7 +67,7 @@ impl View {
         }
     }
 
-    /// Nothing that takes a while is going on any more.
+    /// Nothing slow is going on any more.
     pub(super) fn progress_done(&self) {
         if let Some(panel) = &self.panel {
             panel.set_style(style("{msg}"));
@@ -75,34 +75,34 @@ impl View {
         }
     }
 
-    /// Lines without a time or a process, such as the headline.
+    /// Prints a line without a time or a process.
     pub(super) fn print(&self, text: &str) {
         match &self.panel {
             Some(panel) => panel.println(text),
             None => {
                 let mut out = io::stdout().lock();
-                // Nobody reads any more: no reason to stop the system.
+                // If nobody reads the output, the system must still go on.
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
             }
         }
     }
 
-    /// Something happened in a process.
+    /// Reports something that happened in a process.
     pub(super) fn say(&self, name: &str, text: &str) {
         let line = self.state().line(name, text);
         self.print(&line);
     }
 
-    /// A process did something with an event, as it does thousands of times.
+    /// Reports what a process did with one event. May be called thousands of times a second.
     pub(super) fn event(&self, name: &str, text: &str) {
         let mut state = self.state();
         let summary = state.next_second(Instant::now());
         state.rows.row(name).events += 1;
-        let line = if state.told < EVENTS_A_SECOND {
-            state.told += 1;
+        let line = if state.shown < EVENTS_A_SECOND {
+            state.shown += 1;
             Some(state.line(name, text))
         } else {
-            *state.untold.entry(name.to_owned()).or_default() += 1;
+            *state.counted.entry(name.to_owned()).or_default() += 1;
             None
         };
         self.draw_now_and_then(&mut state);
@@ -110,8 +110,7 @@ impl View {
         [summary, line].into_iter().flatten().for_each(|line| self.print(&line));
     }
 
-    /// Tells of the events that were not told one by one, once their second is over. To be called
-    /// now and then.
+    /// Prints how many events were only counted, once their second is over. Call it about once a second.
     pub(super) fn tick(&self) {
         let mut state = self.state();
         self.draw(&state);
@@ -122,27 +121,27 @@ impl View {
         }
     }
 
-    /// A process is not of use now: it is starting, or down.
+    /// A process is not up: it is starting, or down.
     pub(super) fn is_not(&self, name: &str, why: impl Into<String>) {
         let mut state = self.state();
         state.rows.is_not(name, why.into());
         self.draw(&state);
     }
 
-    /// A process runs at this place.
+    /// A process is running at this address.
     pub(super) fn runs(&self, name: &str, place: impl Into<String>) {
         let mut state = self.state();
         state.rows.runs(name, place.into());
         self.draw(&state);
     }
 
-    /// A process said something of an outage of NATS or Postgres. Told only if that is not what the view tells
-    /// of the server itself.
+    /// A process reported an outage of NATS or Postgres. Shown only if the view does not report that server's
+    /// outage itself.
     pub(super) fn outage(&self, name: &str, text: &str) {
         self.state().rows.hold(Instant::now(), name, text);
     }
 
-    /// What the processes really do, and where the events of each stream are.
+    /// Records the observed state of processes and streams.
     pub(super) fn look(&self, looks: Vec<Look>, streams: Vec<(String, String)>) {
         let mut state = self.state();
         let said = state.rows.look(Instant::now(), looks);
@@ -152,7 +151,7 @@ impl View {
         said.into_iter().for_each(|(name, text)| self.say(&name, &text));
     }
 
-    /// Takes the lines of the processes away; what comes after is plain.
+    /// Removes the panel; later lines are plain.
     pub(super) fn close(&self) {
         self.tick();
         if let Some(panel) = &self.panel {
@@ -164,7 +163,7 @@ impl View {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Thousands of events a second need not be drawn one by one.
+    /// Redraws at most `DRAWS` times a second.
     fn draw_now_and_then(&self, state: &mut State) {
         let now = Instant::now();
         if state.drawn.is_none_or(|drawn| now - drawn > SECOND / u32::from(DRAWS)) {
@@ -194,16 +193,16 @@ impl State {
         format!("{clock} {} {text}", self.rows.row(name).colored(name))
     }
 
-    /// Begins a new second if the last one is over. Returns what is to be said of that.
+    /// Begins a new second if the last one is over. Returns a summary of the events that were only counted.
     fn next_second(&mut self, now: Instant) -> Option<String> {
         if self.second.is_some_and(|begun| now - begun < SECOND) {
             return None;
         }
         self.second = Some(now);
-        self.told = 0;
-        let untold = std::mem::take(&mut self.untold);
-        let total: usize = untold.values().sum();
-        let each: Vec<_> = untold.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        self.shown = 0;
+        let counted = std::mem::take(&mut self.counted);
+        let total: usize = counted.values().sum();
+        let each: Vec<_> = counted.iter().map(|(name, n)| format!("{name} {n}")).collect();
         (total > 0).then(|| format!("         … and {total} more: {}", each.join(", ")))
     }
 }
@@ -213,15 +212,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_flood_of_events_the_first_are_told_and_the_rest_is_counted() {
+    fn in_a_flood_of_events_the_first_are_shown_and_the_rest_are_counted() {
         let view = View { panel: None, state: Mutex::default() };
         for _ in 0..EVENTS_A_SECOND + 7 {
-            view.event("orders-1", "took one");
+            view.event("orders-1", "processed one");
         }
         let mut state = view.state();
-        assert_eq!((state.told, state.untold["orders-1"]), (EVENTS_A_SECOND, 7));
+        assert_eq!((state.shown, state.counted["orders-1"]), (EVENTS_A_SECOND, 7));
         let summary = state.next_second(Instant::now() + SECOND).unwrap();
         assert!(summary.contains("7 more: orders-1 7"), "{summary}");
-        assert_eq!(state.told, 0);
+        assert_eq!(state.shown, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Looks again and again at what every part of the system really does, as the console does, and at Postgres, and
-//! shows it in the view.
+//! Polls the real state of every process, of the streams and of Postgres, with the console's code, and shows it
+//! in the view.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -30,12 +30,12 @@ use crate::{
 /// How long Postgres may take to answer, and how often it is asked.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const ASK_POSTGRES_EVERY: Duration = Duration::from_secs(1);
-/// How long NATS, which has just been started or is given, may take to accept a connection.
+/// How long NATS, just started or external, may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The name of the connection to NATS.
 const NAME: &str = "panel";
 
-/// Watches until it is closed.
+/// Watches the system until it is closed.
 pub(super) struct Watch {
     bus: Bus,
     shutdown: Shutdown,
@@ -44,7 +44,7 @@ pub(super) struct Watch {
 type Postgres = Option<Result<(), Unanswered>>;
 
 impl Watch {
-    /// Begins to watch the system in this data folder.
+    /// Starts watching the system in this data folder.
     pub(super) async fn begin(
         view: Arc<View>,
         nats_url: &str,
@@ -62,10 +62,10 @@ impl Watch {
         Ok(Self { bus, shutdown })
     }
 
-    /// Checks that no stream is in another storage than the store needs.
+    /// Checks that every stream has the storage that the store needs.
     ///
     /// # Errors
-    /// One is: NATS cannot change it.
+    /// A stream has another storage, which NATS cannot change.
     pub(super) async fn refuse_other_storage(&self, store: Store) -> anyhow::Result<()> {
         let connected = timeout(CONNECT_TIMEOUT, self.bus.connected()).await;
         connected.context("NATS does not answer, so its streams cannot be checked")?;
@@ -77,14 +77,14 @@ impl Watch {
             ensure!(
                 has == store.storage(),
                 "stream {} is in {name} storage, which --store {store} does not use and NATS cannot change: start \
-                 over with --fresh, which deletes all data, or leave --store out",
+                 over with --fresh, which deletes all data, or omit --store",
                 stream.name
             );
         }
         Ok(())
     }
 
-    /// Ends.
+    /// Stops watching.
     pub(super) async fn close(self) {
         self.shutdown.begin();
         self.bus.close().await;
@@ -137,7 +137,7 @@ async fn show(
     }
 }
 
-/// What a member of a queue group has done and has in hand.
+/// How many events a member of a queue group has acked, and how many it has in hand.
 fn detail(snapshot: &Snapshot, client_id: &str) -> String {
     let mut groups = snapshot.flows.iter().flat_map(|flow| &flow.groups);
     let member =
@@ -147,14 +147,14 @@ fn detail(snapshot: &Snapshot, client_id: &str) -> String {
     })
 }
 
-/// Where the events of a stream are.
+/// The state of a stream's events.
 fn way(flow: &Flow) -> String {
     let outbox = flow
         .publisher
         .as_ref()
         .map_or(String::new(), |publisher| format!("outbox {}, ", number(publisher.waiting)));
     if !flow.current {
-        return format!("{outbox}the rest is unknown while NATS does not answer");
+        return format!("{outbox}the rest is unknown: NATS does not answer");
     }
     let groups = flow.groups.iter().map(|group| {
         let (name, lag, in_hand) = (&group.name, group.waiting, group.in_hand);

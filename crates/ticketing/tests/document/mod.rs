@@ -1,14 +1,14 @@
-//! Does what a document tells its reader to type, in order, and compares what each terminal shows
-//! with the document's samples. What a reader types is what runs.
+//! Runs the commands of a document in order, exactly as a reader would type them, and compares the
+//! output of each terminal with the document's samples.
 //!
-//! - A block that begins with "```sh" is pasted at once. `# runs until Ctrl-C` marks one that stays, and
+//! - A "```sh" block is pasted as a whole. `# runs until Ctrl-C` marks one that keeps running, and
 //!   `# is refused` one that must fail.
-//! - A line that begins with `**Terminal 2**` says where the next blocks are typed and shown. If it goes on
+//! - A line that begins with `**Terminal 2**` selects the terminal for the next blocks. If it continues
 //!   with "press Ctrl-C", "press Ctrl-Z" or "type `rs`", that is done there.
-//! - Each line of a block that begins with "```text" must be shown in that terminal, in this order; other
-//!   lines may stand between them. See [`sample`] for what a line matches. A command that changes nothing
-//!   is repeated until it shows its sample.
-//! - "```sh skip" and "```text skip" are for readers alone.
+//! - Each line of a "```text" block must appear in that terminal, in this order; other lines may come
+//!   between them. See [`sample`] for what a line matches. A read-only command is repeated until it shows
+//!   its sample.
+//! - "```sh skip" and "```text skip" are only for readers.
 
 mod sample;
 mod terminal;
@@ -25,17 +25,17 @@ use self::{sample::Known, terminal::Terminal};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// How long a terminal may take to show a sample.
 const SHOWN: Duration = Duration::from_secs(180);
-/// How long a program that ends by itself may take until the next command is typed.
+/// How long a program that exits by itself may take before the next command is typed.
 const FREE: Duration = Duration::from_secs(60);
-/// How often a command that changes nothing is repeated.
+/// The pause before a read-only command is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Marks a command that runs until Ctrl-C, and one that must fail.
+/// The markers of a command that runs until Ctrl-C, and of one that must fail.
 const STAYS: &str = "# runs until Ctrl-C";
 const REFUSED: &str = "# is refused";
-/// The numbers of terminals that a document does not number.
+/// The numbers given to terminals that a document does not number.
 const UNNUMBERED: usize = 100;
 
-/// What a document tells its reader to do, or to see.
+/// One instruction of a document, or one sample.
 #[derive(Debug)]
 enum Step {
     Type { block: String },
@@ -44,7 +44,7 @@ enum Step {
     See { lines: Vec<String> },
 }
 
-/// Reads a document: each step with the number of its terminal, if it has one.
+/// Parses a document: each step, with the number of its terminal if it has one.
 fn steps(document: &str) -> Vec<(Option<usize>, Step)> {
     let (mut steps, mut terminal) = (Vec::new(), None);
     let mut lines = document.lines();
@@ -80,20 +80,19 @@ fn steps(document: &str) -> Vec<(Option<usize>, Step)> {
     steps
 }
 
-/// A reader who does what a document says, with a data folder of their own.
+/// A reader who follows a document, with a separate data folder.
 struct Reader {
     data: TempDir,
     terminals: HashMap<usize, Terminal>,
-    /// The terminals in which something stays, in the order in which it was started.
+    /// The terminals in which something keeps running, in the order of their start.
     started: Vec<usize>,
     known: Known,
 }
 
-/// Does everything that a document of the repository says, and compares what is shown. Returns the number
-/// of commands.
+/// Follows a document of the repository and compares the output. Returns the number of commands.
 pub(crate) async fn follow(path: &str) -> usize {
     let document = fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
-    // A folder that Postgres's user can enter as well.
+    // A folder that Postgres's user can enter too.
     let open = fs::Permissions::from_mode(0o755);
     let data = tempfile::Builder::new().permissions(open).tempdir().unwrap();
     let (terminals, started, known) = (HashMap::new(), Vec::new(), Known::default());
@@ -134,7 +133,7 @@ impl Reader {
     async fn run(&mut self, number: usize, block: String) {
         let child = self.shell(number, &block);
         let terminal = self.terminals.entry(number).or_default();
-        // Nobody can type while something else runs.
+        // Nothing can be typed while something else runs in this terminal.
         let free = timeout(FREE, terminal.end()).await;
         free.unwrap_or_else(|_| panic!("terminal {number} is busy: {terminal:#?}"));
         terminal.running = Some(child.spawn().unwrap());
@@ -144,22 +143,22 @@ impl Reader {
             return terminal.until_ready().await;
         }
         let failed = terminal.end().await == terminal.block.contains(REFUSED);
-        // One that only looks may look too early: the sample that follows decides.
-        terminal.looked_in_vain = failed && terminal.only_looks();
+        // A read-only command may run too early: the sample that follows decides.
+        terminal.premature = failed && terminal.only_looks();
         let said = &terminal.said[terminal.seen..];
-        assert!(!failed || terminal.looked_in_vain, "{}\n{said:#?}", terminal.block);
+        assert!(!failed || terminal.premature, "{}\n{said:#?}", terminal.block);
     }
 
-    /// Runs a block in the repository's root as a reader's terminal does: variables set by one block are
-    /// there in the next. The differences are a data folder of the test's own and, if another process has a
-    /// usual port, the port that the system took instead.
+    /// Runs a block in the repository's root as a reader's terminal would: variables set by one block exist
+    /// in the next. The differences are a separate data folder and, if another process has a default port,
+    /// the port that the system uses instead.
     fn shell(&self, number: usize, block: &str) -> Command {
         let data = self.data.path();
         let block = block.replace(".ticketing", &data.to_string_lossy());
-        // What stays takes the shell's place, so that it dies with this test.
+        // A program that keeps running replaces the shell, so that it dies with this test.
         let stays = block.contains(STAYS);
         let run = if stays { "exec " } else { "trap 'export -p > \"$VARIABLES\"' EXIT\n" };
-        // What `cargo test` sets makes `cargo run` build dependencies anew.
+        // The variables that `cargo test` sets would make `cargo run` rebuild dependencies.
         // Both outputs in one, as a terminal shows them.
         let clean = "exec 2>&1; unset ${!CARGO_PKG_@} ${!CARGO_MANIFEST_@}\n";
         let load = "set -a; if [ -f \"$VARIABLES\" ]; then . \"$VARIABLES\"; fi\n";
@@ -196,7 +195,7 @@ impl Reader {
         }
     }
 
-    /// Ends what still runs, the last first.
+    /// Stops what still runs, in reverse order.
     async fn leave(mut self) {
         for number in self.started.iter().rev() {
             let terminal = self.terminals.get_mut(number).unwrap();
@@ -205,7 +204,7 @@ impl Reader {
             terminal.end().await;
         }
         for terminal in self.terminals.values() {
-            assert!(!terminal.looked_in_vain, "{terminal:#?}");
+            assert!(!terminal.premature, "{terminal:#?}");
             assert!(!terminal.said.join("\n").contains("panicked"), "{terminal:#?}");
         }
         let left = self.data.path().join("stack.json");
@@ -224,7 +223,7 @@ fn with_ports(block: &str, data: &Path) -> String {
         (&stack["console_url"], 3900),
     ];
     usual.iter().fold(block.to_owned(), |block, (address, port)| {
-        // What is not up yet has none.
+        // A part that is not up yet has no port.
         let Some(taken) = address.as_str().and_then(|at| at.rsplit(':').next()) else {
             return block;
         };

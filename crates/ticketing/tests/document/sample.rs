@@ -1,11 +1,11 @@
-//! What a line of a sample stands for.
+//! Matches a line of a sample with a line of output.
 
 use std::collections::BTreeMap;
 
 use regex::Regex;
 
-/// What a line of a sample matches: `…` any text; a time, an age, a port or a process any other; an id or a
-/// `#17` any other that is as yet unknown, which it stands for from then on.
+/// The pattern for a line of a sample: `…` matches any text; a time, an age, a port or a process id matches any
+/// other; an id or a `#17` matches any that is not known yet, and the same one from then on.
 fn pattern(line: &str) -> (Regex, Vec<String>) {
     let special = [
         r"(?<id>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|#\d+)",
@@ -40,12 +40,12 @@ fn pattern(line: &str) -> (Regex, Vec<String>) {
     (Regex::new(&(pattern + r"\s*$")).unwrap(), ids)
 }
 
-/// What the ids and numbers of the samples stand for. Two never stand for the same.
+/// Which real ids and numbers those of the samples stand for. Two never stand for the same one.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Known(BTreeMap<String, String>);
 
 impl Known {
-    /// Whether a line is what a sample says, and fits what is known.
+    /// Whether a line matches a sample, given the known ids. Remembers new ones.
     pub(super) fn matches(&mut self, sample: &str, line: &str) -> bool {
         let (pattern, ids) = pattern(sample);
         let Some(found) = pattern.captures(line) else { return false };

@@ -1,4 +1,4 @@
-//! A terminal: what runs in it, and what it has shown.
+//! A terminal: what runs in it, and its output.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::sample::Known;
 
 /// The first `cargo run` may have to build, and any may wait for another cargo.
 const PATIENCE: Duration = Duration::from_secs(900);
-/// What a command that stays says once it does its work.
+/// What a command that keeps running prints once it works.
 const READY: [(&str, &str); 3] =
     [(" listen", "Listening to"), (" publish", "Done."), ("cargo run", "Everything is up")];
-/// Commands that change nothing.
+/// Read-only commands.
 const LOOKS: [&str; 5] = [
     "cargo run -q -- status",
     "cargo run -q -- dead-letters list",
@@ -28,15 +28,15 @@ pub(super) struct Terminal {
     pub(super) running: Option<Child>,
     /// What ran last.
     pub(super) block: String,
-    /// It only looked, did not end as it should, and no sample has been shown since.
-    pub(super) looked_in_vain: bool,
-    /// What it has shown, and how much of that a sample has matched.
+    /// A read-only command failed, and no sample has appeared since.
+    pub(super) premature: bool,
+    /// The output, and how much of it samples have matched.
     pub(super) said: Vec<String>,
     pub(super) seen: usize,
 }
 
 impl Terminal {
-    /// Waits until the program ends. Returns whether all went well.
+    /// Waits until the program exits. Returns whether it succeeded.
     pub(super) async fn end(&mut self) -> bool {
         let Some(mut child) = self.running.take() else { return true };
         let said = &mut self.said;
@@ -50,7 +50,7 @@ impl Terminal {
         status.unwrap_or_else(|_| panic!("it did not end: {self:#?}")).success()
     }
 
-    /// Whether what ran last changes nothing, so that it may be repeated.
+    /// Whether the last command is read-only, so that it may be repeated.
     pub(super) fn only_looks(&self) -> bool {
         let looks = LOOKS.iter().any(|command| self.block.starts_with(command));
         looks && !self.block.contains(" -d ") && self.running.is_none()
@@ -69,7 +69,7 @@ impl Terminal {
         }
     }
 
-    /// The first line of a sample that was not shown; `None` when all were.
+    /// The first line of a sample that has not appeared; `None` if all have.
     pub(super) fn missing<'a>(
         &mut self,
         lines: &'a [String],
@@ -83,11 +83,11 @@ impl Terminal {
             };
             at += next + 1;
         }
-        (self.seen, *known, self.looked_in_vain) = (at, found, false);
+        (self.seen, *known, self.premature) = (at, found, false);
         None
     }
 
-    /// To everything in the terminal's foreground: cargo and what it runs.
+    /// Signals everything in the terminal's foreground: cargo and what it runs.
     pub(super) fn signal(&self, signal: Signal) {
         if let Some(child) = &self.running
             && child.exited().is_none()

@@ -1,5 +1,5 @@
-//! A rollout from the release before to this one: both run beside each other on one database and one
-//! stream, under load. `.ci/rollout` builds the release before and runs this test.
+//! A rollout from the previous release to this one: both run side by side on one database and one
+//! stream, under load. `.ci/rollout` builds the previous release and runs this test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 #![allow(dead_code, unused_imports, reason = "the other tests of the system need the rest")]
@@ -16,18 +16,18 @@ use harness::{Load, Service, System};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// How long a service may take to stop: its grace time and some.
+/// How long a service may take to stop: its grace period and a margin.
 const STOPPING: Duration = Duration::from_secs(30);
-/// How many tickets are created in each stage of a rollout.
+/// Tickets created in each stage of the rollout.
 const STAGE: usize = 200;
-/// Who posts at each replica of tickets.
+/// Concurrent clients per replica of tickets.
 const SELLERS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_from_the_release_before_loses_nothing_and_repeats_nothing() {
     let before = env::var_os("RELEASE_BEFORE")
         .map(PathBuf::from)
-        .expect("RELEASE_BEFORE must be the path of the release before; run .ci/rollout");
+        .expect("RELEASE_BEFORE must be the path of the previous release; run .ci/rollout");
     let mut system = System::start().await;
     let now = std::mem::replace(&mut system.program, before);
     let mut old_tickets = system.tickets().await;
@@ -41,7 +41,7 @@ async fn a_rollout_from_the_release_before_loses_nothing_and_repeats_nothing() {
     .await;
     let order = reserve(&system, &old_1, ticket).await;
 
-    // As a Deployment does it: a new pod joins, then an old one goes.
+    // As a Deployment does: a new pod joins, then an old one leaves.
     system.program = now;
     let new_tickets = system.service("tickets", "tickets-2", system.nats.client_port()).await;
     let new_load = Load::begin(&system, &new_tickets, SELLERS);
@@ -57,7 +57,7 @@ async fn a_rollout_from_the_release_before_loses_nothing_and_repeats_nothing() {
     new_load.more(STAGE).await;
     created.extend(new_load.end().await);
 
-    // What the release before has begun, this one finishes.
+    // This release finishes what the previous one began.
     let paid = format!("{}/api/orders/{order}/payment", new_3.url);
     let paid = system.http.post(paid).json(&json!({ "token": "tok_visa" })).send().await.unwrap();
     assert_eq!(paid.status(), 200);

@@ -1,6 +1,6 @@
-//! Whatever is done to orders, and in whichever order, how often and how late the events of it come,
-//! every order is in a state that can be, and once it is quiet both services agree. The services' own
-//! statements on a real Postgres, with chance in place of NATS.
+//! Whatever happens to orders, and in whatever order, however often and however late their events arrive,
+//! every order is in a valid state, and once everything has arrived both services agree. Runs the services'
+//! own statements on a real Postgres, with random delivery instead of NATS.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,13 +31,13 @@ const CASES: u32 = 100;
 /// Something that happens.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Somebody wants this ticket.
+    /// A buyer reserves this ticket.
     Reserve(usize),
-    /// One of the orders so far is paid, cancelled, or due.
+    /// One of the existing orders is paid or cancelled, or comes due.
     Pay(usize),
     Cancel(usize),
     Expire(usize),
-    /// One of the events that are under way arrives, and perhaps once more later.
+    /// One of the events in transit arrives, and may arrive again later.
     Deliver {
         which: usize,
         again: bool,
@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An event on its way from one service to the other.
+/// An event in transit from one service to the other.
 #[derive(Debug, Clone)]
 enum Event {
     Order(Order),
@@ -70,7 +70,7 @@ struct World {
 }
 
 impl World {
-    /// New tickets, which both services know.
+    /// Creates tickets that both services know.
     async fn new(tickets_db: PgPool, orders_db: PgPool) -> Self {
         let mut world =
             Self { tickets_db, orders_db, tickets: vec![], orders: vec![], under_way: vec![] };
@@ -131,7 +131,7 @@ impl World {
         let before = store::lock(&mut tx, id, "ada").await.unwrap().unwrap();
         let now = if when_due { before.expires_at } else { before.updated_at };
         if let Ok(Some(next)) = order::decide(&before, command, now) {
-            assert_eq!(before.status, OrderStatus::Reserved, "what is final stays so");
+            assert_eq!(before.status, OrderStatus::Reserved, "a final state changed");
             store::save(&mut tx, std::slice::from_ref(&next)).await.unwrap();
             let saved = store::find(&mut tx, id, "ada").await.unwrap().unwrap();
             assert_eq!(saved, next);
@@ -140,7 +140,7 @@ impl World {
         tx.commit().await.unwrap();
     }
 
-    /// An event takes effect in the other service, which may cause the next.
+    /// Applies an event in the other service, which may cause the next one.
     async fn arrives(&mut self, event: Event) {
         match event {
             Event::Ticket(ticket) => {
@@ -169,7 +169,7 @@ impl World {
         }
     }
 
-    /// What is under way arrives, twice; then both services agree on each ticket.
+    /// Delivers everything in transit, twice; then both services must agree on each ticket.
     async fn ends_in_agreement(&mut self) {
         while let Some(event) = self.under_way.pop() {
             self.arrives(event.clone()).await;
@@ -189,7 +189,7 @@ impl World {
                 OrderStatus::Completed => (order.id, "sold"),
                 status => (order.id, status.as_str()),
             });
-            assert_eq!(held, having, "the ticket is held by the order that has it");
+            assert_eq!(held, having, "the ticket is held by its order");
         }
     }
 }
@@ -203,7 +203,7 @@ async fn handle<L: Listener>(pool: &PgPool, listener: &L, event: L::Events) {
 }
 
 #[test]
-fn the_services_agree_whatever_happens_to_orders_and_however_the_events_of_it_come() {
+fn both_services_agree_whatever_happens_to_orders_and_in_whatever_order_events_arrive() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (postgres, tickets_db, orders_db) = runtime.block_on(async {
         let postgres = Postgres::builder().fsync(false).start().await.unwrap();
@@ -234,6 +234,6 @@ fn the_services_agree_whatever_happens_to_orders_and_however_the_events_of_it_co
             Ok(())
         })
         .unwrap();
-    assert!(made.into_inner() > u64::from(CASES), "orders were made at all");
+    assert!(made.into_inner() > u64::from(CASES), "too few orders were created");
     drop(postgres);
 }

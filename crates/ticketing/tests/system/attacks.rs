@@ -1,5 +1,5 @@
-//! Clients that mean harm, against the services as processes. What they can do to the server by itself
-//! is in the tests of `common`.
+//! Malicious clients against the services as processes. Attacks on the HTTP server alone are in the tests
+//! of `common`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,7 +18,7 @@ async fn metrics(system: &System, service: &Service) -> String {
 }
 
 #[tokio::test]
-async fn invented_methods_and_paths_make_no_new_series_and_every_metric_says_what_it_is() {
+async fn invented_methods_and_paths_create_no_metric_series_and_every_metric_has_help() {
     let system = System::start().await;
     let (tickets, orders) = (system.tickets().await, system.orders("orders-1").await);
     let ticket = system.post(&tickets, "a").await;
@@ -46,12 +46,12 @@ async fn invented_methods_and_paths_make_no_new_series_and_every_metric_says_wha
             lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
         };
         assert!(named("# TYPE ").len() > 5, "{text}");
-        assert_eq!(named("# HELP "), named("# TYPE "), "each metric says what it is");
+        assert_eq!(named("# HELP "), named("# TYPE "), "each metric has a help text");
     }
 }
 
 #[tokio::test]
-async fn a_process_told_to_stop_waits_for_no_client_and_exits_0() {
+async fn a_stopping_process_waits_for_no_client_and_exits_0() {
     let mut system = System::start().await;
     system.settings.push(("SHUTDOWN_GRACE", "6s".to_owned()));
     let mut tickets = system.tickets().await;
@@ -70,7 +70,7 @@ async fn a_process_told_to_stop_waits_for_no_client_and_exits_0() {
         client.write_all(sends.as_bytes()).await.unwrap();
         clients.push(client);
     }
-    // It has heard of all of them, since it answers the last.
+    // It answers the last client, so it has seen all of them.
     let mut last = TcpStream::connect(address).await.unwrap();
     last.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert!(last.read(&mut [0; 100]).await.unwrap() > 0);

@@ -1,4 +1,4 @@
-//! People who order tickets, and what tickets and orders must then agree on.
+//! Buyers who order tickets, and checks that tickets and orders agree.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use uuid::Uuid;
 
 use crate::harness::{Service, System, until};
 
-/// What tokens are signed with where buyers have names.
+/// The key that signs buyers' tokens.
 pub(crate) const SECRET: &str = "a secret of thirty-two bytes or more";
 
 /// A buyer's token.
 pub(crate) fn token(buyer: &str) -> String {
-    // Long after any test.
+    // Long after any test ends.
     let claims = json!({ "sub": buyer, "exp": 4_102_444_800_u64 });
     encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
 }
 
-/// A ticket as one of the services has it: its version, and the order that holds it, with how.
+/// A ticket in one of the services: its version, and the order that holds it, with the kind of hold.
 pub(crate) type Held = (i32, Option<(Uuid, String)>);
 
 impl System {
-    /// What a service answers, and with what status.
+    /// Sends a request and returns the status and the JSON answer.
     pub(crate) async fn ask(
         &self,
         service: &Service,
@@ -39,7 +39,7 @@ impl System {
         (answer.status(), answer.json().await.unwrap())
     }
 
-    /// Reserves a ticket, as soon as the service knows it. Returns the order.
+    /// Reserves a ticket as soon as the service knows it. Returns the order.
     pub(crate) async fn reserve(&self, orders: &Service, ticket: Uuid) -> Value {
         until("orders knows the ticket", || async { self.known().await.contains_key(&ticket) })
             .await;
@@ -49,7 +49,7 @@ impl System {
         order
     }
 
-    /// Changes a ticket, from whichever version. Returns what that was answered.
+    /// Changes a ticket, whatever its version. Returns the answer.
     pub(crate) async fn put(&self, tickets: &Service, ticket: Uuid) -> (StatusCode, Value) {
         let put = self.http.put(format!("{}/api/tickets/{ticket}", tickets.url));
         let put = put.header("if-match", "*").json(&json!({ "title": "Opera", "price": 30 }));
@@ -57,7 +57,7 @@ impl System {
         (answer.status(), answer.json().await.unwrap())
     }
 
-    /// Waits until tickets has a ticket held like this, and not at all with `None`.
+    /// Waits until tickets shows this hold on a ticket; `None` means free.
     pub(crate) async fn until_held(&self, ticket: Uuid, by: Option<&str>) {
         until(&format!("the ticket is held: {by:?}"), || async {
             let held: Result<Option<String>, _> =
@@ -70,8 +70,8 @@ impl System {
         .await;
     }
 
-    /// Checks, once everything is quiet, that each ticket is held by the order that has it, if one
-    /// has, in both services. Returns the tickets.
+    /// Once everything is quiet, checks in both services that each ticket is held by its order, if it has
+    /// one. Returns the tickets.
     pub(crate) async fn both_agree(&self) -> BTreeMap<Uuid, Held> {
         self.everything_is_quiet().await;
         let columns = |row: (Uuid, i32, Option<Uuid>, Option<String>)| {
@@ -99,7 +99,7 @@ impl System {
         assert_eq!(having.len(), number, "a ticket has one order");
         let held: BTreeMap<Uuid, (Uuid, String)> =
             own.iter().filter_map(|(ticket, (_, hold))| Some((*ticket, hold.clone()?))).collect();
-        assert_eq!(held, having, "each ticket is held by the order that has it");
+        assert_eq!(held, having, "each ticket is held by its order");
         own
     }
 }

@@ -1,4 +1,4 @@
-//! Sellers and buyers by their tokens, over both services; and settings by which nobody could be known.
+//! Sellers and buyers are authenticated by tokens in both services; unusable settings are rejected.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn a_tickets_seller_is_known_to_both_services_and_alone_changes_it() {
+async fn both_services_know_a_tickets_seller_and_only_the_seller_changes_it() {
     let mut system = System::start().await;
     system.settings = vec![("AUTH", "hs256".to_owned()), ("JWT_KEY", SECRET.to_owned())];
     let (tickets, orders) = (system.tickets().await, system.orders("orders-1").await);
@@ -43,7 +43,7 @@ async fn a_tickets_seller_is_known_to_both_services_and_alone_changes_it() {
         (&copy["seller"], &copy["version"]) == (&json!("sally"), &json!(2))
     })
     .await;
-    // The hold of an order is a change as well, and no seller's.
+    // An order's hold changes the ticket too, without its seller.
     let wanted = json!({ "ticketId": ticket["id"] });
     let (status, order) = ask(&system, "anna", &orders, Method::POST, "/api/orders", wanted).await;
     assert_eq!((status, &order["buyer"]), (StatusCode::CREATED, &json!("anna")));
@@ -55,7 +55,7 @@ async fn a_tickets_seller_is_known_to_both_services_and_alone_changes_it() {
 }
 
 #[tokio::test]
-async fn settings_by_which_nobody_can_be_known_end_with_status_64_and_their_name() {
+async fn unusable_authentication_settings_exit_64_and_are_named() {
     let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
     let bad: [(&[(&str, &str)], &str); 7] = [
         (&[], "AUTH"),

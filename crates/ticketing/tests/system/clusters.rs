@@ -1,4 +1,4 @@
-//! `NATS_URL` with several servers: any that lives will do.
+//! `NATS_URL` with several servers: any live one is used.
 
 use embedded::{NatsServer, ports};
 use serde_json::Value;
@@ -6,14 +6,14 @@ use tempfile::TempDir;
 
 use crate::{command::ticketing, harness::System};
 
-/// The URLs, with commas between.
+/// The URLs, separated by commas.
 fn list(ports: impl IntoIterator<Item = u16>) -> String {
     let urls: Vec<_> = ports.into_iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
     urls.join(",")
 }
 
-/// Three servers of one cluster. None tells clients of the others, so that these know of them by their
-/// list alone.
+/// Three servers of one cluster. None advertises the others, so clients know only the servers in their
+/// own list.
 async fn cluster() -> Vec<NatsServer> {
     let routes = ports::consecutive(3).unwrap();
     let server = |number: u16| {
@@ -50,10 +50,10 @@ async fn in_use(system: &System, servers: &[NatsServer], client_id: &str) -> Opt
 }
 
 #[tokio::test]
-async fn services_leave_a_server_of_a_cluster_that_was_killed_for_another_of_their_list() {
+async fn services_fail_over_to_another_server_in_their_list_when_theirs_is_killed() {
     let mut system = System::start().await;
     let mut servers = cluster().await;
-    // The first is dead from the start.
+    // The first server is dead from the start.
     let dead = ports::free().unwrap();
     let ports = [dead].into_iter().chain(servers.iter().map(NatsServer::client_port));
     system.settings.push(("NATS_URL", list(ports)));
@@ -72,7 +72,7 @@ async fn services_leave_a_server_of_a_cluster_that_was_killed_for_another_of_the
     }
 }
 
-/// A certificate of 127.0.0.1 that is its own authority.
+/// A self-signed certificate for 127.0.0.1.
 fn certificate() -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -87,7 +87,7 @@ fn certificate() -> (TempDir, String) {
 }
 
 #[tokio::test]
-async fn a_dead_server_of_the_list_keeps_nobody_out_with_tls_and_a_password_either() {
+async fn a_dead_server_in_the_list_is_skipped_with_tls_and_a_password_too() {
     let (folder, settings) = certificate();
     let mut system = System::start_on(NatsServer::builder().settings(settings)).await;
     system.settings.push(("NATS_USER", "services".to_owned()));
@@ -103,7 +103,7 @@ async fn a_dead_server_of_the_list_keeps_nobody_out_with_tls_and_a_password_eith
 }
 
 #[tokio::test]
-async fn the_tools_take_a_list_as_well() {
+async fn the_tools_accept_a_list_of_servers() {
     let nats = NatsServer::builder().start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let servers = list([ports::free().unwrap(), nats.client_port()]);
@@ -117,7 +117,7 @@ async fn the_tools_take_a_list_as_well() {
 }
 
 #[tokio::test]
-async fn a_url_in_the_list_that_is_none_ends_with_status_64_and_the_settings_name() {
+async fn an_invalid_url_in_the_list_exits_64_and_the_setting_is_named() {
     for bad in ["nats://127.0.0.1:4222,http://127.0.0.1:1", "nats://,nats://127.0.0.1", ",", ""] {
         for service in ["tickets", "orders"] {
             let mut process = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))

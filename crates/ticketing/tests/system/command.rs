@@ -1,4 +1,4 @@
-//! The command as a person runs it: with arguments, something to type, and lines to read.
+//! Runs the command as a person does: with arguments, typed lines, and output to read.
 
 use std::{path::Path, process::ExitStatus};
 
@@ -7,10 +7,10 @@ use tokio::time::timeout;
 
 use crate::harness::PATIENCE;
 
-/// A command that runs.
+/// A running command.
 pub(crate) struct Running {
     pub(crate) child: Child,
-    /// What it has printed so far, to be shown when a test fails.
+    /// Its output so far, shown if a test fails.
     pub(crate) read: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn ticketing(folder: &Path, arguments: &[&str]) -> Running {
 }
 
 impl Running {
-    /// Reads until a line holds this text, and returns that line.
+    /// Reads until a line contains this text, and returns that line.
     pub(crate) async fn line_with(&mut self, text: &str) -> String {
         loop {
             match timeout(PATIENCE, self.child.line()).await {
@@ -48,7 +48,7 @@ impl Running {
         self.child.write_line(line).unwrap();
     }
 
-    /// Reads to the end. Returns how it ended and everything that it printed.
+    /// Reads to the end. Returns the exit status and all output.
     pub(crate) async fn end(mut self) -> (ExitStatus, String) {
         let rest = async {
             while let Some(line) = self.child.line().await {
@@ -60,7 +60,7 @@ impl Running {
         (status.unwrap_or_else(|_| panic!("it did not end")), self.read.join("\n"))
     }
 
-    /// Ends it with Ctrl-C.
+    /// Stops it with Ctrl-C.
     pub(crate) async fn interrupt(self) -> (ExitStatus, String) {
         self.child.signal(Signal::INT);
         self.end().await

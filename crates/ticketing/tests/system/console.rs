@@ -1,4 +1,4 @@
-//! The console of `cargo run` shows what is going on, and what is not, within its time.
+//! The console of `cargo run` shows within its time limits what happens and what is down.
 
 use std::{fs, time::Duration};
 
@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::{harness::PATIENCE, up::Place};
 
-/// Within which what is away or frozen is red.
+/// How soon a part that is away or frozen turns red.
 const RED: Duration = Duration::from_secs(3);
-/// Within which what has happened is shown.
+/// How soon an event is shown.
 const LIVE: Duration = Duration::from_secs(1);
-/// What a machine that is busy with other tests may be late by.
+/// The extra delay on a machine that is busy with other tests.
 const BUSY: Duration = Duration::from_secs(4);
 
-/// The console of a system that is up.
+/// The console of a running system.
 struct Console {
     place: Place,
     url: String,
@@ -38,14 +38,14 @@ impl Console {
         let begun = Instant::now();
         let mut found = Value::Null;
         while !holds(&found) {
-            assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}: {found:#}");
+            assert!(begun.elapsed() < PATIENCE, "timed out waiting until {what}: {found:#}");
             tokio::time::sleep(Duration::from_millis(25)).await;
             found = self.snapshot().await;
         }
         (found, begun.elapsed())
     }
 
-    /// Acts, again while NATS cannot be asked: it may have been killed a moment ago. Returns the answer.
+    /// Acts, and retries while NATS does not answer: it may have just been killed. Returns the answer.
     async fn act(&self, path: &str, body: &Value) -> Value {
         let begun = Instant::now();
         loop {
@@ -82,7 +82,7 @@ fn all_are_ready(snapshot: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn the_console_shows_every_step_live_and_what_is_frozen_or_away_in_time() {
+async fn the_console_shows_every_step_live_and_reports_frozen_and_missing_parts_in_time() {
     let place = Place::new();
     let (running, stack) = place.up(&["--replicas", "2"]).await;
     let console = Console { url: place.console().await, place, http: client() };
@@ -134,7 +134,7 @@ async fn the_console_shows_every_step_live_and_what_is_frozen_or_away_in_time() 
 }
 
 #[tokio::test]
-async fn snapshots_come_by_themselves_and_the_page_loads_nothing_from_elsewhere() {
+async fn snapshots_are_pushed_and_the_page_loads_nothing_from_other_origins() {
     let place = Place::new();
     let (running, _) = place.up(&["--replicas", "1"]).await;
     let (url, http) = (place.console().await, client());
@@ -152,13 +152,13 @@ async fn snapshots_come_by_themselves_and_the_page_loads_nothing_from_elsewhere(
         said.push_str(std::str::from_utf8(&chunk).unwrap());
     }
     assert!(begun.elapsed() < 6 * LIVE + BUSY, "six snapshots took {:?}", begun.elapsed());
-    // Whoever watches keeps nobody from stopping.
+    // An open live stream does not keep the console from stopping.
     let (status, said) = running.interrupt().await;
     assert!(status.success(), "{said}");
 }
 
 #[tokio::test]
-async fn what_the_page_breaks_during_a_load_of_its_own_loses_nothing_and_it_says_so() {
+async fn breaking_things_from_the_page_under_load_loses_nothing_and_the_page_says_so() {
     let place = Place::new();
     let (running, _) = place.up(&["--replicas", "2"]).await;
     let console = Console { url: place.console().await, place, http: client() };
@@ -194,7 +194,7 @@ async fn what_the_page_breaks_during_a_load_of_its_own_loses_nothing_and_it_says
     let dead = |snapshot: &Value| flow(snapshot, "TICKETS")["groups"][0]["deadLetters"] == 1.0;
     console.until("it is a dead letter", dead).await;
 
-    // Nothing but a process of this system, by its name.
+    // Only a process of this system, by name, can be signalled.
     for what in ["../nats", "", "console.pid", "stack.json", "1"] {
         let body = json!({ "how": "kill", "what": what });
         let sent = console.http.post(format!("{}/api/act/break", console.url)).json(&body);

@@ -1,5 +1,5 @@
-//! A process dies between two steps of an event's way. Repeating is allowed, losing is not, and
-//! the effect happens once.
+//! A process dies between two steps of an event's path. The event may be repeated but not lost, and
+//! takes effect once.
 
 use std::collections::HashSet;
 
@@ -9,17 +9,18 @@ use testkit::{Direction, FaultProxy};
 use crate::harness::{System, until};
 
 #[tokio::test]
-async fn a_replica_killed_between_commit_and_ack_has_its_event_redelivered_to_one_effect() {
+async fn an_event_of_a_replica_killed_between_commit_and_ack_is_redelivered_and_takes_effect_once()
+{
     let system = System::start().await;
     let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let tickets = system.tickets().await;
     let mut first = system.orders_through("orders-1", link.port()).await;
-    // From here on the replica hears the server, but the server hears no ack.
+    // From here on, the replica receives from the server, but its acks do not arrive.
     link.hold(Direction::ToServer).await;
     let ticket = system.post(&tickets, "committed, never acknowledged").await;
     until("the effect is committed", || async { system.known().await.contains_key(&ticket) }).await;
     first.child.kill().await;
-    link.cut().await; // and the held ack is lost
+    link.cut().await; // The held ack is lost.
     assert_eq!(system.group().await.num_ack_pending, 1, "the ack must not have arrived");
 
     let second = system.orders("orders-2").await;
@@ -30,7 +31,7 @@ async fn a_replica_killed_between_commit_and_ack_has_its_event_redelivered_to_on
 }
 
 #[tokio::test]
-async fn a_replica_killed_before_its_commit_has_its_event_redelivered_to_another() {
+async fn an_event_of_a_replica_killed_before_its_commit_is_redelivered_to_another() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let mut first = system.orders("orders-1").await;
@@ -61,7 +62,7 @@ async fn tickets_killed_between_commit_and_publish_publishes_after_its_restart()
     let mut tickets = system.tickets_through(link.port()).await;
     let _orders = system.orders("orders-1").await;
     link.cut().await;
-    // NATS is away, and the POST is answered 201 all the same.
+    // NATS is down, and the POST is still answered 201.
     let ticket = system.post(&tickets, "committed, never published").await;
     tickets.child.kill().await;
     assert_eq!(system.unpublished().await, 1);
@@ -72,12 +73,13 @@ async fn tickets_killed_between_commit_and_publish_publishes_after_its_restart()
 }
 
 #[tokio::test]
-async fn tickets_killed_between_puback_and_mark_publishes_again_to_one_effect() {
+async fn an_event_of_tickets_killed_between_puback_and_mark_is_published_again_and_takes_effect_once()
+ {
     let system = System::start().await;
     let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut tickets = system.tickets_through(link.port()).await;
     let _orders = system.orders("orders-1").await;
-    // From here on the stream hears the relay, but the relay hears no confirmation.
+    // From here on, the relay's messages arrive, but it receives no confirmation.
     link.hold(Direction::ToClient).await;
     let ticket = system.post(&tickets, "published, never marked").await;
     until("the stream has it", || async { system.stream_messages().await == 1 }).await;

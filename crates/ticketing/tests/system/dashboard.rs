@@ -1,4 +1,4 @@
-//! What the dashboard and the alerts ask for is there while the services run.
+//! The running services have every metric that the dashboard and the alerts use.
 
 use std::{collections::BTreeSet, fs};
 
@@ -10,7 +10,7 @@ use crate::{
     identities::k8s,
 };
 
-/// What exists only with another configuration or a provider of payments that fails.
+/// Metrics that exist only with another configuration, or if the payment provider fails.
 const ELSEWHERE: [&str; 2] = ["auth_issuer_reachable", "orders_capture_failures_total"];
 
 /// The metrics in these expressions of PromQL. `up` is Prometheus's own.
@@ -21,7 +21,7 @@ fn metrics(expressions: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_metric_of_the_dashboard_and_the_alerts_is_there() {
+async fn every_metric_in_the_dashboard_and_the_alerts_exists() {
     let dashboard = k8s("components/observability/dashboard.json");
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(dashboard).unwrap()).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -46,7 +46,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_there() {
     let order = system.http.post(format!("{}/api/orders", orders.url));
     let order = order.json(&serde_json::json!({ "ticketId": ticket })).send().await.unwrap();
     assert_eq!(order.status(), 201);
-    // One that fails until it is a dead letter.
+    // This one fails until it is a dead letter.
     let jetstream = system.jetstream("TICKETS").await;
     let unreadable = jetstream.publish("ticket:created", "no event".into()).await.unwrap();
     unreadable.await.unwrap();

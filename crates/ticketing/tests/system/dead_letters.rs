@@ -1,4 +1,4 @@
-//! Dead letters as a person handles them: seen, given back once mended, or deleted.
+//! Dead letters as an operator handles them: listed, redriven after a fix, or deleted.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_discarded() {
+async fn a_dead_letter_can_be_listed_redriven_after_a_fix_and_discarded() {
     let system = System::start().await;
     let _orders = system.orders("orders-1").await;
     let folder = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_dis
         serde_json::from_str::<Vec<Value>>(&said).unwrap()
     };
 
-    // One that no listener can read, and one that the database refuses for now.
+    // One that no listener can decode, and one that the database rejects for now.
     let refuse = "alter table tickets add constraint fault check (title <> 'refused') not valid";
     sqlx::raw_sql(refuse).execute(&system.orders_db).await.unwrap();
     publish(&["--raw", "no event"]).await;
@@ -73,7 +73,7 @@ async fn an_event_that_cannot_take_effect_is_listed_redriven_after_a_fix_and_dis
 }
 
 #[tokio::test]
-async fn an_event_that_nobody_could_show_is_a_dead_letter_and_the_tickets_are_shown() {
+async fn an_event_with_an_impossible_year_becomes_a_dead_letter_and_tickets_are_still_listed() {
     let system = System::start().await;
     let orders = system.orders("orders-1").await;
     let folder = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ async fn an_event_that_nobody_could_show_is_a_dead_letter_and_the_tickets_are_sh
     let (status, said) =
         publish(r#"{"title": "old", "price": 1, "created_at": "0000-01-01T00:00:00Z"}"#).await;
     assert!(!status.success() && said.contains("created_at: must be in the years"), "{said}");
-    // Past the check of the tool.
+    // Bypasses the tool's check.
     let id = uuid::Uuid::now_v7();
     let event = serde_json::json!({
         "specversion": "1.0", "id": id, "source": "/tickets", "type": "ticket:created",

@@ -1,5 +1,5 @@
-//! Two processes of one client id: the second of two that live is turned away; one that is dead, or
-//! silent, is replaced.
+//! Two processes with one client id: a second live one is rejected; one that is dead or does not answer
+//! is replaced.
 
 use std::{fs, time::Duration};
 
@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::harness::{PATIENCE, Service, System, until};
 
-/// How long a lease lasts: what a silent holder's twin waits at most.
+/// How long a lease lasts: the longest wait for a holder that does not answer.
 const LEASE: Duration = Duration::from_secs(10);
-/// What a busy machine may need besides, to start a process.
+/// What a busy machine may need in addition, to start a process.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// A process of orders with the client id `orders-1`, and the folder of its log.
@@ -56,7 +56,7 @@ impl Double {
         .await;
     }
 
-    /// Waits until it has ended because another process has the id.
+    /// Waits until it has exited because another process holds the id.
     async fn until_turned_away(&self, within: Duration) {
         let status = timeout(within, self.service.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("the double goes on: {}", self.log()));
@@ -67,14 +67,14 @@ impl Double {
     }
 }
 
-/// Whether a service is ready, and what it says of it. `None` while nobody answers.
+/// Whether a service is ready, and its explanation. `None` while it does not answer.
 async fn readiness(system: &System, service: &Service) -> Option<(bool, String)> {
     let answer = system.http.get(format!("{}/readyz", service.url)).send().await.ok()?;
     Some((answer.status().is_success(), answer.text().await.ok()?))
 }
 
 #[tokio::test]
-async fn a_second_process_with_a_client_id_is_turned_away_and_a_dead_ones_id_is_free_at_once() {
+async fn a_second_process_with_a_client_id_is_rejected_and_a_dead_ones_id_is_free_at_once() {
     let system = System::start().await;
     let mut first = system.orders("orders-1").await;
     Double::spawn(&system).until_turned_away(LEASE).await;
@@ -83,17 +83,17 @@ async fn a_second_process_with_a_client_id_is_turned_away_and_a_dead_ones_id_is_
     first.child.kill().await;
     let third = Double::spawn(&system);
     third.until_ready(&system).await;
-    // No process waited for the end of a lease.
+    // No process waited for a lease to expire.
     assert!(third.log().contains("the holder of the client id is dead"), "{}", third.log());
     assert!(!third.log().contains("does not answer"), "{}", third.log());
 }
 
 #[tokio::test]
-async fn a_replica_whose_machine_vanished_is_replaced_when_its_lease_has_ended() {
+async fn a_replica_whose_machine_vanished_is_replaced_once_its_lease_expires() {
     let system = System::start().await;
     let link = FaultProxy::to(system.nats.client_port()).await.unwrap();
     let mut first = system.orders_through("orders-1", link.port()).await;
-    // NATS hears nothing of the end.
+    // NATS does not notice the exit.
     link.vanish().await;
     first.child.kill().await;
 
@@ -123,7 +123,7 @@ async fn tickets_serves_and_publishes_while_the_lease_of_a_silent_predecessor_la
     let next = system.tickets().await;
     let ticket = system.post(&next, "posted without a lease").await;
     system.reached_once(&[ticket].into()).await;
-    // It takes the lease in the end, and hears of orders.
+    // It takes the lease in the end, and receives orders' events.
     until("it has joined its group", || async {
         assert!(next.child.exited().is_none(), "it ended");
         system.metric(&next, "bus_group_members").await == 1.0
@@ -132,7 +132,7 @@ async fn tickets_serves_and_publishes_while_the_lease_of_a_silent_predecessor_la
 }
 
 #[tokio::test]
-async fn a_frozen_replica_is_replaced_and_ends_when_it_thaws() {
+async fn a_frozen_replica_is_replaced_and_exits_when_it_thaws() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let first = Double::spawn(&system);

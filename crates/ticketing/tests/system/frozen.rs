@@ -1,5 +1,5 @@
-//! What is frozen is called so: by `status` in time, by the panel, and by one line when it begins and one when it
-//! ends.
+//! Frozen parts are reported: by `status` in time, by the panel, and by one line when an outage begins and one
+//! when it ends.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{
     up::Place,
 };
 
-/// What is promised is 3 s. A busy machine may need more to start the process.
+/// The promise is 3 s. A busy machine may need more to start the process.
 const STATUS: Duration = Duration::from_secs(10);
-/// How long an outage lasts here: long enough for everybody to notice, and to try again many times.
+/// How long an outage lasts here: long enough for everything to notice, and to retry many times.
 const OUTAGE: Duration = Duration::from_secs(20);
 
 fn signal(place: &Place, part: &str, signal: Signal) {
@@ -26,12 +26,12 @@ fn signal(place: &Place, part: &str, signal: Signal) {
     kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), signal).unwrap();
 }
 
-/// What `status --json` says, and whether it could ask everything.
+/// The output of `status --json`, and whether everything answered.
 async fn status(place: &Place) -> (bool, Value) {
     let asked = Instant::now();
     let (ended, said) = place.run_tool(&["status", "--json"]).end().await;
     assert!(asked.elapsed() < STATUS, "it took {:?}: {said}", asked.elapsed());
-    // An error is a line among those of the other output.
+    // The error is one line among the other output.
     let json: Vec<_> = said.lines().filter(|line| !line.starts_with("error: ")).collect();
     (ended.success(), serde_json::from_str(&json.concat()).unwrap())
 }
@@ -42,7 +42,7 @@ fn state<'a>(status: &'a Value, part: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn status_says_in_time_what_is_frozen_and_one_line_tells_when_it_begins_and_when_it_ends() {
+async fn status_names_what_is_frozen_in_time_and_one_line_reports_its_start_and_one_its_end() {
     let place = Place::new();
     let (mut running, _) = place.up(&["--replicas", "2"]).await;
     let parts = ["nats", "postgres", "orders-1", "orders-2", "tickets-1"];
@@ -65,7 +65,7 @@ async fn status_says_in_time_what_is_frozen_and_one_line_tells_when_it_begins_an
                 assert!(!complete && unknown.contains("the database orders"), "{known}");
                 assert_eq!(known["members"].as_array().unwrap().len(), 3, "{known}");
             }
-            // What it learned of a replica is all that there is to learn.
+            // A frozen replica does not make the report incomplete.
             _ => assert!(complete && known["databases"]["orders"]["outbox"] == 0, "{known}"),
         }
         signal(&place, part, Signal::CONT);
@@ -79,20 +79,20 @@ async fn status_says_in_time_what_is_frozen_and_one_line_tells_when_it_begins_an
     let (ended, said) = running.interrupt().await;
     assert!(ended.success(), "{said}");
     for part in ["orders-1", "nats", "postgres"] {
-        // Once each. A machine that is busy for seconds makes an outage of its own, which is told as well.
+        // Once each. If the machine stalls for seconds, that is an outage too, and is reported as well.
         let count = |line: &str| said.matches(&format!("{part:<10} {line}")).count();
         let (begins, ends) = (count("frozen: "), count("ready again"));
         assert!(begins == ends && (1..=2).contains(&begins), "{part}: {said}");
     }
-    // A replica that was frozen has lost its own connections, and says so.
+    // A replica that was frozen lost its connections, and reports that.
     let warnings = said.lines().filter(|line| line.contains("WARN") && !line.contains("orders-1"));
     assert_eq!(warnings.collect::<Vec<_>>(), [""; 0], "{said}");
 }
 
 #[tokio::test]
-async fn the_panel_shows_in_each_row_what_really_is() {
+async fn each_row_of_the_panel_shows_the_real_state() {
     let place = Place::new();
-    // Python is there for nats-server. A terminal that is wide enough for a row, of which each is a line here.
+    // Python is installed for nats-server. The terminal is wide enough for a whole row per line.
     let terminal = r#"
 import os, pty, re, sys
 def rows(terminal):
@@ -120,7 +120,7 @@ sys.exit(pty.spawn(sys.argv[1:], rows) >> 8)"#;
     row(&mut running, "postgres", "ready").await;
     let row = running.line_with("orders-service: lag 0, in hand 0, dead letters 0").await;
     assert!(row.contains("outbox 0"), "{row}");
-    // Ctrl-C, as a terminal passes it on.
+    // Ctrl-C, as a terminal sends it.
     running.type_line("\u{3}");
     running.line_with("Stopped.").await;
 }
@@ -130,7 +130,7 @@ async fn row(running: &mut Running, part: &str, state: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let line = running.line_with(part).await;
-        // A line of what happened has no process.
+        // Only a row of the panel has a process id.
         if line.contains("process ") && line.contains(state) {
             return;
         }
@@ -156,7 +156,7 @@ async fn status_leaves_no_consumer_behind() {
         }
         found
     };
-    // Services create them once they have joined their groups.
+    // Services create consumers once they have joined their groups.
     until("both groups exist", || async { consumers().await.len() == 2 }).await;
     let before = consumers().await;
     for _ in 0..3 {
@@ -181,21 +181,21 @@ async fn a_start_that_fails_or_is_interrupted_leaves_no_lease() {
         command.env("DATABASE_URL", database).spawn().unwrap()
     };
     let ended = async |child: &mut Child| timeout(PATIENCE, child.wait()).await.unwrap();
-    // It waits for a database that cannot be reached, with its lease.
+    // It holds its lease and waits for an unreachable database.
     let nowhere = format!("postgres://127.0.0.1:{}/tickets", embedded::ports::free().unwrap());
     let mut waiting = start(&nowhere);
     until("it has its lease", || is_held(&system, "tickets-1")).await;
     waiting.signal(Signal::TERM);
     assert!(ended(&mut waiting).await.success());
     assert!(!is_held(&system, "tickets-1").await, "after a signal");
-    // The server refuses a database that does not exist.
+    // The server rejects a database that does not exist.
     let mut refused = start(&system.postgres.url("nothing"));
     assert_eq!(ended(&mut refused).await.code(), Some(1));
     assert!(!is_held(&system, "tickets-1").await, "after a failure");
 }
 
-/// Reads the lines of a process until one has this message. Returns those before it that are warnings, or tell of
-/// an outage, except for the line that each failed request has.
+/// Reads the lines of a process until one has this message. Returns the earlier ones that are warnings or report
+/// an outage, except for the line that each failed request gets.
 async fn told_until(child: &mut Child, last: &str) -> Vec<String> {
     let mut told = Vec::new();
     loop {
@@ -212,7 +212,7 @@ async fn told_until(child: &mut Child, last: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_service_tells_an_outage_once_when_it_begins_and_once_when_it_ends() {
+async fn a_service_logs_an_outage_once_when_it_begins_and_once_when_it_ends() {
     let mut system = System::start().await;
     system.settings.push(("LOG", "info".to_owned()));
     let start = |kind: &str, name: &str| {
@@ -251,7 +251,7 @@ async fn a_service_tells_an_outage_once_when_it_begins_and_once_when_it_ends() {
         let told = told_until(service, "database available again").await;
         assert_eq!(told, ["database unavailable", "database available again"]);
     }
-    // Nothing comes after it.
+    // Nothing follows.
     load().await;
     for service in [&mut tickets, &mut orders] {
         service.signal(Signal::TERM);

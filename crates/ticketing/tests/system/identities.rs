@@ -1,5 +1,5 @@
-//! NATS as production has it: an account for each service, and users with keys, from the files of the
-//! manifests and the script that makes the keys.
+//! NATS as in production: an account for each service, and users with keys, from the manifests and the
+//! script that creates the keys.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use async_nats::{Client, ConnectOptions};
 use embedded::{NatsServer, nats};
 use tempfile::TempDir;
 
-/// A folder with a key for each user, and the server's configuration.
+/// A folder with a key for each user and the server's configuration.
 #[derive(Clone)]
 pub(crate) struct Identities {
     folder: Arc<TempDir>,
@@ -49,7 +49,7 @@ impl Identities {
         Self { folder, public }
     }
 
-    /// Where the server keeps its streams.
+    /// The folder where the server stores its streams.
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("nats")
     }
@@ -81,21 +81,21 @@ impl Identities {
         self.folder.path().join(format!("secrets/{user}.seed"))
     }
 
-    /// How a user connects.
+    /// The connect options of a user.
     pub(crate) fn user(&self, user: &str) -> ConnectOptions {
         let seed = fs::read_to_string(self.seed_file(user)).unwrap();
         ConnectOptions::with_nkey(seed.trim().to_owned())
             .custom_inbox_prefix(format!("_INBOX.{user}"))
     }
 
-    /// A connection of the person who may do everything in the account that holds this stream.
+    /// A connection with full rights in the account that holds this stream.
     pub(crate) async fn operator(&self, nats: &NatsServer, stream: &str) -> Client {
         let user = format!("{}-operator", stream.to_lowercase());
         self.user(&user).connect(nats.url()).await.unwrap()
     }
 }
 
-/// The stream that a service listens to, in the other's account.
+/// The stream that a service listens to in the other account.
 pub(crate) fn imported(service: &str) -> &'static str {
     if service == "tickets" { "ORDERS" } else { "TICKETS" }
 }

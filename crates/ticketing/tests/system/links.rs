@@ -1,4 +1,4 @@
-//! Connections to Postgres that fall silent: nothing is answered on them, and nothing says so.
+//! Connections to Postgres that hang silently: they get no answers and no errors.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use tokio::{
 
 use crate::harness::{Load, POLL_INTERVAL, Service, System, until};
 
-/// How soon a service must serve again once a new connection is answered.
+/// How soon a service must work again once new connections get answers.
 const SERVES_AGAIN: Duration = Duration::from_secs(10);
-/// How soon others must have what a replica holds that lost its database.
+/// How soon others must have the events of a replica that lost its database.
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
 /// A link to Postgres, and the settings of a service that goes through it.
@@ -30,7 +30,7 @@ async fn is_ready(system: &System, service: &Service) -> bool {
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
-/// As many who read without a pause as there are connections in a pool, and more.
+/// Clients that read continuously, more than the pool has connections.
 fn readers(system: &System, service: &Service, path: &str) -> JoinSet<()> {
     let mut readers = JoinSet::new();
     for _ in 0..24 {
@@ -59,7 +59,7 @@ async fn answers(system: &System, service: &Service, path: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_under_load() {
+async fn after_a_silent_failover_postgres_is_used_again_within_10_s_under_load() {
     let mut system = System::start().await;
     let (of_tickets, through) = link(&system, "tickets").await;
     system.settings = vec![through];
@@ -75,8 +75,8 @@ async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_und
     tokio::join!(of_tickets.vanish(), of_orders.vanish());
     let begun = Instant::now();
     let posted = async {
-        // What the old connections had confirmed may be answered yet; of the next ones more than
-        // there are people waiting.
+        // Requests that the old connections had finished may still be answered, so this waits for more than
+        // there are clients.
         load.more(50).await;
         begun.elapsed()
     };
@@ -95,7 +95,7 @@ async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_und
     let took = begun.elapsed();
     assert!(took < SERVES_AGAIN, "ready only after {took:?}");
     drop(readers);
-    // No connection was lost to the pool for good: all of it serves.
+    // The pool has lost no connection: all of them work.
     load.more(200).await;
     system.reached_once(&load.end().await).await;
     system.group_is_quiet().await;
@@ -103,7 +103,7 @@ async fn a_postgres_that_fails_over_without_a_word_is_used_again_within_10_s_und
 }
 
 #[tokio::test]
-async fn a_service_whose_database_says_nothing_more_is_not_ready_until_it_serves() {
+async fn a_service_whose_database_stops_answering_is_not_ready_until_it_answers_again() {
     let mut system = System::start().await;
     let (database, through) = link(&system, "tickets").await;
     system.settings = vec![through];
@@ -122,7 +122,7 @@ async fn a_service_whose_database_says_nothing_more_is_not_ready_until_it_serves
 }
 
 #[tokio::test]
-async fn what_a_replica_holds_that_lost_its_database_is_taken_by_others_within_15_s() {
+async fn events_of_a_replica_that_lost_its_database_are_taken_over_within_15_s() {
     let mut system = System::start().await;
     let tickets = system.tickets().await;
     let _second = system.orders("orders-2").await;
@@ -136,7 +136,7 @@ async fn what_a_replica_holds_that_lost_its_database_is_taken_by_others_within_1
     .await;
     tokio::join!(database.hold(Direction::ToServer), database.hold(Direction::ToClient));
     let begun = Instant::now();
-    // Enough that the replica has taken some of them with nowhere to put them.
+    // Enough that the replica has received some that it cannot store.
     load.more(500).await;
     let created = load.end().await;
     until("every ticket has arrived", || async {
@@ -155,7 +155,7 @@ async fn what_a_replica_holds_that_lost_its_database_is_taken_by_others_within_1
     assert_eq!(counted, 0, "nothing was counted against an event");
 }
 
-/// Posts with a key until it is not the key of a request under way. How long that took.
+/// Posts with a key until the key is no longer in use. Returns how long that took.
 async fn until_free(system: &System, tickets: &Service, key: &str) -> (Duration, StatusCode) {
     let begun = Instant::now();
     loop {
@@ -191,7 +191,7 @@ async fn a_key_whose_holder_is(lost: Lost) {
     let mut holder = system.spawn("tickets", "tickets-2", system.nats.client_port());
     until("the holder is ready", || is_ready(&system, &holder)).await;
 
-    // It gets as far as its ticket, and has the key.
+    // It gets as far as inserting its ticket, and holds the key.
     let mut locked = system.tickets_db.begin().await.unwrap();
     sqlx::query("lock table tickets in access exclusive mode").execute(&mut *locked).await.unwrap();
     let first = tokio::spawn(posting(&system, &holder, "k").send());
@@ -212,12 +212,12 @@ async fn a_key_whose_holder_is(lost: Lost) {
     }
     let mut locked = Some(locked);
     if lost == Lost::KilledWhileItWaits {
-        // The key is free although the table is not: who comes next waits for the table, not the key.
+        // The key is free although the table is locked: the next request waits for the table, not the key.
         let begun = Instant::now();
         until("the key is free", || async { waits().await.is_none() }).await;
         assert!(begun.elapsed() < FREE_WITHIN, "the key was free after {:?}", begun.elapsed());
     }
-    // Its statement ends, and nothing more is heard of it.
+    // Its statement ends, and it is not heard of again.
     locked.take().unwrap().rollback().await.unwrap();
     let (took, answer) = until_free(&system, &other, "k").await;
     assert_eq!(answer, StatusCode::CREATED, "{lost:?}");
@@ -228,7 +228,7 @@ async fn a_key_whose_holder_is(lost: Lost) {
         assert_eq!(
             answer,
             StatusCode::SERVICE_UNAVAILABLE,
-            "what was taken from it, it commits not"
+            "the holder that lost its key committed"
         );
     }
     let tickets: i64 = sqlx::query_scalar("select count(*) from tickets")

@@ -1,4 +1,4 @@
-//! `listen`: what it listens to, what it prints, and what it leaves behind.
+//! `listen`: what it listens to, what it prints, and that it cleans up.
 
 use async_nats::jetstream;
 use embedded::process::Signal;
@@ -31,14 +31,14 @@ async fn a_listener_that_ends_leaves_no_consumer_behind() {
         assert!(status.success(), "{said}");
         assert_eq!(bench.consumers("TICKETS").await, [""; 0], "after {signal:?}");
     }
-    // A group is there for its other members, and for later.
+    // A group stays for its other members, and for later.
     let member = bench.listener(&["--queue-group", "mine"]).await;
     assert!(member.interrupt().await.0.success());
     assert_eq!(bench.consumers("TICKETS").await, ["mine"]);
 }
 
 #[tokio::test]
-async fn a_listener_killed_without_a_word_has_its_consumer_deleted_by_the_server() {
+async fn the_server_deletes_the_consumer_of_a_killed_listener() {
     let bench = Bench::start().await;
     let listener = bench.listener(&[]).await;
     listener.child.signal(Signal::KILL);
@@ -64,7 +64,7 @@ async fn options_that_an_existing_group_ignores_are_named() {
     ];
     assert!(said[0].contains("mine exists and continues after #3"), "{said:?}");
     assert!(said[1].contains("30s"), "{said:?}");
-    // The group's own are no surprise.
+    // Options that equal the group's cause no warning.
     drop(first);
     let (_, said) =
         bench.listener(&[&group[..], &["--ack-wait", "30s"]].concat()).await.interrupt().await;
@@ -72,7 +72,7 @@ async fn options_that_an_existing_group_ignores_are_named() {
 }
 
 #[tokio::test]
-async fn one_subject_or_any_stream_is_listened_to_as_text_or_as_json() {
+async fn listen_prints_one_subject_or_any_stream_as_text_or_json() {
     let bench = Bench::start().await;
     let jetstream = jetstream::new(async_nats::connect(bench.nats.url()).await.unwrap());
     let parcels = jetstream::stream::Config {
@@ -87,7 +87,7 @@ async fn one_subject_or_any_stream_is_listened_to_as_text_or_as_json() {
     let mut by_name = bench.listener(&["--stream", "PARCELS", "--from", "all"]).await;
     by_name.line_with(r#"Received parcel.sent #1 (delivery 1"#).await;
     by_name.line_with("Received parcel.lost #2 ").await;
-    // The stream is found by its subject.
+    // Finds the stream by its subject.
     let mut by_subject =
         bench.run(&["listen", "--subject", "parcel.lost", "--from", "all", "--json"]);
     by_subject.line_with("Listening to parcel.lost of stream PARCELS").await;

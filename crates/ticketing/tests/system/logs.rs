@@ -1,4 +1,4 @@
-//! What the logs say of one request, from its first line to its last.
+//! The log lines of one request, from first to last.
 
 use embedded::ports;
 use serde_json::{Value, json};
@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use crate::harness::{System, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
+async fn every_log_line_of_a_request_has_its_ids_even_if_the_request_fails() {
     let mut system = System::start().await;
     system.settings.push(("LOG", "info,common=debug".to_owned()));
     every_line_names_its_request(&system).await;
-    // The same while a tracer gives the ids.
+    // The same with tracing on, when the tracer assigns the ids.
     let nobody = format!("http://127.0.0.1:{}", ports::free().unwrap());
     system.settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", nobody));
     sqlx::raw_sql("alter table elsewhere rename to tickets")
@@ -20,7 +20,7 @@ async fn every_line_of_a_request_names_it_and_its_trace_also_when_it_fails() {
     every_line_names_its_request(&system).await;
 }
 
-/// A request that is answered 201, and one that is answered 500.
+/// Checks a request answered 201 and one answered 500.
 async fn every_line_names_its_request(system: &System) {
     let (command, url) = system.command("tickets", "tickets-1", system.nats.client_port());
     let mut tickets = command.piped().spawn().unwrap();
@@ -68,7 +68,7 @@ async fn every_line_names_its_request(system: &System) {
         (&"ERROR".into(), &"/api/tickets".into())
     );
     assert!(failure["trace.id"].is_string(), "{failure}");
-    // The default level is info: of a request that failed there is this line, whatever logged the reason.
+    // At the default level, info, a failed request gets this line, whatever else logged the reason.
     let last = said(&bad, "request").unwrap();
     assert_eq!((&last["http.response.status_code"], &last["level"]), (&500.into(), &"WARN".into()));
     assert_eq!(end["level"], "DEBUG");

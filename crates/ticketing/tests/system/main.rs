@@ -1,5 +1,5 @@
-//! What the system promises, shown on the whole of it: the services as processes, the real
-//! servers, and real failures. Each test has a system of its own.
+//! Tests the system's promises on the whole system: the services as processes, real servers and real
+//! failures. Each test has its own system.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 

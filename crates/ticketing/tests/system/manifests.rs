@@ -1,4 +1,4 @@
-//! The manifests in infra/k8s and the code agree: what the one sets is what the other asks for.
+//! The manifests in infra/k8s and the code agree: the manifests set what the code reads.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -28,7 +28,7 @@ fn pod(manifest: &Value) -> &Value {
     &manifest["spec"]["template"]["spec"]
 }
 
-/// A port of the only container by its name.
+/// A port of the only container, by name.
 fn container_port(pod: &Value, name: &str) -> u64 {
     let ports = pod["containers"][0]["ports"].as_array().unwrap();
     let port = ports.iter().find(|port| port["name"] == name);
@@ -39,7 +39,7 @@ fn grace(pod: &Value) -> Duration {
     Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap())
 }
 
-/// Every probe's path. Each is at the port of this name.
+/// The path of every probe. Checks that each uses the port with this name.
 fn probes(pod: &Value, port: &str) -> Vec<String> {
     ["startupProbe", "readinessProbe", "livenessProbe"]
         .map(|probe| {
@@ -50,8 +50,8 @@ fn probes(pod: &Value, port: &str) -> Vec<String> {
         .into()
 }
 
-/// The environment that the manifest gives to the container, with a name for what Kubernetes
-/// knows, the service's name for a password, and a key of the shortest length for tokens.
+/// The container's environment in the manifest, with made-up values for those that Kubernetes fills in: the
+/// service's name as password, and a token key of the shortest allowed length.
 fn environment(name: &str, pod: &Value) -> BTreeMap<String, String> {
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let value = |variable: &Value| {
@@ -77,7 +77,7 @@ fn environment(name: &str, pod: &Value) -> BTreeMap<String, String> {
     variables.iter().map(|variable| (named(variable), value(variable))).collect()
 }
 
-/// The user of NATS that the pod is, whose private key is mounted where its environment says.
+/// The pod's NATS user. Checks that its private key is mounted where the environment says.
 fn user(environment: &BTreeMap<String, String>, pod: &Value) -> String {
     let user = environment["NATS_USER"].clone();
     let (mount, volume) = (&pod["containers"][0]["volumeMounts"][0], &pod["volumes"][0]);
@@ -88,8 +88,8 @@ fn user(environment: &BTreeMap<String, String>, pod: &Value) -> String {
     user
 }
 
-/// Runs a process as its manifest says, with this subcommand of `ticketing` for its image, in a system whose
-/// other processes run.
+/// Runs a process as its manifest says, with this subcommand of `ticketing` instead of its image, in a system
+/// whose other processes run.
 async fn runs_as_its_manifest_says(name: &str, file: &str, subcommand: &[&str]) {
     let identities = Identities::make();
     let system = System::start_in_accounts(identities.clone()).await;
@@ -112,7 +112,7 @@ async fn runs_as_its_manifest_says(name: &str, file: &str, subcommand: &[&str]) 
     let mut environment = environment(name, pod);
     assert_eq!(user(&environment, pod), name);
 
-    // What of it names a place in the cluster names one that is there.
+    // Every address in it names a Service that exists.
     let nats_service = manifest("nats/service.yaml");
     assert_eq!(environment["NATS_URL"], format!("nats://nats:{}", port(&nats_service, "client")));
     assert_eq!(
@@ -132,7 +132,7 @@ async fn runs_as_its_manifest_says(name: &str, file: &str, subcommand: &[&str]) 
         );
     }
 
-    // With this environment and nothing else it runs, only elsewhere.
+    // It runs with exactly this environment, except for addresses.
     let address = format!("127.0.0.1:{}", ports::free().unwrap());
     let operations = format!("127.0.0.1:{}", ports::free().unwrap());
     environment.insert("HTTP_ADDRESS".to_owned(), address.clone());
@@ -153,12 +153,12 @@ async fn runs_as_its_manifest_says(name: &str, file: &str, subcommand: &[&str]) 
             answer.is_ok_and(|answer| answer.status().is_success())
         })
         .await;
-        // Not where its clients are.
+        // Not on the port for clients.
         let answer = system.http.get(format!("http://{address}{path}")).send().await.unwrap();
         assert_eq!(answer.status(), 404, "{path}");
     }
 
-    // Kubernetes waits longer than the process may take, and that is longer than proxies are waited for.
+    // Kubernetes waits longer than the process may take, which is longer than the drain for proxies.
     let shutdown = duration(&environment["SHUTDOWN_GRACE"]).unwrap();
     let drain = environment.get("HTTP_DRAIN").map_or("1s", String::as_str);
     let drain = duration(drain).unwrap();
@@ -185,7 +185,7 @@ async fn orders_runs_as_its_manifest_says() {
 }
 
 #[tokio::test]
-async fn what_makes_the_queue_groups_runs_as_its_manifest_says() {
+async fn the_provisioners_run_as_their_manifests_say() {
     for service in ["tickets", "orders"] {
         let (name, file) =
             (format!("{service}-provisioner"), format!("provisioners/{service}.yaml"));

@@ -1,4 +1,4 @@
-//! Members of a queue group come, go, and freeze.
+//! Members of a queue group join, leave and freeze.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::harness::{Load, PATIENCE, System, until};
 
 #[tokio::test]
-async fn a_thousand_tickets_are_shared_by_three_replicas_each_taken_once() {
+async fn three_replicas_share_a_thousand_tickets_and_process_each_once() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let _orders = tokio::join!(
@@ -42,11 +42,11 @@ async fn a_thousand_tickets_are_shared_by_three_replicas_each_taken_once() {
 }
 
 #[tokio::test]
-async fn a_frozen_replicas_events_are_taken_by_others_and_its_late_ack_harms_nothing() {
+async fn a_frozen_replicas_events_go_to_others_and_its_late_ack_does_no_harm() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let first = system.orders("orders-1").await;
-    // Nothing commits while this is held, so the replica freezes with events in its hands.
+    // Nothing commits while this lock is held, so the replica freezes with events in hand.
     let mut blocker = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
     let mut lock = blocker.begin().await.unwrap();
     sqlx::query("lock table tickets in share mode").execute(&mut *lock).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_frozen_replicas_events_are_taken_by_others_and_its_late_ack_harms_not
 }
 
 #[tokio::test]
-async fn a_replica_told_to_stop_under_load_exits_0_and_no_event_waits_for_the_ack_wait() {
+async fn a_replica_stopped_under_load_exits_0_and_no_event_waits_for_the_ack_wait() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let mut first = system.orders("orders-1").await;

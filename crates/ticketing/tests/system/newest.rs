@@ -1,4 +1,4 @@
-//! Events in any order, and again and again: orders ends up with the newest state, once.
+//! Events that arrive in any order and repeatedly leave orders with the newest state, applied once.
 
 use async_nats::jetstream::{self, message::PublishMessage};
 use common::{
@@ -27,7 +27,7 @@ fn encoded(id: Uuid, ticket: Ticket) -> (&'static str, String) {
     (TicketUpdated::SUBJECT, envelope::encode(id, now, &TicketUpdated(ticket)).unwrap())
 }
 
-/// Publishes without a `Nats-Msg-Id`, so that the stream recognizes no repetition.
+/// Publishes without a `Nats-Msg-Id`, so that the stream does not detect duplicates.
 async fn publish(system: &System, (subject, envelope): (&'static str, String)) {
     let jetstream = jetstream::new(async_nats::connect(system.nats.url()).await.unwrap());
     let message = PublishMessage::build().payload(envelope.into());
@@ -43,13 +43,13 @@ async fn versions(system: &System, tickets: &[Uuid]) -> Vec<(i32, String)> {
 }
 
 #[tokio::test]
-async fn versions_that_come_in_any_order_end_in_the_newest() {
+async fn versions_that_arrive_in_any_order_leave_the_newest() {
     let system = System::start().await;
     let _other = system.orders("orders-1").await;
     let replica = system.orders("orders-2").await;
     let orders = [[1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2], [2, 1, 3], [1, 3, 2]];
     let tickets: Vec<Uuid> = orders.iter().map(|_| Uuid::now_v7()).collect();
-    // One after the other through two replicas, each in batches of its own.
+    // One after the other through two replicas, each in separate batches.
     for place in 0..3 {
         for (ticket_id, order) in tickets.iter().zip(&orders) {
             publish(&system, encoded(Uuid::now_v7(), ticket(*ticket_id, order[place]))).await;
@@ -83,12 +83,12 @@ async fn an_event_that_is_delivered_ten_times_takes_effect_once() {
     let system = System::start().await;
     let (one, _other) = tokio::join!(system.orders("orders-1"), system.orders("orders-2"));
     let (event, ticket_id) = (Uuid::now_v7(), Uuid::now_v7());
-    // The same to the byte: other bytes with this id would be another event.
+    // Identical bytes: different bytes with this id would be a different event.
     let message = encoded(event, ticket(ticket_id, 1));
     for _ in 0..5 {
         publish(&system, message.clone()).await;
     }
-    // The rest may share a batch, too.
+    // The rest may also share a batch.
     one.child.pause();
     for _ in 0..5 {
         publish(&system, message.clone()).await;
@@ -111,7 +111,7 @@ async fn an_event_that_is_delivered_ten_times_takes_effect_once() {
 }
 
 #[tokio::test]
-async fn orders_shows_its_copies_page_by_page_and_refuses_what_it_cannot_read() {
+async fn orders_lists_its_copies_in_pages_and_rejects_invalid_parameters() {
     let system = System::start().await;
     let orders = system.orders("orders-1").await;
     let tickets: Vec<Uuid> = (0..5).map(|_| Uuid::now_v7()).collect();

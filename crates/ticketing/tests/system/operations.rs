@@ -1,4 +1,4 @@
-//! The operations APIs of the services, and what the console makes of them.
+//! The services' operations APIs, and what the console shows from them.
 
 use serde_json::{Value, json};
 use testkit::client;
@@ -6,7 +6,7 @@ use testkit::client;
 use crate::{harness::until, up::Place};
 
 #[tokio::test]
-async fn settings_of_the_operations_api_that_do_not_fit_end_with_status_64_and_their_name() {
+async fn invalid_operations_api_settings_exit_64_and_are_named() {
     for (settings, name) in [
         (vec![("OPERATIONS_API", "on")], "OPERATIONS_ADDRESS"),
         (vec![("OPERATIONS_TOKEN", "tooshort")], "operations-token"),
@@ -32,7 +32,7 @@ async fn settings_of_the_operations_api_that_do_not_fit_end_with_status_64_and_t
 }
 
 #[tokio::test]
-async fn the_timeline_of_a_ticket_and_of_its_order_follows_them_through_both_services() {
+async fn timelines_follow_a_ticket_and_its_order_through_both_services() {
     let place = Place::new();
     let (running, stack) = place.up(&["--replicas", "2"]).await;
     let (console, http) = (place.console().await, client());
@@ -102,7 +102,7 @@ async fn the_timeline_of_a_ticket_and_of_its_order_follows_them_through_both_ser
     assert!(running.interrupt().await.0.success());
 }
 
-/// Everything has been applied: two events of tickets, one of orders.
+/// Checks the totals after everything has been applied: two events of tickets, one of orders.
 async fn the_sums_agree_or_it_says_where_not(console: &str, stack: &Value) {
     let totals = async || -> Value {
         let answer = client().get(format!("{console}/api/totals")).send().await.unwrap();
@@ -123,7 +123,7 @@ async fn the_sums_agree_or_it_says_where_not(console: &str, stack: &Value) {
     assert_eq!(sums(&found, "ORDERS").0, [1; 4], "{found:#}");
     assert_eq!((sums(&found, "TICKETS").1, sums(&found, "ORDERS").1), (0, 0));
 
-    // As if an event that was acknowledged had never taken effect.
+    // Simulates an event that was acked but never took effect.
     let database = stack["databases"]["orders"].as_str().unwrap();
     let pool = sqlx::PgPool::connect(database).await.unwrap();
     let forget = "delete from bus.inbox where event_id = (select event_id from bus.inbox limit 1)

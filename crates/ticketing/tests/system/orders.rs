@@ -1,4 +1,4 @@
-//! A ticket's way through an order, in both services: reserved and locked, then free again or sold.
+//! A ticket's states during an order, in both services: reserved and locked, then free again or sold.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -39,16 +39,16 @@ async fn a_reserved_ticket_cannot_be_changed_until_its_order_is_cancelled() {
     system.until_held(ticket, None).await;
     assert_eq!(system.put(&tickets, ticket).await.0, StatusCode::OK);
 
-    // Created, reserved, free, changed: four versions, each of which orders has heard of.
+    // Created, reserved, free, changed: four versions, and orders has received each.
     let held = system.both_agree().await;
     assert_eq!(held[&ticket], (4, None));
-    // What it costs by now is what the next one pays.
+    // The next buyer pays the current price.
     let next = system.reserve(&orders, ticket).await;
     assert_eq!(next["price"].to_string(), "30.0");
 }
 
 #[tokio::test]
-async fn a_paid_ticket_is_sold_for_good() {
+async fn a_paid_ticket_stays_sold() {
     let (system, tickets, orders) = start("15m").await;
     let ticket = system.post(&tickets, "Concert").await;
     let order = system.reserve(&orders, ticket).await;
@@ -73,7 +73,7 @@ async fn a_paid_ticket_is_sold_for_good() {
 }
 
 #[tokio::test]
-async fn orders_are_taken_while_nats_is_away_and_their_tickets_locked_when_it_is_back() {
+async fn orders_are_accepted_while_nats_is_down_and_their_tickets_locked_once_it_is_back() {
     let (mut system, tickets, orders) = start("15m").await;
     let ticket = system.post(&tickets, "Concert").await;
     system.reserve(&orders, ticket).await;
@@ -96,7 +96,7 @@ async fn orders_are_taken_while_nats_is_away_and_their_tickets_locked_when_it_is
 }
 
 #[tokio::test]
-async fn what_is_not_paid_in_time_expires_within_a_second_and_is_free_again() {
+async fn an_unpaid_order_expires_within_a_second_of_its_deadline_and_frees_its_ticket() {
     let (system, tickets, orders) = start("1s").await;
     let ticket = system.post(&tickets, "Concert").await;
     for _ in 0..3 {
@@ -120,7 +120,7 @@ async fn what_is_not_paid_in_time_expires_within_a_second_and_is_free_again() {
 }
 
 #[tokio::test]
-async fn what_came_due_while_no_replica_was_there_expires_once_when_one_is() {
+async fn orders_that_came_due_while_no_replica_ran_expire_once_when_one_starts() {
     let (system, tickets, mut orders) = start("2s").await;
     let ticket = system.post(&tickets, "Concert").await;
     let order = system.reserve(&orders, ticket).await;
@@ -145,7 +145,7 @@ async fn what_came_due_while_no_replica_was_there_expires_once_when_one_is() {
 }
 
 #[tokio::test]
-async fn a_database_that_vanished_without_a_word_holds_up_no_expiry_once_it_is_back() {
+async fn a_database_that_vanished_silently_delays_no_expiry_once_it_is_back() {
     let mut system = System::start().await;
     let database = FaultProxy::to(system.postgres.port()).await.unwrap();
     let tickets = system.tickets().await;
@@ -158,13 +158,13 @@ async fn a_database_that_vanished_without_a_word_holds_up_no_expiry_once_it_is_b
     let ticket = system.post(&tickets, "Concert").await;
     system.reserve(&orders, ticket).await;
     system.until_held(ticket, Some("reserved")).await;
-    // What the service has said on its connections, nobody will ever answer.
+    // Nothing will ever answer on the service's existing connections.
     database.vanish().await;
     system.until_held(ticket, None).await;
     assert_eq!(expiries_of_each(&system).await, [1]);
 }
 
-/// How often each order that has expired was told to have.
+/// The number of expiry events of each expired order.
 async fn expiries_of_each(system: &System) -> Vec<i64> {
     sqlx::query_scalar(
         "select count(*) from bus.log where subject = 'order:expired'
@@ -176,11 +176,11 @@ async fn expiries_of_each(system: &System) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn ten_thousand_due_orders_are_expired_by_three_replicas_each_once() {
+async fn three_replicas_expire_ten_thousand_due_orders_once_each() {
     const DUE: usize = 10_000;
     let (system, _tickets, mut first) = start("15m").await;
     first.child.kill().await;
-    // Reserved some time ago, as both services know.
+    // Reserved some time ago in both services.
     let rows = "create function id(kind int, n int) returns uuid return
                     format('00000000-0000-7000-800%s-%s', kind, lpad(to_hex(n), 12, '0'))::uuid";
     let in_tickets = "

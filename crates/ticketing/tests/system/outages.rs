@@ -1,4 +1,4 @@
-//! A server is killed, or loses its disk, under load. No 201 is lost, and the flow resumes.
+//! A server is killed or loses its disk under load. No 201 is lost, and events flow again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::harness::{Load, System, until};
 /// How soon after a server is back a new ticket must arrive.
 const RESUME: Duration = Duration::from_secs(10);
 
-/// Posts until a ticket is answered 201 and has reached orders, and checks how long that took.
+/// Posts until a ticket is answered 201 and reaches orders, and checks how long that took.
 async fn flow_resumes(system: &System, tickets: &crate::harness::Service, since: Instant) {
     let posted = async {
         loop {
@@ -48,7 +48,7 @@ async fn nats_killed_under_load_loses_nothing_and_the_flow_resumes() {
 }
 
 #[tokio::test]
-async fn an_outbox_that_waits_for_nats_shows_in_the_metrics() {
+async fn the_metrics_show_an_outbox_that_waits_for_nats() {
     let mut system = System::start().await;
     let tickets = system.tickets().await;
     system.nats.kill().await;
@@ -66,7 +66,7 @@ async fn an_outbox_that_waits_for_nats_shows_in_the_metrics() {
 }
 
 #[tokio::test]
-async fn while_postgres_does_not_answer_the_gauges_of_what_it_holds_are_unknown() {
+async fn while_postgres_does_not_answer_gauges_read_from_it_are_unknown() {
     let system = System::start().await;
     let tickets = system.tickets().await;
     let unknown = async || {
@@ -106,7 +106,7 @@ async fn postgres_killed_under_load_loses_nothing_and_the_flow_resumes() {
 }
 
 #[tokio::test]
-async fn a_stream_wiped_before_anyone_read_it_is_filled_again_from_postgres() {
+async fn a_stream_wiped_before_anyone_read_it_is_refilled_from_postgres() {
     let mut system = System::start().await;
     let tickets = system.tickets().await;
     let load = Load::begin(&system, &tickets, 4);
@@ -132,7 +132,7 @@ async fn a_stream_wiped_under_load_loses_nothing_and_repeats_nothing() {
     load.more(100).await;
     let created = load.end().await;
     system.reached_once(&created).await;
-    // The stream holds again what was published before it was wiped.
+    // The stream again holds what was published before it was wiped.
     until("the stream is refilled", || async {
         system.unpublished().await == 0 && system.stream_messages().await >= created.len() as u64
     })

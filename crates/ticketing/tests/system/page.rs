@@ -9,7 +9,7 @@ use crate::{
     up::Place,
 };
 
-/// The page of a system that is up.
+/// The page of a running system.
 struct Page {
     driver: WebDriver,
 }
@@ -35,7 +35,7 @@ impl Page {
         self.driver.find(By::Css(selector)).await.unwrap().click().await.unwrap();
     }
 
-    /// The way of the ticket that was posted, whose id the form for orders has now.
+    /// Checks the timeline of the posted ticket, whose id the form for orders now has.
     async fn shows_a_timeline(&self) {
         let id = self.driver.find(By::Css("#ticket-id")).await.unwrap();
         let id = id.prop("value").await.unwrap().unwrap();
@@ -57,7 +57,7 @@ impl Page {
         self.until("#timeline", "applied by orders-").await;
     }
 
-    /// The one dead letter of orders: found, shown to the byte, and discarded after a preview.
+    /// Finds the only dead letter of orders, checks its bytes, and discards it after a preview.
     async fn handles_dead_letters(&self) {
         self.until("#letters-counted", "orders has 1 dead letter").await;
         self.until("#letter-groups", "not a CloudEvent").await;
@@ -68,7 +68,7 @@ impl Page {
         self.until("#bytes-hex", "6e 6f 20 65 76 65 6e 74").await;
         self.until("#bytes-text", "no event").await;
         self.click("#bytes-close").await;
-        // Without a name nothing is done.
+        // Without an operator's name nothing happens.
         self.click("#bulk-discard").await;
         self.until("#letters-said", "Enter your name").await;
         self.set("#operator", "<b>Ada</b>").await;
@@ -93,7 +93,7 @@ impl Page {
 }
 
 #[tokio::test]
-async fn the_page_works_in_a_browser_and_shows_in_red_what_is_frozen() {
+async fn the_page_works_in_a_browser_and_shows_frozen_parts_in_red() {
     if !chromium::is_possible() {
         eprintln!("this machine has neither Chromium nor apt: not tested");
         return;
@@ -124,7 +124,7 @@ async fn the_page_works_in_a_browser_and_shows_in_red_what_is_frozen() {
     page.click("#break [value=poison]").await;
     page.until("#summary", "1 dead letter").await;
     page.handles_dead_letters().await;
-    // A script in what came in an event would have opened one.
+    // A script from an event's content would have opened one.
     assert!(page.driver.get_alert_text().await.is_err());
     page.driver.quit().await.unwrap();
     assert!(running.interrupt().await.0.success());

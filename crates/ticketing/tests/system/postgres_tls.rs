@@ -1,4 +1,4 @@
-//! TLS to Postgres, as `PGSSLMODE=verify-full` asks for it: the variables of the component postgres-tls.
+//! TLS to Postgres with `PGSSLMODE=verify-full`: the variables of the component postgres-tls.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{command::Running, harness::System};
 
-/// A system whose Postgres shows a certificate for these names, and a folder with its authority.
+/// A system whose Postgres has a certificate for these names, and a folder with its authority.
 async fn system(names: &[&str]) -> (System, TempDir) {
     let CertifiedKey { cert, signing_key } = certificate(names);
     let folder = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ fn certificate(names: &[&str]) -> CertifiedKey<KeyPair> {
     .unwrap()
 }
 
-/// Has this service connect by TLS alone, to a server whose certificate this authority has signed.
+/// Makes this service accept only TLS, with a certificate signed by this authority.
 fn verify(system: &mut System, service: &str, authority: &Path) {
     system.settings = vec![
         ("DATABASE_URL", system.postgres.url(service)),
@@ -34,7 +34,7 @@ fn verify(system: &mut System, service: &str, authority: &Path) {
 }
 
 #[tokio::test]
-async fn services_speak_tls_to_postgres_on_every_connection_when_told_to_verify_it() {
+async fn with_verify_full_every_connection_to_postgres_uses_tls() {
     let (mut system, folder) = system(&["127.0.0.1"]).await;
     let authority = folder.path().join("ca.crt");
     verify(&mut system, "tickets", &authority);
@@ -56,7 +56,7 @@ async fn services_speak_tls_to_postgres_on_every_connection_when_told_to_verify_
 }
 
 #[tokio::test]
-async fn a_postgres_that_cannot_show_who_it_is_gets_no_password_and_no_data() {
+async fn a_postgres_that_cannot_prove_its_identity_gets_no_password_and_no_data() {
     let (mut of_another_name, folder) = system(&["db.example.com"]).await;
     verify(&mut of_another_name, "tickets", &folder.path().join("ca.crt"));
     is_refused(&of_another_name, "not valid for name").await;
@@ -72,7 +72,7 @@ async fn a_postgres_that_cannot_show_who_it_is_gets_no_password_and_no_data() {
     is_refused(&without, "does not support TLS").await;
 }
 
-/// The service says why it does not use this database, is not ready, and has not logged in.
+/// Checks that the service reports why it does not use this database, is not ready, and has not logged in.
 async fn is_refused(system: &System, reason: &str) {
     let port = ports::free().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ticketing"))

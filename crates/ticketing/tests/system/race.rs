@@ -1,5 +1,5 @@
-//! Many want few tickets, while replicas and nats-server are killed. No ticket is had twice, none is
-//! lost, and both services agree on each.
+//! Many buyers compete for few tickets while replicas and nats-server are killed. No ticket is sold twice,
+//! none is lost, and both services agree on each.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,12 +23,12 @@ const BUYERS: usize = 200;
 const TICKETS: usize = 50;
 const STAGES: usize = 5;
 
-/// What the buyers share.
+/// The state that buyers share.
 struct Market {
     tickets: Vec<Uuid>,
-    /// How many of them can be ordered by now.
+    /// How many tickets are on sale so far.
     on_sale: AtomicUsize,
-    /// Where orders is served, of late.
+    /// The current URLs of orders.
     replicas: RwLock<Vec<String>>,
     /// Each 201: the order, its ticket and its buyer.
     answered: Mutex<HashMap<Uuid, (Uuid, String)>>,
@@ -36,8 +36,8 @@ struct Market {
 }
 
 impl Market {
-    /// Orders one ticket after the other until one is had, or none is left. A request without an
-    /// answer is repeated with its key, at whichever replica.
+    /// Tries one ticket after the other until it gets one, or none is left. A request without an answer
+    /// is repeated with its key, at any replica.
     async fn buy(&self, number: usize) {
         let (buyer, mut taken) = (format!("buyer-{number}"), HashSet::new());
         let token = token(&buyer);
@@ -62,7 +62,7 @@ impl Market {
         }
     }
 
-    /// The order, or `None` when the ticket is somebody else's.
+    /// The order, or `None` if another buyer has the ticket.
     async fn order(&self, ticket: Uuid, token: &str, turn: &mut usize) -> Option<Uuid> {
         loop {
             let url = {
@@ -85,12 +85,12 @@ impl Market {
                     StatusCode::CONFLICT if said["detail"].to_string().contains("under way") => {}
                     StatusCode::CONFLICT => return None,
                     StatusCode::SERVICE_UNAVAILABLE => {}
-                    // Without a body it was cut off on its way.
+                    // Without a body, the answer was cut off.
                     _ if said.is_null() => {}
                     _ => panic!("{status}: {said}"),
                 }
             }
-            // Refused, or nobody there: elsewhere, and not in a busy loop.
+            // Rejected or not running: tries another replica, after a pause.
             *turn += 1;
             sleep(POLL_INTERVAL).await;
         }
@@ -98,9 +98,9 @@ impl Market {
 }
 
 #[tokio::test]
-async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed() {
+async fn fifty_tickets_go_to_50_of_200_buyers_while_replicas_and_nats_are_killed() {
     let mut system = System::start().await;
-    // Its sellers need no token here, its buyers do.
+    // Sellers need no token here; buyers do.
     let tickets = system.tickets().await;
     system.settings = vec![("AUTH", "hs256".to_owned()), ("JWT_KEY", SECRET.to_owned())];
     let mut replicas = Vec::new();
@@ -126,7 +126,7 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
         buyers.spawn(async move { market.buy(number).await });
     }
     for stage in 0..STAGES {
-        // All of them rush for these, and then something is killed.
+        // All buyers try to get these, and then something is killed.
         let on_sale =
             market.on_sale.fetch_add(TICKETS / STAGES, Ordering::SeqCst) + TICKETS / STAGES;
         kill_and_replace(&mut system, &mut replicas, stage, &market).await;
@@ -140,10 +140,10 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
     let held = system.both_agree().await;
     let answered = market.answered.lock().unwrap().clone();
     let rows = reservations(&system).await;
-    assert_eq!(rows, answered, "what was answered 201 is what there is");
+    assert_eq!(rows, answered, "the stored orders are not those answered 201");
     assert_eq!(rows.len(), TICKETS);
     let buyers: HashSet<_> = rows.values().map(|(_, buyer)| buyer).collect();
-    assert_eq!(buyers.len(), TICKETS, "nobody has two");
+    assert_eq!(buyers.len(), TICKETS, "a buyer has two tickets");
     let held: BTreeMap<_, _> = held
         .into_iter()
         .filter_map(|(ticket, (version, hold))| Some((ticket, (version, hold?.0))))
@@ -156,7 +156,7 @@ async fn of_200_buyers_50_get_the_50_tickets_while_replicas_and_nats_are_killed(
     system.no_dead_letters().await;
 }
 
-/// Kills what a stage of the sale kills, and starts the replicas again that are gone.
+/// Kills what this stage of the sale kills, and replaces dead replicas.
 async fn kill_and_replace(
     system: &mut System,
     replicas: &mut [Service],
@@ -181,7 +181,7 @@ async fn kill_and_replace(
     }
     for (number, replica) in replicas.iter_mut().enumerate() {
         if replica.child.exited().is_some() {
-            // Without NATS, it serves orders and does not say that it is ready.
+            // Without NATS, a new replica accepts orders but does not report ready.
             let name = format!("orders-{}", number + 1);
             *replica = system.spawn("orders", &name, system.nats.client_port());
             market.replicas.write().unwrap()[number] = replica.url.clone();

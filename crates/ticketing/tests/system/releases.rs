@@ -1,4 +1,4 @@
-//! A release beside the next one, on one database. `.ci/rollout` runs the two binaries beside each other.
+//! A release alongside the next one, on one database. `.ci/rollout` runs the two binaries side by side.
 
 use crate::harness::{System, until};
 

@@ -1,5 +1,4 @@
-//! What no output tells: passwords, whatever goes wrong; and what no terminal is made to do by what came
-//! in an event.
+//! No output contains a password, whatever fails, and the content of an event cannot control a terminal.
 
 use std::{
     fs,
@@ -19,10 +18,10 @@ use crate::{
     up::Place,
 };
 
-/// What must be seen nowhere.
+/// The password that must not appear anywhere.
 const MARK: &str = "m4rkedPassw0rdThatNobodyMaySee00000";
 
-/// What each program is asked to do.
+/// How each program is run.
 const PROGRAMS: [&[&str]; 7] = [
     &["tickets"],
     &["orders"],
@@ -39,7 +38,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// Runs a program with marked passwords, up to its end or to a line that says what it waits for.
+    /// Runs a program with marked passwords until it exits or prints what it waits for.
     async fn said_by(&self, folder: &Path, arguments: &[&str], format: &str) -> String {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ticketing"))
             .args(arguments)
@@ -63,7 +62,7 @@ impl Settings {
     }
 }
 
-/// What a process says until its end, or a line with one of these texts.
+/// A process's output until it exits, or until a line contains one of these texts.
 async fn lines_until(child: &mut Child, texts: &[&str]) -> String {
     let mut said = String::new();
     let read = async {
@@ -81,7 +80,7 @@ async fn lines_until(child: &mut Child, texts: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_output_holds_a_password_whatever_goes_wrong() {
+async fn no_output_contains_a_password_whatever_fails() {
     let folder = tempfile::tempdir().unwrap();
     let system = System::start().await;
     let nats = NatsServer::builder().with_password().start().await.unwrap();
@@ -112,7 +111,7 @@ async fn no_output_holds_a_password_whatever_goes_wrong() {
             runs.push((&no_urls, with(&[]), "json"));
             runs.push((&no_database, with(&[]), "json"));
         }
-        // As arguments, of which some are in no place for one.
+        // As arguments, some of them where no URL is expected.
         runs.push((&unreachable, [arguments, &nats_url].concat(), "json"));
         runs.push((&unreachable, [arguments, &stray].concat(), "json"));
         let runs = runs.iter().map(|(settings, arguments, format)| {
@@ -131,7 +130,7 @@ async fn no_output_holds_a_password_whatever_goes_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_passwords_of_a_system_that_is_up_are_in_files_of_its_user_alone() {
+async fn passwords_of_a_running_system_are_only_in_files_private_to_its_user() {
     let place = Place::new();
     let (running, stack) = place.up(&[]).await;
     let nats = password(&stack["nats_url"]);
@@ -144,11 +143,11 @@ async fn the_passwords_of_a_system_that_is_up_are_in_files_of_its_user_alone() {
     for folder in ["logs", "nats", "postgres"] {
         assert_eq!(mode(place.path(folder)), 0o700, "{folder}");
     }
-    // Nobody gets in without.
+    // Nobody can connect without them.
     let nats_url: url::Url = stack["nats_url"].as_str().unwrap().parse().unwrap();
     let address = format!("127.0.0.1:{}", nats_url.port().unwrap());
     assert!(async_nats::connect(address).await.is_err());
-    // What `ps` shows of everybody.
+    // What `ps` shows to every user.
     for process in fs::read_dir("/proc").unwrap() {
         let arguments = fs::read(process.unwrap().path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments).into_owned();
@@ -172,11 +171,11 @@ fn password(url: &Value) -> String {
     url.password().unwrap().to_owned()
 }
 
-/// Clears the screen in three ways, begins a line, and turns text around.
+/// Clears the screen in three ways, starts a new line, and reverses text.
 const ACTIVE: &str = "\u{1b}[2J\u{9b}2J\u{1b}c\nERROR forged\u{202e}\u{2066}\u{7f}\u{200f}";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_in_an_event_moves_no_cursor_and_forges_no_line() {
+async fn an_events_content_cannot_control_a_terminal_or_forge_a_log_line() {
     let system = System::start().await;
     let folder = tempfile::tempdir().unwrap();
     let (nats_url, database_url) = (system.nats.url(), system.postgres.url("orders"));
@@ -198,7 +197,7 @@ async fn what_came_in_an_event_moves_no_cursor_and_forges_no_line() {
     }
     let mut listener = ticketing(folder.path(), &["listen", "--nats-url", &nats_url]);
     listener.line_with("Listening to").await;
-    // One that takes effect, with the text in what it is about; one that does not, with it everywhere.
+    // One event that takes effect, with the text in its subject; one that does not, with the text everywhere.
     let event = |title: &str| {
         let id = uuid::Uuid::now_v7();
         serde_json::json!({

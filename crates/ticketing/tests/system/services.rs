@@ -1,4 +1,4 @@
-//! What builds and deploys the services has every one of the table, and no other.
+//! Everything that builds and deploys services covers exactly those in the table.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -18,7 +18,7 @@ fn names() -> BTreeSet<String> {
     SERVICES.iter().map(|service| service.name.to_owned()).collect()
 }
 
-/// What follows this on a line, for each line that begins with it.
+/// The rest of each line that begins with `begin`.
 fn after(file: &str, begin: &str) -> BTreeSet<String> {
     text(file).lines().filter_map(|line| line.strip_prefix(begin)).map(str::to_owned).collect()
 }
@@ -29,7 +29,7 @@ fn fields(list: &Value, field: &str) -> Vec<String> {
     items.map(|item| item[field].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// The services, and the console, which has an image and is no service: it owns no events and no database.
+/// The services and the console, which has an image but is not a service: it owns no events and no database.
 fn images_wanted() -> BTreeSet<String> {
     names().into_iter().chain(["console".to_owned()]).collect()
 }
@@ -46,7 +46,7 @@ fn in_profiles(skaffold: &Value, path: &str) -> Vec<Value> {
 const TEMPLATE: &str = "notifications";
 
 #[test]
-fn every_service_of_the_table_has_its_image_and_no_other_has() {
+fn exactly_the_services_in_the_table_have_an_image() {
     let wanted: BTreeSet<_> = images_wanted().into_iter().chain([TEMPLATE.to_owned()]).collect();
     assert_eq!(after("Dockerfile", "FROM service AS "), wanted);
     let skaffold = yaml("skaffold.yaml");
@@ -65,7 +65,7 @@ fn every_service_of_the_table_has_its_image_and_no_other_has() {
 }
 
 #[test]
-fn every_service_of_the_table_is_deployed_and_forwarded_to_the_port_that_it_has_on_a_laptop() {
+fn every_service_in_the_table_is_deployed_and_forwarded_to_its_local_port() {
     let resources = yaml("infra/k8s/base/kustomization.yaml")["resources"].clone();
     let provisioners = yaml("infra/k8s/base/provisioners/kustomization.yaml")["resources"].clone();
     let skaffold = yaml("skaffold.yaml");

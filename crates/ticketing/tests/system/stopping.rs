@@ -1,11 +1,11 @@
-//! A service that stops still publishes what its last requests have stored.
+//! A stopping service still publishes the events of its last requests.
 
 use embedded::process::Signal;
 
 use crate::harness::{System, until};
 
 #[tokio::test]
-async fn a_service_that_stops_publishes_the_events_of_the_requests_that_it_still_takes() {
+async fn a_stopping_service_publishes_the_events_of_its_last_requests() {
     let mut system = System::start().await;
     system.settings.push(("HTTP_DRAIN", "40s".to_owned()));
     system.settings.push(("SHUTDOWN_GRACE", "60s".to_owned()));

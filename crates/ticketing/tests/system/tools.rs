@@ -1,4 +1,4 @@
-//! `publish` and `listen`: what people try out to see how event-driven services behave.
+//! `publish` and `listen`, the tools for experiments.
 
 use embedded::process::Signal;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     harness::until,
 };
 
-/// A NATS, and a folder in which nothing is up.
+/// A NATS server, and a data folder without a running system.
 pub(crate) struct Bench {
     pub(crate) nats: embedded::NatsServer,
     folder: TempDir,
@@ -26,7 +26,7 @@ impl Bench {
         ticketing(self.folder.path(), &[arguments, &["--nats-url", &url]].concat())
     }
 
-    /// A listener that listens.
+    /// Starts a listener and waits until it listens.
     pub(crate) async fn listener(&self, arguments: &[&str]) -> Running {
         let mut listener = self.run(&[&["listen"], arguments].concat());
         listener.line_with("Listening to").await;
@@ -76,15 +76,15 @@ async fn of_two_listeners_in_a_queue_group_only_one_gets_each_event() {
 }
 
 #[tokio::test]
-async fn what_one_listener_does_not_acknowledge_goes_to_the_other_after_the_ack_wait() {
+async fn an_event_that_one_listener_does_not_ack_goes_to_the_other_after_the_ack_wait() {
     let bench = Bench::start().await;
     let group = ["--queue-group", "mine", "--ack-wait", "1s"];
     let mut lazy = bench.listener(&[&["--no-ack"], &group[..]].concat()).await;
     bench.publish(&[]).await;
     lazy.line_with("#1 (delivery 1").await;
     let mut diligent = bench.listener(&[&["--manual-ack"], &group[..]].concat()).await;
-    // Its own turn may come first; it never acknowledges, so the event comes to the other in the
-    // end. Frozen, it can take no more turns.
+    // The first listener may get the event first; it never acks, so the event goes to the other in the
+    // end. Frozen, it gets no more.
     lazy.child.pause();
     let line = diligent.line_with("Received ticket:created #1").await;
     assert!(!line.contains("(delivery 1,"), "{line}");
@@ -105,7 +105,7 @@ async fn a_listener_killed_before_its_ack_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_listener_begins_where_it_is_told_to() {
+async fn a_listener_starts_where_it_is_told_to() {
     let bench = Bench::start().await;
     bench.publish(&["--count", "5"]).await;
     for (from, first) in [
@@ -138,7 +138,7 @@ async fn rs_restarts_a_listener_and_a_publisher() {
     publisher.line_with("Published ticket:created #2").await;
     listener.line_with("#2 ").await;
     listener.type_line("rs");
-    // From the beginning: it is a new listener.
+    // From the start of the stream: it is a new listener.
     listener.line_with("Listening").await;
     listener.line_with("#1 ").await;
     listener.line_with("#2 ").await;
@@ -147,7 +147,7 @@ async fn rs_restarts_a_listener_and_a_publisher() {
 }
 
 #[tokio::test]
-async fn a_second_listener_with_the_same_client_id_is_turned_away_until_the_first_is_dead() {
+async fn a_second_listener_with_the_same_client_id_is_rejected_until_the_first_is_dead() {
     let bench = Bench::start().await;
     let first = bench.listener(&["--client-id", "abc"]).await;
     let (status, said) = bench.run(&["listen", "--client-id", "abc"]).end().await;
@@ -159,7 +159,7 @@ async fn a_second_listener_with_the_same_client_id_is_turned_away_until_the_firs
 }
 
 #[tokio::test]
-async fn a_listener_outlives_a_restart_of_nats_and_says_so() {
+async fn a_listener_survives_a_restart_of_nats_and_reports_it() {
     let mut bench = Bench::start().await;
     let mut listener = bench.listener(&[]).await;
     bench.publish(&[]).await;
@@ -169,12 +169,12 @@ async fn a_listener_outlives_a_restart_of_nats_and_says_so() {
     bench.nats.restart().await.unwrap();
     listener.line_with("NATS is back").await;
     bench.publish(&[]).await;
-    // The first one may come again: its ack may have died with the server.
+    // The first event may be redelivered: its ack may have been lost with the server.
     listener.line_with("Received ticket:created #2 ").await;
 }
 
 #[tokio::test]
-async fn a_listener_whose_stream_was_made_anew_gets_everything_in_it() {
+async fn a_listener_whose_stream_was_recreated_gets_everything_in_it() {
     let mut bench = Bench::start().await;
     let mut listener = bench.listener(&["--client-id", "abc"]).await;
     bench.publish(&["--count", "3"]).await;
@@ -186,7 +186,7 @@ async fn a_listener_whose_stream_was_made_anew_gets_everything_in_it() {
 }
 
 #[tokio::test]
-async fn a_listener_waits_until_the_lease_of_a_frozen_one_with_its_client_id_ends() {
+async fn a_listener_waits_until_the_lease_of_a_frozen_one_with_its_client_id_expires() {
     let bench = Bench::start().await;
     let frozen = bench.listener(&["--client-id", "abc"]).await;
     frozen.child.pause();
@@ -200,7 +200,7 @@ async fn a_listener_waits_until_the_lease_of_a_frozen_one_with_its_client_id_end
 }
 
 #[tokio::test]
-async fn what_cannot_be_published_or_reached_is_said_with_its_reason() {
+async fn an_invalid_payload_or_an_unreachable_nats_is_reported_with_the_reason() {
     let bench = Bench::start().await;
     for (payload, reason) in [
         ("hello", "not JSON"),
@@ -223,13 +223,13 @@ async fn what_cannot_be_published_or_reached_is_said_with_its_reason() {
 }
 
 #[tokio::test]
-async fn the_status_shows_groups_and_their_members() {
+async fn status_shows_groups_and_their_members() {
     let bench = Bench::start().await;
     let arguments = ["--queue-group", "mine", "--client-id", "abc", "--no-ack"];
     let mut listener = bench.listener(&arguments).await;
     bench.publish(&[]).await;
     listener.line_with("#1 ").await;
-    // Whoever may write to the bucket of leases may write anything there.
+    // Anyone with access to the lease bucket may write anything into it.
     let client = async_nats::connect(bench.nats.url()).await.unwrap();
     client.publish("$KV.client-leases.junk", "no lease".into()).await.unwrap();
     client.flush().await.unwrap();

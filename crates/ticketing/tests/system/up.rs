@@ -1,4 +1,4 @@
-//! `cargo run`: everything from nothing, and back.
+//! `cargo run` starts everything, and stops it.
 
 use std::{
     fs,
@@ -20,14 +20,14 @@ use crate::{
     harness::{PATIENCE, POLL_INTERVAL, until},
 };
 
-/// A folder that Postgres's user can enter as well, and ports that nobody else has: not even once the
-/// system is down, or while a part of it is.
+/// A folder that Postgres's user can enter too, and reserved ports: no other process gets them, even while
+/// the system or a part of it is down.
 pub(crate) struct Place {
     folder: TempDir,
     first_port: u16,
 }
 
-/// tickets, three replicas of orders, NATS, its monitoring, Postgres, the console, the services' operations.
+/// For tickets, three replicas of orders, NATS, its monitoring, Postgres, the console, and the operations APIs.
 const PORTS: u16 = 12;
 
 impl Place {
@@ -56,7 +56,7 @@ impl Place {
         ticketing(self.folder.path(), &[&ports, arguments].concat())
     }
 
-    /// Where its console is, once it is up.
+    /// The URL of its console, once it is up.
     pub(crate) async fn console(&self) -> String {
         let url = || {
             let stack = fs::read(self.path("stack.json")).ok()?;
@@ -67,7 +67,7 @@ impl Place {
         url().unwrap()
     }
 
-    /// A tool that finds the system by its folder.
+    /// Runs a tool, which finds the system by its folder.
     pub(crate) fn run_tool(&self, arguments: &[&str]) -> Running {
         ticketing(self.folder.path(), arguments)
     }
@@ -90,7 +90,7 @@ async fn post(stack: &Value) -> String {
     let http = client();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // Refused while the database is away; nobody is there while tickets is started again.
+        // Rejected while the database is down; no answer while tickets restarts.
         if let Ok(answer) = http.post(&url).json(&body).send().await
             && answer.status() == 201
         {
@@ -114,14 +114,14 @@ async fn known(stack: &Value, replica: &str, ticket: &str) -> Value {
 }
 
 #[tokio::test]
-async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
+async fn one_command_starts_everything_and_a_second_run_finds_its_tickets() {
     let place = Place::new();
     let (mut running, stack) = place.up(&[]).await;
     let ticket = post(&stack).await;
     let copy = known(&stack, "orders-2", &ticket).await;
     let member = copy["processedBy"].as_str().unwrap();
     assert!(["orders-1", "orders-2", "orders-3"].contains(&member), "{member}");
-    // The view says so, by client id.
+    // The view shows it with the client id.
     let line = running.line_with(&format!("of ticket {ticket}")).await;
     assert!(line.contains(member), "{line}");
 
@@ -140,7 +140,7 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("already up"), "{said}");
 
-    // Of each database, the tables of its service alone.
+    // For each database, only its own service's tables.
     let (_, said) = place.run_tool(&["status", "--json"]).end().await;
     let databases = serde_json::from_str::<Value>(&said).unwrap()["databases"].clone();
     let nothing_waits = json!({ "tickets": 1, "outbox": 0, "dead_letters": 0 });
@@ -169,14 +169,14 @@ async fn one_command_brings_everything_up_and_a_second_run_finds_its_tickets() {
 }
 
 #[tokio::test]
-async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
+async fn every_killed_process_is_restarted_and_no_ticket_is_lost() {
     let place = Place::new();
     let (mut running, stack) = place.up(&["--replicas", "2"]).await;
     for part in ["orders-1", "nats", "tickets-1", "postgres"] {
         let pid = fs::read_to_string(place.path(&format!("{part}.pid"))).unwrap();
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        while !running.line_with("starting it again").await.contains(part) {}
+        while !running.line_with(", restarting").await.contains(part) {}
         let ticket = post(&stack).await;
         known(&stack, "orders-2", &ticket).await;
     }
@@ -184,7 +184,7 @@ async fn whatever_part_is_killed_is_started_again_and_no_ticket_is_lost() {
 }
 
 #[tokio::test]
-async fn a_failed_download_names_its_source_and_the_ways_around_it() {
+async fn a_failed_download_names_its_source_and_the_workarounds() {
     let place = Place::new();
     let cache = place.path("cache");
     let nowhere = "http://127.0.0.1:1";
@@ -208,13 +208,13 @@ async fn a_failed_download_names_its_source_and_the_ways_around_it() {
 }
 
 #[tokio::test]
-async fn a_second_ctrl_c_ends_everything_at_once_and_leaves_no_process_id() {
+async fn a_second_ctrl_c_kills_everything_immediately_and_leaves_no_pid_file() {
     let place = Place::new();
     let (mut running, _stack) = place.up(&["--replicas", "1"]).await;
     assert!(place.path("orders-1.pid").exists());
     let pid = fs::read_to_string(place.path("orders-1.pid")).unwrap();
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    // It stops no sooner than it is continued, which nobody does.
+    // It cannot stop until it is resumed, which never happens.
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     running.child.signal(Signal::INT);
     running.line_with("Stopping.").await;
@@ -226,7 +226,7 @@ async fn a_second_ctrl_c_ends_everything_at_once_and_leaves_no_process_id() {
 }
 
 #[tokio::test]
-async fn servers_that_already_run_are_used_and_a_taken_port_is_said() {
+async fn external_servers_are_used_and_a_taken_port_is_reported() {
     let (nats, postgres) = tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
     let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
     let place = Place::new();

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::program;
 
 pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
-    // A folder that Postgres's user can enter as well.
+    // A folder that Postgres's user can enter too.
     let open = fs::Permissions::from_mode(0o755);
     let folder = tempfile::Builder::new().permissions(open).tempdir().unwrap();
     let folder = folder.path();

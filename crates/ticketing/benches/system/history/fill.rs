@@ -1,4 +1,4 @@
-//! Makes history by SQL.
+//! Generates history with SQL.
 
 use std::sync::LazyLock;
 
@@ -26,8 +26,8 @@ static ENVELOPE: LazyLock<String> = LazyLock::new(|| {
         .replace("1970-01-01T00:00:00Z", "AT")
 });
 
-/// Event number `n` of `$1`: its UUIDv7, and the time in it. The newest is an hour old, the oldest not
-/// quite two weeks.
+/// Event number `n` of `$1`: its UUIDv7, and the time in it. The newest is an hour old, the oldest
+/// almost two weeks.
 const EVENTS: &str = "
     select n, at, (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0')
                    || '7' || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid as id
@@ -35,8 +35,8 @@ const EVENTS: &str = "
                     - ($1 - n) * interval '13 days' / $1 as at
           from generate_series(1, $1::bigint) as n) as times";
 
-/// Makes the history: tickets, their events in the log with where they went, the copies of orders, and
-/// its inbox.
+/// Generates the history: tickets, their events in the log with their positions in the stream, the copies
+/// in orders, and its inbox.
 pub(super) async fn fill(system: &System, history: i64) {
     let begun = Instant::now();
     until(async || created(system).await.is_some()).await;

@@ -1,4 +1,4 @@
-//! People who post tickets, one after another or without a pause.
+//! Clients that post tickets, one at a time or continuously.
 
 use std::{
     collections::HashSet,
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Service, System};
 
-/// `None` when there was no answer, `Some(None)` when it was not 201.
+/// `None` if there was no answer, `Some(None)` if it was not 201.
 pub(super) async fn post(http: &reqwest::Client, url: &str, title: &str) -> Option<Option<Uuid>> {
     let body = json!({ "title": title, "price": 20 });
     let answer = http.post(format!("{url}/api/tickets")).json(&body).send().await.ok()?;
@@ -26,7 +26,7 @@ pub(super) async fn post(http: &reqwest::Client, url: &str, title: &str) -> Opti
     Some(Some(ticket["id"].as_str().unwrap().parse().unwrap()))
 }
 
-/// People who post tickets without a pause, whatever they are answered.
+/// Clients that post tickets continuously, whatever the answers.
 pub(crate) struct Load {
     going: Arc<AtomicBool>,
     created: Arc<Mutex<HashSet<Uuid>>>,
@@ -46,7 +46,7 @@ impl Load {
                         Some(Some(id)) => {
                             created.lock().unwrap().insert(id);
                         }
-                        // Refused, or nobody there: the next try should not be a busy loop.
+                        // Rejected or not running: avoids a busy loop.
                         _ => sleep(POLL_INTERVAL).await,
                     }
                 }
@@ -55,18 +55,18 @@ impl Load {
         load
     }
 
-    /// How many were answered 201 so far.
+    /// How many have been answered 201 so far.
     pub(crate) fn created(&self) -> usize {
         self.created.lock().unwrap().len()
     }
 
-    /// Waits until so many more were answered 201.
+    /// Waits until this many more are answered 201.
     pub(crate) async fn more(&self, tickets: usize) {
         let wanted = self.created() + tickets;
         until("more tickets were created", || async { self.created() >= wanted }).await;
     }
 
-    /// Ends the load. Returns what was answered 201.
+    /// Stops the load. Returns the tickets answered 201.
     pub(crate) async fn end(mut self) -> HashSet<Uuid> {
         self.going.store(false, Ordering::Relaxed);
         while self.people.join_next().await.is_some() {}

@@ -1,5 +1,5 @@
-//! A system of its own for each test: servers, services as processes, and what a test asks of
-//! them. Everything listens on loopback and ends with the test.
+//! A separate system for each test: servers, services as processes, and what a test queries.
+//! Everything listens on loopback and dies with the test.
 
 mod load;
 
@@ -30,11 +30,11 @@ pub(crate) struct System {
     pub(crate) tickets_db: PgPool,
     pub(crate) orders_db: PgPool,
     pub(crate) http: reqwest::Client,
-    /// The command that is started as each service: this release's, unless a test sets another.
+    /// The program started for each service: this release's, unless a test sets another.
     pub(crate) program: PathBuf,
-    /// Settings of the services besides the usual ones.
+    /// Additional settings of the services.
     pub(crate) settings: Vec<(&'static str, String)>,
-    /// The keys of users, where each service has an account of its own.
+    /// The users' keys, if each service has its own account.
     identities: Option<Identities>,
 }
 
@@ -49,17 +49,17 @@ impl System {
         Self::start_with(NatsServer::builder(), Postgres::builder(), None).await
     }
 
-    /// One whose Postgres is started in this way.
+    /// A system with this Postgres.
     pub(crate) async fn start_with_postgres(postgres: postgres::Builder) -> Self {
         Self::start_with(NatsServer::builder(), postgres, None).await
     }
 
-    /// One with this nats-server, all of whose clients share one account.
+    /// A system with this nats-server, whose clients all share one account.
     pub(crate) async fn start_on(nats: nats::Builder) -> Self {
         Self::start_with(nats, Postgres::builder(), None).await
     }
 
-    /// One with the accounts and users of production, whose services need their provisioners.
+    /// A system with the accounts and users of production, whose services need their provisioners.
     pub(crate) async fn start_in_accounts(identities: Identities) -> Self {
         Self::start_with(identities.server(), Postgres::builder(), Some(identities)).await
     }
@@ -87,7 +87,7 @@ impl System {
         }
     }
 
-    /// A service that talks to NATS at this port, as soon as it is ready.
+    /// Starts a service that uses NATS at this port, and waits until it is ready.
     pub(crate) async fn service(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let service = self.spawn(kind, name, nats_port);
         until(&format!("{name} is ready"), || async {
@@ -99,13 +99,13 @@ impl System {
         service
     }
 
-    /// A service that may or may not come to be ready.
+    /// Starts a service that may or may not become ready.
     pub(crate) fn spawn(&self, kind: &str, name: &str, nats_port: u16) -> Service {
         let (command, url) = self.command(kind, name, nats_port);
         Service { child: command.spawn().unwrap(), url }
     }
 
-    /// What starts a service, and where it will be.
+    /// The command that starts a service, and its future URL.
     pub(crate) fn command(&self, kind: &str, name: &str, nats_port: u16) -> (Command, String) {
         let port = ports::free().unwrap();
         let mut command = Command::new(&self.program);
@@ -131,14 +131,14 @@ impl System {
         (command, format!("http://127.0.0.1:{port}"))
     }
 
-    /// Restarts nats-server with the accounts and users of production, on the disk that it had.
+    /// Restarts nats-server on the same disk with the accounts and users of production.
     pub(crate) async fn move_to_accounts(&mut self, identities: Identities) {
         self.nats.stop().await;
         self.nats = identities.server().start().await.unwrap();
         self.identities = Some(identities);
     }
 
-    /// What makes a service's queue group in the other's account.
+    /// Starts the provisioner that creates a service's queue group in the other account.
     pub(crate) async fn provisioner(&self, service: &str) -> Service {
         let (user, port) = (format!("{service}-provisioner"), ports::free().unwrap());
         let identities = self.identities.as_ref().unwrap();
@@ -154,7 +154,7 @@ impl System {
         Service { child, url: format!("http://127.0.0.1:{port}") }
     }
 
-    /// A connection that may do everything in the account of this stream.
+    /// A connection with full rights in the account of this stream.
     pub(crate) async fn jetstream(&self, stream: &str) -> jetstream::Context {
         jetstream::new(match &self.identities {
             Some(identities) => identities.operator(&self.nats, stream).await,
@@ -180,8 +180,8 @@ impl System {
         service
     }
 
-    /// Has the database itself count how often the listener wrote on behalf of each event. An
-    /// upsert alone would hide an effect that happened twice.
+    /// Makes the database count how often the listener wrote for each event. An upsert alone would
+    /// hide an effect that happened twice.
     async fn count_effects(&self) {
         let install = "
             select pg_advisory_xact_lock(1);
@@ -194,14 +194,14 @@ impl System {
         sqlx::raw_sql(install).execute(&self.orders_db).await.unwrap();
     }
 
-    /// Posts a ticket and returns its id once that was answered 201.
+    /// Posts a ticket and returns its id once it is answered 201.
     pub(crate) async fn post(&self, tickets: &Service, title: &str) -> Uuid {
         let answer =
             post(&self.http, &tickets.url, title).await.expect("the POST was not answered");
         answer.expect("the POST was not answered 201")
     }
 
-    /// Waits until orders has every one of these tickets, and checks that each took effect once.
+    /// Waits until orders has all of these tickets, and checks that each took effect once.
     pub(crate) async fn reached_once(&self, tickets: &HashSet<Uuid>) {
         until(&format!("orders has {} tickets", tickets.len()), || async {
             let known = self.known().await;
@@ -211,8 +211,8 @@ impl System {
         self.each_effect_happened_once().await;
     }
 
-    /// The tickets that orders knows, with the member that took each. Empty while the database is
-    /// away.
+    /// The tickets that orders knows, with the member that processed each. Empty while the database is
+    /// down.
     pub(crate) async fn known(&self) -> BTreeMap<Uuid, String> {
         let rows: Result<Vec<(Uuid, String)>, _> =
             sqlx::query_as("select id, processed_by from tickets").fetch_all(&self.orders_db).await;
@@ -234,7 +234,7 @@ impl System {
             .fetch_one(&self.orders_db)
             .await
             .unwrap();
-        assert_eq!(dead, 0, "an outage is no event's fault");
+        assert_eq!(dead, 0, "an outage made events dead letters");
     }
 
     /// The queue group's consumer, as the server sees it.
@@ -262,9 +262,9 @@ impl System {
         .await;
     }
 
-    /// Waits until every event has taken effect that there is, and every event that this has caused.
+    /// Waits until every event has taken effect, including the events caused by others.
     pub(crate) async fn everything_is_quiet(&self) {
-        // In the order in which one event causes the next.
+        // In the order in which events cause each other.
         until("orders has told everything", || async { unpublished(&self.orders_db).await == 0 })
             .await;
         self.quiet("ORDERS", "tickets-service").await;
@@ -272,7 +272,7 @@ impl System {
         self.group_is_quiet().await;
     }
 
-    /// How many messages the stream holds; none while there is no stream.
+    /// How many messages the stream holds; 0 while there is no stream.
     pub(crate) async fn stream_messages(&self) -> u64 {
         let stream = self.jetstream("TICKETS").await.get_stream("TICKETS").await;
         stream.map_or(0, |stream| stream.cached_info().state.messages)

@@ -1,4 +1,4 @@
-//! A service whose key somebody has stolen, and the accounts of which it sees one and must not reach the other.
+//! An attacker with a stolen service key: it sees one account and must not reach the other.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{harness::PATIENCE, identities::Identities};
 
-/// Everything that is published in one account, as its operator hears it.
+/// Everything published in one account, as its operator receives it.
 pub(super) struct Account {
     pub(super) operator: Client,
     pub(super) everything: Subscriber,
@@ -43,7 +43,7 @@ impl Account {
         for group in [group, "other-service"] {
             let group = jetstream::consumer::pull::Config {
                 durable_name: Some(group.to_owned()),
-                // Nothing changes by the mere time.
+                // Nothing changes by time alone.
                 ack_wait: Duration::from_hours(1),
                 ..Default::default()
             };
@@ -51,7 +51,7 @@ impl Account {
         }
         let leases = jetstream::kv::Config { bucket: "client-leases".into(), ..Default::default() };
         jetstream.create_key_value(leases).await.unwrap();
-        // One event, which the other group has in hand.
+        // One event, which the other group holds in hand.
         jetstream.publish(subjects[0].clone(), "event".into()).await.unwrap().await.unwrap();
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.other-service");
         let inbox = operator.new_inbox();
@@ -76,7 +76,7 @@ impl Account {
         }
     }
 
-    /// Waits until something is published under a subject, or with a reply, that begins so.
+    /// Waits until something is published with a subject or a reply subject that begins like this.
     pub(super) async fn until_heard(&mut self, what: &str, begins: &str) {
         timeout(PATIENCE, async {
             let of = |heard: &(String, String)| {
@@ -99,8 +99,8 @@ impl Account {
         answer
     }
 
-    /// The streams, groups and leases as they are. What became of events in this group is its members'
-    /// matter.
+    /// The current streams, groups and leases, without the progress of this group, which its members may
+    /// change.
     pub(super) async fn state(&self, members_of: &str) -> [Value; 3] {
         let stream = self.stream;
         let mut groups = self.ask(&format!("CONSUMER.LIST.{stream}")).await["consumers"].take();
@@ -116,35 +116,35 @@ impl Account {
     }
 }
 
-/// A service that has gone over to the enemy, with its account.
+/// A compromised service, with its account.
 pub(super) struct Attacker {
     pub(super) client: Client,
     pub(super) name: &'static str,
-    /// Its own events, for its own stream.
+    /// Events for its own stream.
     pub(super) event: &'static str,
     pub(super) own: Account,
-    /// The other's stream, and the group that the attacker has there.
+    /// The other account's stream, and the attacker's group there.
     pub(super) stream: &'static str,
     pub(super) group: &'static str,
 }
 
 impl Attacker {
-    /// What the API of the own account says: `None` when it follows, its reason when not.
+    /// Sends a request to the API of the attacker's own account. `None` if it is accepted, else the reason.
     pub(super) async fn api(&self, subject: &str, asked: Value) -> Option<String> {
         let answer = self.client.request(format!("$JS.API.{subject}"), asked.to_string().into());
         let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
         answer["error"]["description"].as_str().map(ToOwned::to_owned)
     }
 
-    /// Waits until the answer to an imported request is heard in its own account, where it must stay. The
-    /// server refuses a reply under `$JS.ACK`.
+    /// Waits until the answer to an imported request arrives in its own account, where it must stay. The
+    /// server rejects a reply under `$JS.ACK`.
     pub(super) async fn until_answered(&mut self, what: &str, subject: &str) {
         if !subject.starts_with("$JS.ACK") {
             self.own.until_heard(what, subject).await;
         }
     }
 
-    /// Sets its own stream, with this besides.
+    /// Updates its own stream with this configuration in addition.
     pub(super) async fn update(&self, with: Value) -> Option<String> {
         let own = self.own.stream;
         let mut config = self.own.ask(&format!("STREAM.INFO.{own}")).await["config"].take();

@@ -1,5 +1,5 @@
-//! Ways around: a service's key, and every means of NATS by which a message comes to be published by
-//! somebody else or in another's name. None of them leads into the other's account.
+//! Indirect attacks: with one service's key, uses every NATS feature that publishes a message on someone
+//! else's behalf. None of them reaches the other account.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A way to have something published under a subject. Returns once that has happened in the attacker's own
-/// account, or was refused.
+/// account, or was rejected.
 type Way = for<'a> fn(&'a mut Attacker, &'a str) -> BoxFuture<'a, ()>;
 
 const WAYS: [(&str, Way); 10] = [
@@ -32,7 +32,7 @@ const WAYS: [(&str, Way); 10] = [
         async move {
             let question = format!("_CLIENT.{}", Uuid::new_v4().simple());
             let mut questions = attacker.client.subscribe(question.clone()).await.unwrap();
-            // A reply that the server does not let through needs no answer.
+            // A reply that the server blocks needs no answer.
             attacker.publish(&question, subject, "are you alive?").await;
             if let Ok(Some(asked)) = timeout(Duration::from_millis(100), questions.next()).await {
                 attacker.client.publish(asked.reply.unwrap(), "forged".into()).await.unwrap();
@@ -52,7 +52,7 @@ const WAYS: [(&str, Way); 10] = [
     ("the end of a pull", |attacker, subject| {
         async move {
             let asked = attacker.imported("MSG.NEXT");
-            // More than there are, so that an end comes after the events.
+            // More than there are, so that the events are followed by an end.
             attacker.publish(&asked, subject, r#"{"batch": 9, "no_wait": true}"#).await;
             attacker.until_answered("MSG.NEXT", subject).await;
         }
@@ -137,7 +137,7 @@ const WAYS: [(&str, Way); 10] = [
                     "inactive_threshold": 1_000_000_000_u64,
                 },
             });
-            // The server delivers where somebody listens to exactly that.
+            // The server delivers if something subscribes to exactly this subject.
             let operator = &attacker.own.operator;
             let mut delivered = operator.subscribe(subject.to_owned()).await.unwrap();
             operator.flush().await.unwrap();
@@ -155,7 +155,7 @@ const WAYS: [(&str, Way); 10] = [
     }),
 ];
 
-/// What would do harm in the account of a stream.
+/// Subjects that would do harm in the account of a stream.
 fn harmful(stream: &str) -> Vec<String> {
     let (service, events, group) = match stream {
         "TICKETS" => ("tickets", ["ticket:created", "ticket:updated"], "orders-service"),
@@ -180,7 +180,7 @@ fn harmful(stream: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_indirect_way_leads_into_the_others_account() {
+async fn no_indirect_route_reaches_the_other_account() {
     for (name, own, event, stream, group) in [
         ("orders", "ORDERS", "order:created", "TICKETS", "orders-service"),
         ("tickets", "TICKETS", "ticket:created", "ORDERS", "tickets-service"),
@@ -197,7 +197,7 @@ async fn no_indirect_way_leads_into_the_others_account() {
                 other.heard().await;
                 go(&mut attacker, &subject).await;
                 let heard = other.heard().await;
-                // An event of the stream, on its way to the group that may have it, is none.
+                // An event that goes to the group that may receive it is no harm.
                 let to_group = format!("$JS.ACK.{stream}.{group}.");
                 let forged = |(heard, reply): &(String, String)| {
                     (*heard == subject && !reply.starts_with(&to_group))
@@ -213,9 +213,9 @@ async fn no_indirect_way_leads_into_the_others_account() {
     }
 }
 
-/// The server itself sees to who may import what.
+/// The server itself enforces who may import what.
 #[tokio::test]
-async fn an_account_that_nothing_is_exported_to_can_import_nothing() {
+async fn an_account_can_import_only_what_is_exported_to_it() {
     let identities = Identities::make();
     let users = std::fs::read_to_string(k8s("base/nats/users.conf")).unwrap();
     for subject in [

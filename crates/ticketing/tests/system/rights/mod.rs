@@ -1,5 +1,5 @@
-//! NATS as the manifests have it (infra/k8s/base/nats), with an account for each service: each can do its
-//! work, and nobody gets to what is another's.
+//! NATS as configured by the manifests (infra/k8s/base/nats), with an account for each service: each can do
+//! its work, and none can reach what belongs to another.
 
 mod attacker;
 mod indirect;
@@ -20,9 +20,9 @@ use crate::{
 };
 
 #[tokio::test]
-async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
+async fn each_service_works_with_the_rights_of_its_user() {
     let mut system = System::start_in_accounts(Identities::make()).await;
-    // Whatever is there first waits for the others.
+    // Whichever process starts first waits for the others.
     let _provisioners = (system.provisioner("tickets").await, system.provisioner("orders").await);
     let tickets = system.tickets().await;
     let mut first = system.orders("orders-1").await;
@@ -39,20 +39,20 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
     let order = reserve(&system, &second, before).await;
     is_held_by(&system, &tickets, before, Some(order)).await;
 
-    // A duplicate is turned away; a dead holder of a client id is asked whether it lives, and replaced.
+    // A duplicate is rejected; a dead holder of a client id is asked whether it is alive, and replaced.
     let double = system.spawn("orders", "orders-2", system.nats.client_port());
     assert_eq!(double.child.wait().await.code(), Some(1));
     first.child.kill().await;
     let _first = system.orders("orders-1").await;
     assert_eq!(refused(&system), [""; 0]);
 
-    // A group that somebody deletes is there again, and has what came meanwhile.
+    // A deleted group is recreated and gets the events published meanwhile.
     delete_group(&system, "TICKETS", "orders-service").await;
     created.insert(system.post(&tickets, "while the group was away").await);
     system.reached_once(&created).await;
     delete_group(&system, "ORDERS", "tickets-service").await;
 
-    // Streams, groups and leases are made anew on a server that has lost them.
+    // Streams, groups and leases are recreated on a server that has lost them.
     system.nats.wipe_and_restart().await.unwrap();
     let after = system.post(&tickets, "after").await;
     created.insert(after);
@@ -67,7 +67,7 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
     assert_eq!(cancelled.status(), StatusCode::OK);
     is_held_by(&system, &tickets, before, None).await;
 
-    // An order that nobody pays for expires; without a wait for its time, which is minutes.
+    // An unpaid order expires; its deadline is moved so that the test need not wait for minutes.
     let left = reserve(&system, &second, before).await;
     is_held_by(&system, &tickets, before, Some(left)).await;
     sqlx::query("update orders set expires_at = created_at where id = $1")
@@ -77,7 +77,7 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
         .unwrap();
     is_held_by(&system, &tickets, before, None).await;
     system.everything_is_quiet().await;
-    // The relay has filled both streams again, and the inbox has passed over what had taken effect.
+    // The relay has refilled both streams, and the inbox has skipped what had taken effect.
     for (stream, messages) in [("TICKETS", created.len() as u64), ("ORDERS", 1)] {
         let jetstream = system.jetstream(stream).await;
         let state = jetstream.get_stream(stream).await.unwrap().cached_info().state.clone();
@@ -87,7 +87,7 @@ async fn each_service_can_do_its_work_with_the_rights_that_it_has() {
 }
 
 #[tokio::test]
-async fn a_system_that_moves_to_accounts_of_its_own_loses_and_repeats_nothing() {
+async fn moving_to_one_account_per_service_loses_and_repeats_nothing() {
     let identities = Identities::make();
     let before = NatsServer::builder().store_dir(identities.store());
     let mut system = System::start_on(before).await;
@@ -120,7 +120,7 @@ async fn a_system_that_moves_to_accounts_of_its_own_loses_and_repeats_nothing() 
 }
 
 #[tokio::test]
-async fn a_private_key_is_written_once_for_its_owner_and_shown_nowhere() {
+async fn a_private_key_is_written_once_readable_by_its_owner_only_and_never_printed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("seed");
     let path = file.display().to_string();
@@ -132,7 +132,7 @@ async fn a_private_key_is_written_once_for_its_owner_and_shown_nowhere() {
     assert_eq!(again, public);
     assert_eq!(fs::read_to_string(&file).unwrap(), seed);
 
-    // What is no seed is not used, and not shown.
+    // An invalid seed is neither used nor shown.
     let junk = folder.path().join("junk");
     fs::write(&junk, "a secret in the wrong place").unwrap();
     let junk = junk.display().to_string();
@@ -143,7 +143,7 @@ async fn a_private_key_is_written_once_for_its_owner_and_shown_nowhere() {
             let mut running = Command::new(env!("CARGO_BIN_EXE_ticketing"))
                 .args(process.split(' '))
                 .args(["--nats-user", "somebody", "--nats-seed-file", file])
-                // The right one is only to be shown.
+                // The valid seed is accepted, so the process would run: it only prints its help.
                 .args((code == 0).then_some("--help"))
                 .env("NATS_SEED_FILE", file)
                 .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
@@ -162,7 +162,7 @@ async fn a_private_key_is_written_once_for_its_owner_and_shown_nowhere() {
     }
 }
 
-/// Deletes a queue group, as a person may who has the operator's key.
+/// Deletes a queue group with the operator's key.
 async fn delete_group(system: &System, stream: &str, group: &str) {
     let jetstream = system.jetstream(stream).await;
     let stream: jetstream::stream::Stream = jetstream.get_stream(stream).await.unwrap();
@@ -170,7 +170,7 @@ async fn delete_group(system: &System, stream: &str, group: &str) {
     group_is_there(system, &stream.cached_info().config.name, group).await;
 }
 
-/// Waits until a queue group's consumer is there.
+/// Waits until a queue group's consumer exists.
 async fn group_is_there(system: &System, stream: &str, group: &str) {
     let jetstream = system.jetstream(stream).await;
     until(&format!("{group} is there"), || async {
@@ -190,7 +190,7 @@ async fn reserve(system: &System, orders: &Service, ticket: Uuid) -> Uuid {
     order["id"].as_str().unwrap().parse().unwrap()
 }
 
-/// Waits until tickets says that a ticket is held by this order, or by none.
+/// Waits until tickets shows that this order, or none, holds a ticket.
 async fn is_held_by(system: &System, tickets: &Service, ticket: Uuid, order: Option<Uuid>) {
     until(&format!("ticket {ticket} is held by {order:?}"), || async {
         let answer = system.http.get(format!("{}/api/tickets/{ticket}", tickets.url));
@@ -200,7 +200,7 @@ async fn is_held_by(system: &System, tickets: &Service, ticket: Uuid, order: Opt
     .await;
 }
 
-/// What the server has refused, by its log.
+/// The permission violations in the server's log.
 fn refused(system: &System) -> Vec<String> {
     let log = system.nats.log().unwrap();
     let violations = log.lines().filter(|line| line.contains("Violation"));
@@ -208,14 +208,14 @@ fn refused(system: &System) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn whoever_has_no_key_is_turned_away() {
+async fn clients_without_a_known_key_are_rejected() {
     let identities = Identities::make();
     let nats = identities.server().start().await.unwrap();
     let anonymous = async_nats::connect(nats.url()).await;
     assert_eq!(anonymous.unwrap_err().kind(), async_nats::ConnectErrorKind::AuthorizationViolation);
     let guess = ConnectOptions::with_user_and_password("orders".into(), "orders".into());
     assert!(guess.connect(nats.url()).await.is_err());
-    // A key of the right form that the server does not know.
+    // A well-formed key that the server does not know.
     let other = Identities::make();
     assert!(other.user("orders").connect(nats.url()).await.is_err());
     assert!(identities.user("orders").connect(nats.url()).await.is_ok());

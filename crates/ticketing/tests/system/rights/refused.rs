@@ -1,4 +1,4 @@
-//! Each user by itself: every subject to publish or subscribe that its code does not need is refused.
+//! For each user, publishing and subscribing to any subject that its code does not need is refused.
 
 use async_nats::{Client, Event};
 use embedded::NatsServer;
@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::{harness::PATIENCE, identities::Identities};
 
-/// Every subject of JetStream's API that is about one of these streams and groups, or about all.
+/// Every subject of the JetStream API for these streams and groups, or for all.
 /// <https://docs.nats.io/reference/reference-protocols/nats_api_reference>
 fn api() -> Vec<String> {
     let mut subjects: Vec<String> = ["INFO", "STREAM.LIST", "STREAM.NAMES", "ACCOUNT.PURGE.x"]
@@ -44,7 +44,7 @@ fn api() -> Vec<String> {
             subjects.push(format!("$JS.ACK.domain.hash.{stream}.{group}.1.1.1.1.0"));
         }
     }
-    // What is imported of the other's API, or could be.
+    // The parts of the other account's API that are or could be imported.
     let imported: Vec<String> = subjects
         .iter()
         .filter_map(|subject| subject.strip_prefix("$JS.API."))
@@ -54,7 +54,7 @@ fn api() -> Vec<String> {
     subjects
 }
 
-/// Subjects to publish on that a user has, of all that are tried below.
+/// The subjects that a user may publish to, of all that are tried below.
 fn allowed(user: &str) -> Vec<String> {
     let (own, other) = match user {
         "tickets" | "orders-provisioner" => ("TICKETS", "ORDERS"),
@@ -108,7 +108,7 @@ fn allowed(user: &str) -> Vec<String> {
 
 const USERS: [&str; 4] = ["tickets", "orders", "tickets-provisioner", "orders-provisioner"];
 
-/// Every subject under which something is published: those of each user, and others.
+/// All subjects that are tried: those of each user, and others.
 fn publishable() -> Vec<String> {
     let mut publishing = api();
     publishing.extend(
@@ -137,7 +137,7 @@ fn publishable() -> Vec<String> {
     publishing
 }
 
-/// What this user may not subscribe to.
+/// Subjects that this user may not subscribe to.
 fn forbidden_to_hear(user: &str) -> Vec<String> {
     let mut listening: Vec<String> = [
         ">",
@@ -166,7 +166,7 @@ fn forbidden_to_hear(user: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_other_subject_is_refused() {
+async fn every_subject_that_a_user_does_not_need_is_refused() {
     let identities = Identities::make();
     let nats = identities.server().start().await.unwrap();
     for user in USERS {
@@ -178,8 +178,8 @@ async fn every_other_subject_is_refused() {
         }
         let (allowed, forbidden): (Vec<_>, Vec<_>) =
             publishing.into_iter().partition(|subject| own.contains(subject));
-        // The allowed ones first: the server speaks of violations in order, so that the first of a
-        // forbidden subject says that none came of these.
+        // The allowed ones first: the server reports violations in order, so if the first report is about a
+        // forbidden subject, the allowed ones caused none.
         for subject in &allowed {
             client.publish(subject.clone(), "".into()).await.unwrap();
         }
@@ -198,7 +198,7 @@ async fn every_other_subject_is_refused() {
     }
 }
 
-/// A connection of this user, and what the server complains of on it.
+/// A connection of this user, and the errors that the server sends on it.
 pub(super) async fn connect(
     identities: &Identities,
     nats: &NatsServer,

@@ -1,4 +1,4 @@
-//! A collector that is away or frozen costs spans, and nothing else.
+//! A collector that is down or frozen costs spans, and nothing else.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{TICKET, collector::Collector, created, post_ticket, shows, traced};
 use crate::harness::{PATIENCE, System, until};
 
-/// The services' own bound (SHUTDOWN_GRACE), and some for a busy machine.
+/// The services' own limit (SHUTDOWN_GRACE), and a margin for a busy machine.
 const STOP: Duration = Duration::from_secs(20);
 
 /// Posts tickets and waits until each has taken effect once.
@@ -21,7 +21,7 @@ async fn works(system: &System, tickets: &crate::harness::Service, posts: usize)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_collector_a_service_works_says_so_once_and_stops_in_time() {
+async fn without_its_collector_a_service_works_logs_that_once_and_stops_in_time() {
     let mut system = System::start().await;
     let nobody = format!("http://127.0.0.1:{}", ports::free().unwrap());
     system.settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", nobody));
@@ -50,7 +50,7 @@ async fn without_its_collector_a_service_works_says_so_once_and_stops_in_time() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_collector_holds_nothing_up_and_a_queue_with_a_bound_waits_for_it() {
+async fn a_frozen_collector_delays_nothing_and_spans_wait_in_a_bounded_queue() {
     const QUEUE: usize = 64;
     const BATCH: usize = 16;
     let collector = Collector::start().await;
@@ -64,7 +64,7 @@ async fn a_frozen_collector_holds_nothing_up_and_a_queue_with_a_bound_waits_for_
 
     collector.freeze(false);
     let _orders = system.orders("orders-2").await;
-    // The queue is in order: what comes out behind this has been waited for.
+    // The queue is in order, so everything ahead of this one has been sent.
     let newest = async {
         loop {
             let post = post_ticket(&system, &tickets).send().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_frozen_collector_holds_nothing_up_and_a_queue_with_a_bound_waits_for_
     let newest = timeout(PATIENCE, newest).await.expect("spans come again");
     let kept = collector.spans();
     let waited = kept.iter().filter(|span| span.service == "tickets" && span.trace != newest);
-    // Those in the queue, those on their way, and those of posts that came before the newest.
+    // Those in the queue, those in transit, and those of posts before the newest.
     assert!(waited.clone().count() <= QUEUE + 4 * BATCH, "{}", waited.count());
     assert!(tickets.child.stop(Signal::TERM, STOP).await.success());
 }

@@ -1,4 +1,4 @@
-//! A collector of traces: it takes spans by OTLP over HTTP, keeps them, and shows a trace as a tree.
+//! A trace collector: receives spans by OTLP over HTTP, keeps them, and formats a trace as a tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,21 +14,21 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch};
 
-/// A span as the collector has it.
+/// A span as received.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) trace: String,
     pub(crate) id: String,
-    /// Empty at the root.
+    /// Empty for the root.
     pub(crate) parent: String,
-    /// What made it: `tickets`, say.
+    /// The service that created it, such as `tickets`.
     pub(crate) service: String,
     pub(crate) name: String,
     kind: SpanKind,
     pub(crate) attributes: BTreeMap<String, String>,
 }
 
-/// The collector. It ends with the test.
+/// The collector. It dies with the test.
 pub(crate) struct Collector {
     pub(crate) url: String,
     shared: Shared,
@@ -50,7 +50,7 @@ impl Collector {
         Self { url, shared }
     }
 
-    /// Answers nobody from now on, or again.
+    /// Stops answering, or answers again.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.shared.frozen.send_replace(frozen);
     }
@@ -59,7 +59,7 @@ impl Collector {
         self.shared.spans.lock().unwrap().clone()
     }
 
-    /// The spans of a trace, each below its parent, siblings by name. Those that look alike are one: a
+    /// The spans of a trace, each below its parent, siblings sorted by name. Equal spans appear once, because a
     /// redelivery repeats them.
     pub(crate) fn tree(&self, trace: &str) -> String {
         let spans: Vec<_> = self.spans().into_iter().filter(|span| span.trace == trace).collect();

@@ -1,4 +1,4 @@
-//! One trace from a request through both services, as a collector of OpenTelemetry gets it.
+//! One trace from a request through both services, as an OpenTelemetry collector receives it.
 
 mod away;
 mod collector;
@@ -34,7 +34,7 @@ orders: POST /api/orders (server)
   orders: transaction orders (client)
 ";
 
-/// A system whose services send their traces to this collector.
+/// A system that sends its traces to this collector.
 async fn traced(collector: &Collector) -> System {
     let mut system = System::start().await;
     system.settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.clone()));
@@ -47,7 +47,7 @@ fn post_ticket(system: &System, tickets: &Service) -> RequestBuilder {
     post.json(&json!({ "title": "Concert", "price": 20 }))
 }
 
-/// The trace that the service says it answered in, and the id of what was made.
+/// The trace id in the answer, and the id of the created resource.
 async fn created(answer: Response) -> (String, Uuid) {
     assert_eq!(answer.status(), 201);
     let trace = answer.headers()["traceparent"].to_str().unwrap().split('-').nth(1).unwrap();
@@ -60,14 +60,14 @@ async fn arrived(system: &System, ticket: Uuid) {
     until("orders has the ticket", || async { system.known().await.contains_key(&ticket) }).await;
 }
 
-/// Orders a ticket as soon as orders knows it. Returns the trace.
+/// Orders a ticket as soon as orders knows it. Returns the trace id.
 async fn order(system: &System, orders: &Service, ticket: Uuid) -> String {
     arrived(system, ticket).await;
     let post = system.http.post(format!("{}/api/orders", orders.url));
     created(post.json(&json!({ "ticketId": ticket })).send().await.unwrap()).await.0
 }
 
-/// Waits until the collector has this of a trace.
+/// Waits until the collector has this tree for a trace.
 async fn shows(collector: &Collector, trace: &str, tree: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while collector.tree(trace) != tree {
@@ -78,7 +78,7 @@ async fn shows(collector: &Collector, trace: &str, tree: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_trace_leads_from_a_request_through_both_services_and_back() {
+async fn one_trace_follows_a_request_through_both_services_and_back() {
     let collector = Collector::start().await;
     let system = traced(&collector).await;
     let (tickets, orders) = tokio::join!(system.tickets(), system.orders("orders-1"));
@@ -129,7 +129,7 @@ async fn each_event_of_a_batch_keeps_its_own_trace() {
     for (trace, _) in &posted {
         shows(&collector, trace, TICKET).await;
     }
-    // What is ordered while tickets is away comes as one batch, in one transaction.
+    // Orders placed while tickets is down arrive as one batch, in one transaction.
     tickets.child.kill().await;
     let mut traces = HashSet::new();
     for (_, ticket) in posted {
@@ -151,7 +151,7 @@ async fn each_event_of_a_batch_keeps_its_own_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whether_a_trace_is_recorded_its_caller_decides() {
+async fn the_caller_decides_whether_its_trace_is_recorded() {
     let collector = Collector::start().await;
     let system = traced(&collector).await;
     let (tickets, _orders) = tokio::join!(system.tickets(), system.orders("orders-1"));
