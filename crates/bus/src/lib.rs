@@ -19,75 +19,10 @@
 //! - [`topology`] creates streams and consumers, and corrects what was edited, while the processes run.
 //! - Every wait on a network has a timeout, every queue a limit. [`Options`] has the settings, with bounds and reasons.
 //!
-//! A minimal program: a service that publishes parcels and listens to them.
+//! A minimal program, `examples/parcels.rs`, which a test runs:
 //!
 //! ```no_run
-//! use bus::{
-//!     Bus, ClientId, Delivery, Event, Failure, Lease, Listener, Options, Pool, Received, Relay, Shutdown, Stream, outbox,
-//! };
-//! use serde::{Deserialize, Serialize};
-//! use sqlx::{PgConnection, PgPool};
-//! use std::time::Duration;
-//!
-//! const PARCELS: Stream = Stream {
-//!     name: "PARCELS",
-//!     subjects: &["parcel:sent"],
-//!     schema_prefix: "urn:example:event:",
-//! };
-//!
-//! #[derive(Debug, Serialize, Deserialize)]
-//! struct ParcelSent {
-//!     number: i64,
-//! }
-//!
-//! impl Event for ParcelSent {
-//!     const SUBJECT: &'static str = "parcel:sent";
-//!     const STREAM: &'static Stream = &PARCELS;
-//!     const SCHEMA_VERSION: u32 = 1;
-//!     const SOURCE: &'static str = "/parcels";
-//!
-//!     fn entity_id(&self) -> String {
-//!         self.number.to_string()
-//!     }
-//! }
-//!
-//! struct Arrivals;
-//!
-//! impl Listener for Arrivals {
-//!     type Events = ParcelSent;
-//!     const QUEUE_GROUP: &'static str = "arrivals";
-//!
-//!     async fn handle(&self, tx: &mut PgConnection, batch: &[&Received<ParcelSent>]) -> Result<(), Failure> {
-//!         let numbers: Vec<i64> = batch.iter().map(|received| received.event.number).collect();
-//!         sqlx::query("insert into arrivals select * from unnest($1::bigint[])").bind(numbers).execute(tx).await?;
-//!         Ok(())
-//!     }
-//! }
-//!
-//! #[tokio::main]
-//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let database = PgPool::connect("postgres://localhost/parcels").await?;
-//!     bus::migrate(&database).await?;
-//!     let pool = Pool::from(database);
-//!     let (shutdown, mut reason) = Shutdown::new();
-//!     let bus = Bus::connect(&Options::new(ClientId::of_this_process()), &shutdown).await?;
-//!     let lease = Lease::take(&bus, &shutdown, "parcels", &[Arrivals::QUEUE_GROUP]).await?;
-//!
-//!     let (relay, wake) = Relay::new(bus.clone(), pool.clone(), &[&PARCELS]);
-//!     relay.spawn(&shutdown);
-//!     Delivery::new(Arrivals, bus.clone(), pool.clone(), shutdown.clone()).spawn(lease.clone());
-//!
-//!     // With the rows of its cause, in one transaction. If the request fails, so does the event.
-//!     pool.transaction(async |tx| outbox::put(tx, &ParcelSent { number: 7 }).await).await?;
-//!     wake.wake();
-//!
-//!     let ended = reason.wait().await;
-//!     shutdown.begin();
-//!     shutdown.finish(Duration::from_secs(20)).await;
-//!     lease.release().await;
-//!     bus.close().await;
-//!     Ok(ended?)
-//! }
+#![doc = include_str!("../examples/parcels.rs")]
 //! ```
 
 mod answer;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod copies;
+mod example;
 mod id_conflicts;
 mod late;
 mod masses;
