@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     buyers::{SECRET, token},
+    command::service_with,
     harness::{Service, System, until},
 };
 
@@ -75,18 +76,8 @@ async fn unusable_authentication_settings_exit_64_and_are_named() {
     ];
     for (settings, name) in bad {
         for service in ["tickets", "orders"] {
-            let mut command = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))
-                .args([service])
-                .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
-            for (name, value) in settings {
-                command = command.env(name, value);
-            }
-            let mut process = command.piped().spawn().unwrap();
-            let mut said = String::new();
-            while let Some(line) = process.line().await {
-                said += &line;
-            }
-            assert_eq!(process.wait().await.code(), Some(64), "{settings:?}: {said}");
+            let (code, said) = service_with(service, settings).await;
+            assert_eq!(code, Some(64), "{settings:?}: {said}");
             assert!(said.contains(name), "{settings:?}: {said}");
             assert!(!said.contains("MCowBQYDK2Vw"), "a key is never shown: {said}");
         }

@@ -4,7 +4,10 @@ use embedded::{NatsServer, ports};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{command::ticketing, harness::System};
+use crate::{
+    command::{service_with, ticketing},
+    harness::System,
+};
 
 /// The URLs, separated by commas.
 fn list(ports: impl IntoIterator<Item = u16>) -> String {
@@ -120,19 +123,9 @@ async fn the_tools_accept_a_list_of_servers() {
 async fn an_invalid_url_in_the_list_exits_64_and_the_setting_is_named() {
     for bad in ["nats://127.0.0.1:4222,http://127.0.0.1:1", "nats://,nats://127.0.0.1", ",", ""] {
         for service in ["tickets", "orders"] {
-            let mut process = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))
-                .args([service])
-                .env("NATS_URL", bad)
-                .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
-                .env("AUTH", "off")
-                .piped()
-                .spawn()
-                .unwrap();
-            let mut said = String::new();
-            while let Some(line) = process.line().await {
-                said += &line;
-            }
-            assert_eq!(process.wait().await.code(), Some(64), "{bad:?}: {said}");
+            let settings = [("NATS_URL", bad), ("AUTH", "off")];
+            let (code, said) = service_with(service, &settings).await;
+            assert_eq!(code, Some(64), "{bad:?}: {said}");
             assert!(said.contains("NATS_URL"), "{bad:?}: {said}");
         }
     }

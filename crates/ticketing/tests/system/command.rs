@@ -26,6 +26,20 @@ pub(crate) fn ticketing(folder: &Path, arguments: &[&str]) -> Running {
     Running { child, read: Vec::new() }
 }
 
+/// Runs a service with settings that it must reject, or with `--help`, to its end. The words are its subcommand and
+/// arguments. Returns its exit code and all output.
+pub(crate) async fn service_with(words: &str, settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ticketing"))
+        .args(words.split(' '))
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+    for (name, value) in settings {
+        command = command.env(*name, *value);
+    }
+    let running = Running { child: command.piped().spawn().unwrap(), read: Vec::new() };
+    let (status, said) = running.end().await;
+    (status.code(), said)
+}
+
 impl Running {
     /// Reads until a line contains this text, and returns that line.
     pub(crate) async fn line_with(&mut self, text: &str) -> String {

@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::harness::{PATIENCE, Service, System, until};
 
-/// How long a lease lasts: the longest wait for a holder that does not answer.
-const LEASE: Duration = Duration::from_secs(10);
+/// The longest wait for a holder that does not answer.
+const LEASE: Duration = common::bus::lease::MAX_AGE;
 /// What a busy machine may need in addition, to start a process.
 const MARGIN: Duration = Duration::from_secs(10);
 

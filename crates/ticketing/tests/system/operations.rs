@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::client;
 
-use crate::{harness::until, up::Place};
+use crate::{command::service_with, harness::until, up::Place};
 
 #[tokio::test]
 async fn invalid_operations_api_settings_exit_64_and_are_named() {
@@ -13,19 +13,9 @@ async fn invalid_operations_api_settings_exit_64_and_are_named() {
         (vec![("OPERATIONS_TOKEN", "tooshort but with blanks")], "operations-token"),
         (vec![("OPERATIONS_API", "maybe")], "operations-api"),
     ] {
-        let mut command = embedded::process::Command::new(env!("CARGO_BIN_EXE_ticketing"))
-            .args(["tickets"])
-            .env("AUTH", "off")
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
-        for (name, value) in &settings {
-            command = command.env(*name, *value);
-        }
-        let mut process = command.piped().spawn().unwrap();
-        let mut said = String::new();
-        while let Some(line) = process.line().await {
-            said += &line;
-        }
-        assert_eq!(process.wait().await.code(), Some(64), "{settings:?}: {said}");
+        let settings = [settings, vec![("AUTH", "off")]].concat();
+        let (code, said) = service_with("tickets", &settings).await;
+        assert_eq!(code, Some(64), "{settings:?}: {said}");
         assert!(said.contains(name), "{settings:?}: {said}");
         assert!(!said.contains("tooshort"), "{said}");
     }

@@ -8,13 +8,13 @@ mod refused;
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt};
 
 use async_nats::{ConnectOptions, jetstream};
-use embedded::{NatsServer, process::Command};
+use embedded::NatsServer;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    command::ticketing,
+    command::{service_with, ticketing},
     harness::{Service, System, until},
     identities::Identities,
 };
@@ -140,22 +140,12 @@ async fn a_private_key_is_written_once_readable_by_its_owner_only_and_never_prin
     assert!(!status.success() && !said.contains("secret in"), "{said}");
     for (file, code) in [(junk.as_str(), 64), ("not-there", 64), (path.as_str(), 0)] {
         for process in ["tickets", "orders", "tickets provision", "orders provision", "status"] {
-            let mut running = Command::new(env!("CARGO_BIN_EXE_ticketing"))
-                .args(process.split(' '))
-                .args(["--nats-user", "somebody", "--nats-seed-file", file])
-                // The valid seed is accepted, so the process would run: it only prints its help.
-                .args((code == 0).then_some("--help"))
-                .env("NATS_SEED_FILE", file)
-                .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing")
-                .env("AUTH", "off")
-                .piped()
-                .spawn()
-                .unwrap();
-            let mut said = String::new();
-            while let Some(line) = running.line().await {
-                said += &line;
-            }
-            assert_eq!(running.wait().await.code(), Some(code), "{process} {file}: {said}");
+            // The valid seed is accepted, so the process would run: it only prints its help.
+            let help = if code == 0 { " --help" } else { "" };
+            let words = format!("{process} --nats-user somebody --nats-seed-file {file}{help}");
+            let settings = [("NATS_SEED_FILE", file), ("AUTH", "off")];
+            let (exit, said) = service_with(&words, &settings).await;
+            assert_eq!(exit, Some(code), "{process} {file}: {said}");
             assert!(said.contains("--nats-seed-file"), "{process} {file}: {said}");
             assert!(!said.contains("secret in") && !said.contains(seed.trim()), "{said}");
         }
