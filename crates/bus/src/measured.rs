@@ -2,11 +2,16 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
+use crate::log::COUNTED;
+
 /// Describes the bus's metrics to the process's recorder. Call it after the recorder is installed.
 pub fn describe_metrics() {
     for (name, text) in [
         ("bus_connected", "1 while NATS is connected, else 0."),
-        ("bus_outbox_depth", "Events that wait to be published; an estimate above 10,000."),
+        (
+            "bus_outbox_depth",
+            &*format!("Events that wait to be published; an estimate above {COUNTED}."),
+        ),
         ("bus_lost_events", "Events that a stream has lost and that wait to be republished."),
         (
             "bus_topology_refused",
@@ -20,7 +25,7 @@ pub fn describe_metrics() {
         ),
         ("bus_group_members", "Processes that hold a lease in the queue group."),
     ] {
-        describe_gauge!(name, text);
+        describe_gauge!(name, text.to_owned());
     }
     describe_gauge!(
         "bus_outbox_oldest_seconds",

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
+/// The highest limit that can be set.
+const MOST: u16 = 1_000;
+
 /// The most open reservations that one buyer may have at a time. A reservation is open until it is
 /// paid, cancelled or expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +17,7 @@ pub enum Limit {
 
 /// The text is not a [`Limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it must be a whole number from 1 to 1000, or off")]
+#[error("it must be a whole number from 1 to {most}, or off", most = MOST)]
 pub struct LimitError;
 
 impl Limit {
@@ -36,7 +39,7 @@ impl FromStr for Limit {
 
     fn from_str(text: &str) -> Result<Self, LimitError> {
         match text.parse() {
-            Ok(most @ 1..=1_000) => Ok(Self::AtMost(most)),
+            Ok(most @ 1..=MOST) => Ok(Self::AtMost(most)),
             _ if text.eq_ignore_ascii_case("off") => Ok(Self::Off),
             _ => Err(LimitError),
         }
@@ -54,7 +57,25 @@ impl fmt::Display for Limit {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::{LONGEST_RESERVATION, Settings};
+
+    #[test]
+    fn the_help_names_the_limits_that_hold() {
+        let mut command = Settings::command();
+        let help = command.render_long_help().to_string();
+        let days = LONGEST_RESERVATION.as_secs() / (24 * 3600);
+        let limits = [
+            format!("1 to {MOST}, or off"),
+            format!("Default: {};", Limit::DEFAULT),
+            format!("at most {days}days"),
+        ];
+        for limit in limits {
+            assert!(help.contains(&limit), "{limit:?} is not in: {help}");
+        }
+    }
 
     #[test]
     fn a_limit_is_a_whole_number_in_range_or_off() {

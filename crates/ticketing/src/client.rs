@@ -6,7 +6,7 @@ use std::{io::BufRead, path::Path, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::{Bus, ClientId, Lease, Reason, Shutdown, Store, without_passwords},
+    bus::{Bus, ClientId, Lease, Reason, Shutdown, Store, lease, without_passwords},
     pod::{
         config::{NatsLogin, nats_url},
         secret::Secret,
@@ -177,8 +177,9 @@ async fn wait_for_silent_holder(lease: &Lease) {
         () = lease.held() => {}
         holder = lease.waiting() => {
             eprintln!(
-                "The holder of {} does not answer: waiting up to 10 s for its lease to expire",
-                holder.client_id
+                "The holder of {} does not answer: waiting up to {} s for its lease to expire",
+                holder.client_id,
+                lease::MAX_AGE.as_secs()
             );
             lease.held().await;
         }

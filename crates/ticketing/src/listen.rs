@@ -37,9 +37,9 @@ use start_at::StartAt;
 
 /// How long the server keeps the consumer of a killed listener that was in no group.
 const ALONE: Duration = Duration::from_secs(30);
-/// How long the server keeps a queue group without members. The help of `--queue-group` says so too.
+/// How long the server keeps a queue group without members.
 const GROUP: Duration = Duration::from_secs(24 * 3600);
-/// The default ack wait of a new consumer. The help of `--ack-wait` says so too.
+/// The default ack wait of a new consumer.
 const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How long one pull request waits for an event.
 const ASK: Duration = Duration::from_secs(2);
@@ -66,9 +66,11 @@ pub(crate) struct Options {
     #[command(flatten)]
     format: Format,
 
-    /// Joins a queue group: each event goes to one of its members. The server keeps a group for 24 hours
-    /// after its last member leaves; a member that joins by then continues where it stopped.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = format!(
+    "Joins a queue group: each event goes to one of its members. The server keeps a group for {} hours after its \
+    last member leaves; a member that joins by then continues where it stopped",
+    GROUP.as_secs() / 3600
+    ))]
     queue_group: Option<String>,
 
     /// Acks each event after handling it, instead of before.
@@ -88,9 +90,11 @@ pub(crate) struct Options {
     #[arg(long, num_args = 1..=2, value_names = ["WHERE", "N|T"])]
     from: Vec<String>,
 
-    /// How long the server waits for an ack before it redelivers an event, such as 8s, the default.
-    /// Ignored if the group exists.
-    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = config::duration, help = format!(
+    "How long the server waits for an ack before it redelivers an event, such as {}s, the default. Ignored if \
+    the group exists",
+    ACK_WAIT.as_secs()
+    ))]
     ack_wait: Option<Duration>,
 
     #[command(flatten)]

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::{
     Which,
-    search::{Filter, fits},
+    search::{Filter, LOOKED_AT, SEARCHED_BYTES, fits},
 };
 use crate::text::storable;
 
@@ -90,10 +90,12 @@ pub async fn select(
     act: Act,
     selection: &Selection,
 ) -> Result<Selected, sqlx::Error> {
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
     let (filter, after, up_to) = match selection {
         Selection::Ids(ids) => {
-            let found = "select id from bus.dead_letters where id = any($1) order by id limit 1000";
-            let ids = sqlx::query_scalar(found).bind(ids).fetch_all(connection).await?;
+            let found = "select id from bus.dead_letters where id = any($1) order by id limit $2";
+            let found = sqlx::query_scalar(found).bind(ids).bind(limit);
+            let ids = found.fetch_all(connection).await?;
             return Ok(Selected { ids, next: None });
         }
         Selection::Filter { filter, after, up_to } => (filter, *after, *up_to),
@@ -102,6 +104,8 @@ pub async fn select(
         .bind(after)
         .bind(filter.text.is_some())
         .bind(up_to)
+        .bind(LOOKED_AT)
+        .bind(SEARCHED_BYTES)
         .fetch_one(&mut *connection)
         .await?;
     let Some(last) = last else { return Ok(Selected { ids: Vec::new(), next: None }) };
@@ -109,7 +113,7 @@ pub async fn select(
         "select id from bus.dead_letters
          where id > $1 and id <= $6 and (not $7 or redrive_at is null) and ",
         fits!(),
-        " order by id limit 1000"
+        " order by id limit $8"
     ))
     .bind(after)
     .bind(&filter.queue_group)
@@ -118,6 +122,7 @@ pub async fn select(
     .bind(&filter.text)
     .bind(last)
     .bind(act == Act::Redrive)
+    .bind(limit)
     .fetch_all(&mut *connection)
     .await?;
     let full = ids.len() == AT_ONCE;
@@ -126,13 +131,14 @@ pub async fn select(
     Ok(Selected { ids, next: more.then_some(reached) })
 }
 
-/// How many dead letters a look takes in the order of their numbers, and the number of the last one.
+/// How many dead letters a look takes in the order of their numbers, and the number of the last one. $2: whether
+/// their payloads are searched; $4: [`LOOKED_AT`]; $5: [`SEARCHED_BYTES`].
 const LOOK: &str = "
     select count(*), max(id)
     from (select id, sum(bytes) over (order by id) - bytes as before
           from (select id, octet_length(payload)::bigint as bytes from bus.dead_letters
-                where id > $1 and id <= $3 order by id limit 2000) as next) as looked_at
-    where not $2 or before < 33554432";
+                where id > $1 and id <= $3 order by id limit $4) as next) as looked_at
+    where not $2 or before < $5";
 
 /// An act and its account in one statement. Locks in the order of numbers, so that two operators wait for one
 /// another instead of deadlocking.

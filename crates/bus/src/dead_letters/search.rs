@@ -107,6 +107,8 @@ pub async fn search(
     let (looked_at, last): (i64, Option<i64>) = sqlx::query_as(LOOK)
         .bind(before.unwrap_or(i64::MAX))
         .bind(filter.text.is_some())
+        .bind(LOOKED_AT)
+        .bind(SEARCHED_BYTES)
         .fetch_one(&mut *connection)
         .await?;
     let Some(last) = last else { return Ok(Found { letters: Vec::new(), looked_at, next: None }) };
@@ -138,13 +140,14 @@ pub async fn search(
     Ok(Found { letters, looked_at, next: more.then_some(reached) })
 }
 
-/// How many dead letters a look takes, and the number of the last one. $2: their payloads are searched.
+/// How many dead letters a look takes, and the number of the last one. $2: whether their payloads are searched;
+/// $3: [`LOOKED_AT`]; $4: [`SEARCHED_BYTES`].
 const LOOK: &str = "
     select count(*), min(id)
     from (select id, sum(bytes) over (order by id desc) - bytes as before
           from (select id, octet_length(payload)::bigint as bytes from bus.dead_letters
-                where id < $1 order by id desc limit 2000) as newest) as looked_at
-    where not $2 or before < 33554432";
+                where id < $1 order by id desc limit $3) as newest) as looked_at
+    where not $2 or before < $4";
 
 /// Dead letters that have a queue group, a subject and most of their reason in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]

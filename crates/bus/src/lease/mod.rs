@@ -44,7 +44,7 @@ pub use holder::{Holder, holders};
 /// The bucket of leases.
 const BUCKET: &str = "client-leases";
 /// How long a lease lasts without renewal: how long a process waits for a holder that does not answer.
-const MAX_AGE: Duration = Duration::from_secs(10);
+pub const MAX_AGE: Duration = Duration::from_secs(10);
 /// How often it is renewed. Two renewals may fail.
 const RENEW: Duration = Duration::from_secs(3);
 /// How often a waiting process checks again: a tenth of [`MAX_AGE`].

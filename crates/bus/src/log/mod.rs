@@ -29,3 +29,5 @@ pub(crate) mod stream_relay;
 mod verify;
 mod wake;
 pub(crate) mod whereabouts;
+
+pub(crate) use page::COUNTED;

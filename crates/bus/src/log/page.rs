@@ -140,7 +140,7 @@ pub(crate) async fn read_restored(
 }
 
 /// How many waiting events are counted exactly. Above, their number is an estimate.
-const COUNTED: i64 = 10_000;
+pub(crate) const COUNTED: i64 = 10_000;
 
 /// Events that wait to be published.
 #[derive(Debug, Clone, Copy)]

@@ -28,7 +28,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header of a replayed answer.
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest key, in characters.
-const MAX_LENGTH: usize = 255;
+pub(super) const MAX_LENGTH: usize = 255;
 /// How long a key is kept at least: the day within which a client is expected to retry a request
 /// whose answer it never saw.
 const RETENTION: Duration = Duration::from_hours(24);
@@ -75,7 +75,10 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let fits = (1..=MAX_LENGTH).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
     match str::from_utf8(bytes) {
         Ok(key) if fits => Ok(Some(key.to_owned())),
-        _ => Err(bad_request("Idempotency-Key", "must be 1-255 visible ASCII characters")),
+        _ => {
+            let message = format!("must be 1-{MAX_LENGTH} visible ASCII characters");
+            Err(bad_request("Idempotency-Key", &message))
+        }
     }
 }
 

@@ -17,7 +17,11 @@ use utoipa::openapi::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{http::Static, problem::Problem};
+use super::{
+    http::{MAX_HEAD, MAX_URL, Static},
+    idempotency::MAX_LENGTH,
+    problem::Problem,
+};
 
 /// Allows the page's own scripts and styles, and the API; nothing from other origins, and no
 /// framing. Swagger UI sets inline styles and draws with `data:` images.
@@ -96,10 +100,11 @@ fn part_of_the_program(mut response: axum::response::Response) -> axum::response
 
 fn complete_operation(operation: &mut Operation) {
     operation.parameters.iter_mut().flatten().for_each(without_null);
+    operation.parameters.iter_mut().flatten().for_each(complete_key);
     let responses = &mut operation.responses.responses;
     for (status, text) in [
         ("408", "The request body did not arrive in time."),
-        ("414", "Path and query exceed 2,048 bytes."),
+        ("414", &*format!("Path and query exceed {MAX_URL} bytes.")),
         ("500", "The service failed."),
     ] {
         responses.insert(status.to_owned(), RefOr::T(problem(text).build()));
@@ -117,10 +122,28 @@ fn complete_operation(operation: &mut Operation) {
         }
     }
     // Sent before the request is parsed, so without a body or headers.
-    let large =
-        "The request's line and headers have more than 16 KiB, or there are over 100 of them.";
+    let large = format!(
+        "The request's line and headers have more than {} KiB, or there are over 100 of them.",
+        MAX_HEAD / 1024
+    );
     let large = ResponseBuilder::new().description(large).build();
     responses.insert("431".to_owned(), RefOr::T(large));
+}
+
+/// Describes an Idempotency-Key, with its limits.
+fn complete_key(parameter: &mut RefOr<Parameter>) {
+    let RefOr::T(parameter) = parameter else { return };
+    if parameter.name != "Idempotency-Key" {
+        return;
+    }
+    let meaning = "Identifies the request when the client retries it";
+    parameter.description = Some(format!("{meaning}: 1-{MAX_LENGTH} visible ASCII characters."));
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(MAX_LENGTH))
+        .pattern(Some(format!("^[!-~]{{1,{MAX_LENGTH}}}$")));
+    parameter.schema = Some(schema.into());
 }
 
 /// An optional parameter is left out, never null, as utoipa would describe an `Option`.

@@ -5,6 +5,13 @@ use axum::{
     extract::{FromRequestParts, Path, Query},
     http::{StatusCode, request::Parts},
 };
+use utoipa::{
+    IntoParams,
+    openapi::{
+        KnownFormat, ObjectBuilder, SchemaFormat, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
 use uuid::Uuid;
 
 use super::problem::{FieldError, Problem};
@@ -55,7 +62,7 @@ impl PageQuery {
         let limit = limit.map_or(Some(DEFAULT_LIMIT), |text| whole_number(&text));
         let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
         if limit.is_none() {
-            errors.push(error("limit", "must be a whole number from 1 to 100"));
+            errors.push(error("limit", &format!("must be a whole number from 1 to {MAX_LIMIT}")));
         }
         let cursor = after.as_deref().map(cursor);
         if matches!(cursor, Some(None)) {
@@ -78,6 +85,31 @@ impl<S: Send + Sync> FromRequestParts<S> for PageQuery {
                 Err(Problem::invalid(vec![error("query", "must be pairs of name and value")]))
             }
         }
+    }
+}
+
+/// The description of `limit` and `after` in OpenAPI.
+impl IntoParams for PageQuery {
+    fn into_params(_place: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let limit = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(1))
+            .maximum(Some(MAX_LIMIT))
+            .default(Some(DEFAULT_LIMIT.into()));
+        let after = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9a-f]{32}$"));
+        let parameter = |name: &str, description: &str, schema: ObjectBuilder| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .description(Some(description))
+                .schema(Some(schema))
+                .build()
+        };
+        vec![
+            parameter("limit", "The most items per page.", limit),
+            parameter("after", "The cursor: `next` from the previous page.", after),
+        ]
     }
 }
 

@@ -62,11 +62,7 @@ impl NewOrder {
     path = "/api/orders",
     tag = "orders",
     security(("buyer" = [])),
-    params((
-        "Idempotency-Key" = Option<String>, Header,
-        description = "Identifies the request when the buyer retries it: 1-255 visible ASCII characters.",
-        min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
-    )),
+    params(("Idempotency-Key" = Option<String>, Header)),
     request_body = NewOrder,
     responses(
         (status = 201, description = "The ticket is reserved, by this request or the first one with this Idempotency-Key.",

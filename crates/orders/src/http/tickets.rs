@@ -33,12 +33,7 @@ pub(super) struct TicketPage {
     get,
     path = "/api/tickets",
     tag = "tickets",
-    params(
-        ("limit" = Option<i64>, Query, description = "The maximum number of tickets per page.",
-            minimum = 1, maximum = 100),
-        ("after" = Option<String>, Query, description = "The cursor: `next` from the previous page.",
-            pattern = "^[0-9a-f]{32}$"),
-    ),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of tickets.", body = TicketPage),
         PageResponses,

@@ -44,10 +44,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     pub(super) database_url: Option<Secret>,
 
-    /// Uses this port and the following ones (for the services, NATS, its monitoring, Postgres, the
-    /// console, the services' probes and metrics) instead of 3000 and following, 4222, 8222, any free port, 3900,
-    /// and 3100 and following.
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000))]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_000), help = format!(
+    "Uses this port and the following ones (for the services, NATS, its monitoring, Postgres, the console, the \
+    services' probes and metrics) instead of {HTTP_PORT} and following, {NATS_PORT}, {MONITOR_PORT}, any free \
+    port, {CONSOLE_PORT}, and {OPERATIONS_PORT} and following"
+    ))]
     first_port: Option<u16>,
 
     #[command(flatten)]

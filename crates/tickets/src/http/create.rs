@@ -43,11 +43,7 @@ const FIRST_VERSION: i32 = 1;
     path = "/api/tickets",
     tag = "tickets",
     security(("seller" = [])),
-    params((
-        "Idempotency-Key" = Option<String>, Header,
-        description = "Identifies the request when the seller retries it: 1-255 visible ASCII characters.",
-        min_length = 1, max_length = 255, pattern = "^[!-~]{1,255}$"
-    )),
+    params(("Idempotency-Key" = Option<String>, Header)),
     request_body = NewTicket,
     responses(
         (status = 201, description = "The ticket was created, by this request or the first one with this Idempotency-Key.",

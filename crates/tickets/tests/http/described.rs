@@ -58,6 +58,17 @@ async fn the_description_lists_every_route_with_its_errors() {
     );
     assert_eq!(description["paths"].as_object().unwrap().len(), 2);
 
+    let key = &description["paths"]["/api/tickets"]["post"]["parameters"][0];
+    assert_eq!((&key["name"], &key["required"]), (&json!("Idempotency-Key"), &json!(false)));
+    assert_eq!(
+        key["schema"],
+        json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]{1,255}$" })
+    );
+    let page = &description["paths"]["/api/tickets"]["get"]["parameters"];
+    let limit = json!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": 100, "default": 20 });
+    assert_eq!((&page[0]["name"], &page[0]["schema"]), (&json!("limit"), &limit));
+    let after = json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" });
+    assert_eq!((&page[1]["name"], &page[1]["schema"]), (&json!("after"), &after));
     let schemas = &description["components"]["schemas"];
     let price = &schemas["Price"];
     assert_eq!(

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
+/// The longest name, in characters. Events accept the same.
+const LONGEST: usize = 200;
+
 /// The caller of a request, by the name in their token: 1–200 characters, none of them a control
 /// character. Names are compared exactly: `Anna` is not `anna`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,14 +12,15 @@ pub struct Caller(String);
 
 /// The text is not the name of a [`Caller`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have 1-200 characters, none of them a control character")]
+#[error("must have 1-{max} characters, none of them a control character", max = LONGEST)]
 pub struct CallerError;
 
 impl FromStr for Caller {
     type Err = CallerError;
 
     fn from_str(text: &str) -> Result<Self, CallerError> {
-        let fits = (1..=200).contains(&text.chars().count()) && !text.contains(char::is_control);
+        let fits =
+            (1..=LONGEST).contains(&text.chars().count()) && !text.contains(char::is_control);
         fits.then(|| Self(text.to_owned())).ok_or(CallerError)
     }
 }

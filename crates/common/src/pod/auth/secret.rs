@@ -5,7 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 /// The shortest secret, in bytes: the size of HS256's hash (RFC 7518, section 3.2).
-const SHORTEST: usize = 32;
+pub(super) const SHORTEST: usize = 32;
 
 /// Checks that a text can be the secret.
 ///

@@ -64,3 +64,16 @@ pub enum Scheme {
     /// No tokens: every request is made by the default caller.
     Off,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::secret::SHORTEST, *};
+
+    #[test]
+    fn the_help_names_the_shortest_secret() {
+        let mut command = AuthSettings::augment_args(clap::Command::new("service"));
+        let help = command.render_long_help().to_string();
+        let shortest = format!("at least {SHORTEST} bytes");
+        assert!(help.contains(&shortest), "{shortest:?} is not in: {help}");
+    }
+}

@@ -41,3 +41,16 @@ pub fn operations_token(text: &str) -> Result<Secret, String> {
         format!("it must have at least {SHORTEST_TOKEN} characters: ASCII without blanks")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_the_shortest_token() {
+        let mut command = OperationsSettings::augment_args(clap::Command::new("service"));
+        let help = command.render_long_help().to_string();
+        let shortest = format!("at least {SHORTEST_TOKEN} characters");
+        assert!(help.contains(&shortest), "{shortest:?} is not in: {help}");
+    }
+}

@@ -16,6 +16,9 @@ use crate::pod::{body::Fields, page::bad_request, problem::Problem};
 const LONGEST_NAME: usize = 100;
 /// The longest text that is searched for, in characters.
 const LONGEST_TEXT: usize = 400;
+/// The most rows of an answer, and how many it has if the client does not say.
+const MOST_ROWS: i64 = 200;
+const USUAL_ROWS: i64 = 50;
 
 /// The parameters of a query; a type that denies unknown fields refuses what it does not know.
 pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
@@ -23,11 +26,11 @@ pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     parsed.map(|Query(parsed)| parsed).map_err(|bad| bad_request("query", &bad.body_text()))
 }
 
-/// How many rows an answer has: `limit`, or 50.
+/// How many rows an answer has: `limit`, or [`USUAL_ROWS`].
 pub(super) fn limit(given: Option<i64>) -> Result<i64, Problem> {
-    let limit = given.unwrap_or(50);
-    let fits = (1..=200).contains(&limit);
-    fits.then_some(limit).ok_or_else(|| bad_request("limit", "must be 1 to 200"))
+    let limit = given.unwrap_or(USUAL_ROWS);
+    let fits = (1..=MOST_ROWS).contains(&limit);
+    fits.then_some(limit).ok_or_else(|| bad_request("limit", &format!("must be 1 to {MOST_ROWS}")))
 }
 
 /// A filter whose texts are no longer than what they are compared with.
