@@ -1,12 +1,12 @@
 #!/bin/sh
-# A database and a role for each service, which owns it and may connect to no other. Run at every
-# start of the container, because the first one may have been cut short, and passwords may change;
-# the pod is not ready before. When it fails, Kubernetes starts the container anew.
+# Creates a database for each service, and a role that owns it and may connect to no other. Runs at every
+# start of the container, because an earlier run may have been interrupted and passwords may change; the
+# pod is not ready before. If this fails, Kubernetes restarts the container.
 set -eu
 
-# By TCP: while its folder is being made, the server listens on its socket only.
-# Half an hour, because Kubernetes ends the container when this fails, and a recovery after a crash
-# must not begin again and again.
+# By TCP: during initialization, the server listens on its Unix socket only. Waits up to half an hour,
+# because Kubernetes kills the container if this fails, and recovery after a crash must not start over
+# each time.
 for try in $(seq 3600); do
     pg_isready --quiet --host=127.0.0.1 --username="$POSTGRES_USER" && break
     [ "$try" -lt 3600 ] || { echo "Postgres does not accept connections" >&2; exit 1; }
@@ -18,8 +18,9 @@ as_superuser() {
         --dbname=postgres "$@"
 }
 as_superuser --command='revoke connect, temporary on database postgres, template1 from public'
-# How many connections each may have, so that none takes another's. Together below
-# max_connections less the three that Postgres keeps for its superuser; what a pod needs is said there.
+# A connection limit for each role, so that no service can use up another's connections. The sum is below
+# max_connections minus the three that Postgres reserves for superusers; statefulset.yaml says what a pod
+# needs.
 limit() {
     case $1 in
         orders) echo 225 ;;
