@@ -38,8 +38,8 @@ impl<L: Listener> Batch<L> {
             Err(AnswerError::Disconnected)
         };
         for at in slots {
-            let slot = &mut self.slots[*at];
-            slot.answered = true;
+            let slot = &self.slots[*at];
+            slot.message.answering();
             let Ok(event) = &slot.event else { continue };
             let _in_event = event.received.span().enter();
             info!(
@@ -171,17 +171,17 @@ impl<L: Listener> Batch<L> {
 
     /// Returns one event, to be redelivered after a delay.
     async fn retry_later(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
-        let slot = &mut self.slots[at];
+        let slot = &self.slots[at];
         spans::failed(slot.process(), &reason);
         warn!(
             event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
             "event failed, retrying",
         );
         metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
+        slot.message.answering();
         if self.context.bus.is_on(self.epoch) {
             in_flight::nak(&self.context.bus.client, &slot.message.reply, delay).await;
         }
-        slot.answered = true;
     }
 }
 

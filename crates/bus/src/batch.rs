@@ -25,7 +25,6 @@ pub(crate) struct Slot<E> {
     pub(crate) message: InFlight,
     pub(crate) event_id: Uuid,
     pub(crate) event: Result<Decoded<E>, Undecodable>,
-    pub(crate) answered: bool,
 }
 
 impl<E> Slot<E> {

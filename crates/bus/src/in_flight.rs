@@ -1,6 +1,12 @@
 //! Messages delivered to this member, and the four answers it can give: ack, nak, term, in progress.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, HeaderMap, Message, PublishError, RequestError, Subject, jetstream};
 use bytes::Bytes;
@@ -23,8 +29,24 @@ pub(crate) struct InFlight {
     pub(crate) delivery: i64,
     /// How many more events the group had waiting when the server sent it.
     pub(crate) pending: u64,
+    in_hand: InHand,
+}
+
+/// What is needed to report progress on a message. It outlives the message's own work.
+#[derive(Debug, Clone)]
+pub(crate) struct InHand {
+    pub(crate) reply: Subject,
     /// When it arrived.
     pub(crate) since: Instant,
+    answered: Arc<AtomicBool>,
+}
+
+impl InHand {
+    /// Whether it was answered, or is about to be. After that, progress must not be reported: to the server, a
+    /// returned message would be in progress again.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
 }
 
 impl InFlight {
@@ -37,6 +59,11 @@ impl InFlight {
         let Message { subject, reply, payload, headers, .. } = message.message;
         Some(Self {
             subject,
+            in_hand: InHand {
+                reply: reply.clone()?,
+                since: Instant::now(),
+                answered: Arc::default(),
+            },
             reply: reply?,
             payload,
             headers,
@@ -44,8 +71,17 @@ impl InFlight {
             sequence,
             delivery,
             pending,
-            since: Instant::now(),
         })
+    }
+
+    /// What is needed to report progress on it.
+    pub(crate) fn in_hand(&self) -> &InHand {
+        &self.in_hand
+    }
+
+    /// Notes that it is about to be answered.
+    pub(crate) fn answering(&self) {
+        self.in_hand.answered.store(true, Ordering::Relaxed);
     }
 
     /// Each header with its values, as text that Postgres can store.

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use async_nats::Subject;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     connection::ConnectionState,
     effect::MemberContext,
     event::EventSet,
-    in_flight::{self, InFlight},
+    in_flight::{self, InFlight, InHand},
     listener::Listener,
     measured,
     pull::{Pull, Pulled, SessionError},
@@ -50,9 +50,8 @@ pub(crate) struct Session<L: Listener> {
     epoch: u64,
     waiting: VecDeque<InFlight>,
     working: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
-    /// The events being processed: the number of the batch, the reply subject, and since when they are in
-    /// hand, to report progress.
-    in_work: Vec<(u64, Subject, Instant)>,
+    /// The events being processed, with the number of their batch, to report progress.
+    in_work: Vec<(u64, InHand)>,
     /// The number of the latest batch, and whether it has a redelivered event.
     batch: u64,
     again: bool,
@@ -151,7 +150,7 @@ impl<L: Listener> Session<L> {
             let messages: Vec<InFlight> = self.waiting.drain(..size).collect();
             self.batch += 1;
             let number = self.batch;
-            let held = messages.iter().map(|held| (number, held.reply.clone(), held.since));
+            let held = messages.iter().map(|held| (number, held.in_hand().clone()));
             self.in_work.extend(held);
             let settled = settle(self.context.clone(), messages, self.epoch);
             self.working.push(settled.map(move |outcome| (number, outcome)).boxed());
@@ -189,7 +188,7 @@ impl<L: Listener> Session<L> {
             }
             // There is no time to wait for it. `run` ends once nothing waits.
             Mode::Stopping | Mode::Leaving => {
-                let left = self.waiting.drain(..).map(|held| (batch, held.reply, held.since));
+                let left = self.waiting.drain(..).map(|held| (batch, held.in_hand().clone()));
                 self.in_work.extend(left);
             }
         }
@@ -249,20 +248,22 @@ impl<L: Listener> Session<L> {
     /// Tells the server that events are still being processed. Processing always ends, because the pool
     /// bounds it, so this cannot hold events forever.
     async fn report_progress(&mut self) {
-        let in_work = self.in_work.iter().map(|(_, reply, since)| (reply, since));
-        let in_hand = in_work.chain(self.waiting.iter().map(|held| (&held.reply, &held.since)));
+        let in_work = self.in_work.iter().map(|(_, held)| held);
+        let in_hand = in_work.chain(self.waiting.iter().map(InFlight::in_hand));
         // Most events are acknowledged long before; reporting those too would cost a message each.
         let progress = self.progress();
-        let lasting = in_hand.filter(|(_, since)| since.elapsed() >= progress);
+        let lasting =
+            in_hand.filter(|held| held.since.elapsed() >= progress && !held.is_answered());
         if self.context.bus.is_on(self.epoch) {
-            in_flight::in_progress(&self.context.bus.client, lasting.map(|(reply, _)| reply)).await;
+            in_flight::in_progress(&self.context.bus.client, lasting.map(|held| &held.reply)).await;
         }
     }
 
     /// Returns every unacknowledged event, for immediate redelivery to other members.
     pub(crate) async fn return_all(&mut self) {
         self.return_waiting().await;
-        let in_work = self.in_work.drain(..).map(|(_, reply, _)| reply).collect();
+        let open = self.in_work.drain(..).filter(|(_, held)| !held.is_answered());
+        let in_work = open.map(|(_, held)| held.reply).collect();
         self.return_events(in_work).await;
     }
 

@@ -58,7 +58,7 @@ pub(crate) async fn settle<L: Listener>(
                 // The bus's own tables are at fault, not an event.
                 error!(queue.group = group, %error, "a database error, returning events");
             }
-            let open = batch.slots.into_iter().filter(|slot| !slot.answered);
+            let open = batch.slots.into_iter().filter(|slot| !slot.message.in_hand().is_answered());
             Outcome::Away(open.map(|slot| slot.message).collect())
         }
     }
@@ -71,7 +71,7 @@ fn slot<L: Listener>(context: &MemberContext<L>, message: InFlight) -> Slot<L::E
             // Not the id in the message, which may be another event's.
             Err(bad) => (message.id_of_bytes(), Err(bad)),
         };
-    Slot { message, event_id, event, answered: false }
+    Slot { message, event_id, event }
 }
 
 impl<L: Listener> Batch<L> {

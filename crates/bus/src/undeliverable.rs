@@ -104,8 +104,8 @@ impl<L: Listener> Batch<L> {
                 reason, attempts, "event became a dead letter",
             );
             for event in copies {
-                let slot = &mut self.slots[event.at];
-                slot.answered = true;
+                let slot = &self.slots[event.at];
+                slot.message.answering();
                 spans::failed(slot.process(), &event.reason);
                 told.push((slot.message.reply.clone(), event.reason.as_str()));
             }

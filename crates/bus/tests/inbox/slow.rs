@@ -5,16 +5,16 @@ use std::{
     time::Duration,
 };
 
-use bus::{Failure, Listener, Received};
+use bus::{Failure, Listener, Options, Received};
 use sqlx::PgConnection;
-use testkit::parcels::ParcelSent;
+use testkit::{connection::options, parcels::ParcelSent};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
 };
 use uuid::Uuid;
 
-use crate::world::{GROUP, World, join, until};
+use crate::world::{GROUP, World, join, join_with, until};
 
 /// How long an event is seen not to be handled.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,8 +27,9 @@ enum Slow {
     Ended,
 }
 
-/// Handles "slow" once it has a permit, fails "again" the first time, and handles every other event at once.
+/// Handles "slow" once it has a permit, fails "again" the first times, and handles every other event at once.
 struct Gated {
+    failures: usize,
     permits: Arc<Semaphore>,
     slow: watch::Sender<Slow>,
     /// What became of "slow" at each call for "again".
@@ -63,8 +64,8 @@ impl Listener for Gated {
             if name == "again" {
                 let mut calls = self.again.lock().unwrap();
                 calls.push(*self.slow.borrow());
-                if calls.len() == 1 {
-                    return Err(Failure::Retry("the first time".into()));
+                if calls.len() <= self.failures {
+                    return Err(Failure::Retry("one of the first times".into()));
                 }
             }
             let insert = sqlx::query("insert into effects values ($1, $2)");
@@ -79,7 +80,7 @@ async fn while_one_batch_is_being_processed_the_next_one_takes_effect() {
     let world = World::start().await;
     let (slow, mut seen) = watch::channel(Slow::NotDelivered);
     let permits = Arc::new(Semaphore::new(0));
-    let listener = Gated { permits: permits.clone(), slow, again: Arc::default() };
+    let listener = Gated { failures: 1, permits: permits.clone(), slow, again: Arc::default() };
     let _member = join(listener, world.nats.url(), world.pool.clone(), "a").await;
     world.publish(&[(Uuid::now_v7(), "slow")]).await;
     seen.wait_for(|slow| *slow == Slow::BeingHandled).await.unwrap();
@@ -101,7 +102,7 @@ async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the
     let world = World::start().await;
     let (slow, mut seen) = watch::channel(Slow::NotDelivered);
     let (permits, again) = (Arc::new(Semaphore::new(0)), Arc::<Mutex<Vec<Slow>>>::default());
-    let listener = Gated { permits: permits.clone(), slow, again: again.clone() };
+    let listener = Gated { failures: 1, permits: permits.clone(), slow, again: again.clone() };
     let _member = join(listener, world.nats.url(), world.pool.clone(), "a").await;
     world.publish(&[(Uuid::now_v7(), "again")]).await;
     until("it has failed", || async { again.lock().unwrap().len() == 1 }).await;
@@ -122,11 +123,32 @@ async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the
 async fn an_event_on_which_the_listener_hangs_holds_back_none_of_its_batch() {
     let world = World::start().await;
     let (slow, _seen) = watch::channel(Slow::NotDelivered);
-    let listener = Gated { permits: Arc::new(Semaphore::new(0)), slow, again: Arc::default() };
+    let permits = Arc::new(Semaphore::new(0));
+    let listener = Gated { failures: 0, permits, slow, again: Arc::default() };
     let names = ["good", "slow"].into_iter().chain(["good"; 7]);
     let events: Vec<_> = names.map(|name| (Uuid::now_v7(), name)).collect();
     // Stored before the member asks: the first is a batch, and the others are the next one.
     world.publish(&events).await;
     join(listener, world.nats.url(), world.pool.clone(), "member").await;
     until("the good ones took effect", || async { world.effects().await == (8, 8) }).await;
+}
+
+#[tokio::test]
+async fn events_that_were_returned_come_back_while_the_rest_of_their_batch_is_at_work() {
+    let world = World::start().await;
+    let (slow, seen) = watch::channel(Slow::NotDelivered);
+    let permits = Arc::new(Semaphore::new(0));
+    let listener = Gated { failures: usize::MAX, permits, slow, again: Arc::default() };
+    // Stored before the member asks: the first is a batch, and the others are the next one.
+    let names = ["good"].into_iter().chain(["again"; 10]).chain(["slow"]);
+    world.publish(&names.map(|name| (Uuid::now_v7(), name)).collect::<Vec<_>>()).await;
+    // Progress is reported more often than events are redelivered.
+    let ack_wait = Duration::from_secs(2);
+    let options = Options { ack_wait, ..options(world.nats.url(), "a") };
+    let _member = join_with(listener, options, world.pool.clone()).await;
+    until("they are delivered again", || async {
+        world.group().await.is_some_and(|group| group.delivered.consumer_sequence >= 12 + 10)
+    })
+    .await;
+    assert_eq!(*seen.borrow(), Slow::BeingHandled, "they came back only after the slow one");
 }

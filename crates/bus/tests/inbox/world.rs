@@ -8,7 +8,7 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use bus::{
-    Delivery, Event, Failure, Listener, Pool, Received, Shutdown, envelope, inbox::Claim,
+    Delivery, Event, Failure, Listener, Options, Pool, Received, Shutdown, envelope, inbox::Claim,
     lease::Lease,
 };
 use embedded::{NatsServer, Postgres};
@@ -172,7 +172,16 @@ pub(crate) async fn join<L: Listener>(
     pool: PgPool,
     client_id: &str,
 ) -> Shutdown {
-    let (bus, shutdown) = connect(&options(nats_url, client_id)).await;
+    join_with(listener, options(nats_url, client_id), pool).await
+}
+
+/// Joins the group with these options.
+pub(crate) async fn join_with<L: Listener>(
+    listener: L,
+    options: Options,
+    pool: PgPool,
+) -> Shutdown {
+    let (bus, shutdown) = connect(&options).await;
     let lease = Lease::take(&bus, &shutdown, "parcels", &[GROUP]).await.unwrap();
     let pool = Pool::new(PgConnectOptions::clone(&pool.connect_options()), CONNECTIONS);
     Delivery::new(listener, bus, pool, shutdown.clone()).spawn(lease);
