@@ -73,6 +73,31 @@ async fn a_killed_postgres_comes_back_with_its_committed_rows() {
     );
 }
 
+/// Whether a System V shared memory segment exists.
+#[cfg(target_os = "linux")]
+fn is_there(segment: &str) -> bool {
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    segments.lines().any(|line| line.split_whitespace().nth(1) == Some(segment))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_postgres_that_was_dropped_or_killed_leaves_no_shared_memory() {
+    let dropped = Postgres::builder().fsync(false).start().await.unwrap();
+    let mut killed = Postgres::builder().fsync(false).start().await.unwrap();
+    let segments = [&dropped, &killed].map(|server| server.shared_memory().unwrap());
+    assert!(segments.iter().all(|segment| is_there(segment)));
+    killed.kill().await;
+    drop((dropped, killed));
+    // The server's processes notice one after another that the first one is gone.
+    let removed = async {
+        while segments.iter().any(|segment| is_there(segment)) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, removed).await.expect("the segments are left");
+}
+
 #[tokio::test]
 async fn a_frozen_postgres_does_not_answer_until_it_is_resumed() {
     let postgres = Postgres::builder().fsync(false).start().await.unwrap();

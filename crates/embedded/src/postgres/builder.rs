@@ -106,7 +106,7 @@ impl Builder {
             tls: self.certificate.is_some(),
             user,
             child: None,
-            _temporary: temporary,
+            temporary,
         };
         data::initialize(&server, &self.progress).await?;
         if let Some(certificate) = &self.certificate {

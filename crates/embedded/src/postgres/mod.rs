@@ -7,6 +7,7 @@ mod data;
 mod databases;
 mod password;
 mod shared;
+mod shared_memory;
 mod tls;
 
 pub use builder::Builder;
@@ -47,7 +48,17 @@ pub struct Postgres {
     tls: bool,
     user: Option<User>,
     child: Option<Child>,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
+}
+
+/// A server on a folder of its own leaves nothing behind, even if it was killed.
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.child = None;
+        if self.temporary.is_some() {
+            shared_memory::remove(&self.data);
+        }
+    }
 }
 
 /// Omits the password.
@@ -81,6 +92,12 @@ impl Postgres {
     #[must_use]
     pub fn process(&self) -> Option<&Child> {
         self.child.as_ref()
+    }
+
+    /// The id of the server's System V shared memory segment, as `ipcs -m` lists it. `None` while it is stopped.
+    #[must_use]
+    pub fn shared_memory(&self) -> Option<String> {
+        shared_memory::segment(&self.data)
     }
 
     /// Kills the postmaster (SIGKILL). Its backends notice and end.
@@ -146,6 +163,8 @@ impl Postgres {
             // Enough for `--replicas 50`, with sixteen connections each under load.
             "max_connections=900".to_owned(),
             "shared_buffers=128MB".to_owned(),
+            // In the data folder, and deleted with it, even if the server is killed.
+            "dynamic_shared_memory_type=mmap".to_owned(),
             "max_wal_size=2GB".to_owned(),
         ];
         let command = Command::with_slow_syncs(self.binaries.join("bin/postgres"), self.sync_delay)
