@@ -19,16 +19,17 @@ K8S = pathlib.Path("infra/k8s")
 # The oldest Kubernetes that the manifests have been tried with, and the newest that
 # is known here.
 VERSIONS = ["1.32", "1.37"]
-# A further service first: the others change every service that is there.
-COMPONENTS = sorted((path.name for path in (K8S / "components").iterdir()),
-                    key=lambda name: (name != "notifications", name))
-SERVICES = ["tickets", "orders", "notifications"]
+# Components with a further service, by the accounts that they bring. They come first: the others change every service
+# that is there.
+FURTHER = sorted(path.parent.name for path in K8S.glob("components/*/users.conf"))
+COMPONENTS = FURTHER + sorted({path.name for path in (K8S / "components").iterdir()} - set(FURTHER))
+SERVICES = ["tickets", "orders", *FURTHER]
 # Stands for `ticketing nkey --seed-file FILE`, which takes a build. The tests run the real one.
 MAKES_NO_KEY = """#!/bin/sh
 echo seed > "$3" && echo UPUBLIC
 """
 # Overlays for one's own machine: no tokens, one account of NATS for all.
-LOCAL = ["local", "local-observability", "local-notifications"]
+LOCAL = sorted(path.name for path in (K8S / "overlays").glob("local*"))
 complaints = []
 
 
@@ -238,6 +239,8 @@ def check_secrets(variant, resources):
     maps = {resource["metadata"]["name"]: resource.get("data", {}) for resource in resources
             if resource["kind"] == "ConfigMap"}
     users = next((data["users.conf"] for data in maps.values() if "users.conf" in data), "")
+    if variant in LOCAL and "accounts {" in users:
+        complain(variant, "NATS asks for keys, which nobody has here")
     if variant not in LOCAL:
         if "no_auth_user" in users or "accounts {" not in users:
             complain(variant, "lets anonymous clients into NATS, or has one account for all")
