@@ -1,15 +1,21 @@
 //! Orders per second, compared with a bare route that answers 201 and does nothing, and with transactions
-//! that only insert an order; the delay from the POST until the other service has locked the ticket; and
-//! how fast due orders expire.
+//! that only insert an order, and with transactions that make one whole order each; the delay from the POST
+//! until the other service has locked the ticket; and how fast due orders expire.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use common::bus::outbox;
 use embedded::process::Signal;
+use futures::future::join_all;
+use orders::{order, store::reservations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
@@ -62,7 +68,7 @@ async fn execute(database: &PgPool, statements: String) {
     sqlx::raw_sql(AssertSqlSafe(statements)).execute(database).await.unwrap();
 }
 
-fn order(number: usize) -> String {
+fn body_of(number: usize) -> String {
     format!(r#"{{"ticketId":"{}"}}"#, ticket(number))
 }
 
@@ -72,19 +78,23 @@ async fn reserve() {
     let (system, services) = start(TICKETS).await;
     let bare = one_row_transactions(&system).await;
     println!("  {TRANSACTIONS} connections, a row a transaction  {bare:>6.0}/s");
+    let each = one_order_transactions(&system).await;
+    println!("  {TRANSACTIONS} connections, an order a transaction {each:>5.0}/s");
     let services: Vec<_> = services.iter().collect();
     let processors = Processors::watch(&system, &services);
-    let next = Arc::new(AtomicUsize::new(0));
-    let body = move || order(next.fetch_add(1, Ordering::Relaxed));
+    // The first half is for the transactions above.
+    let next = Arc::new(AtomicUsize::new(TICKETS / 2));
+    let body = move || body_of(next.fetch_add(1, Ordering::Relaxed));
     // One replica: on one machine, three would only compete for its processors.
     let ours = post_all(&services[1].address, "/api/orders", body, CONNECTIONS, TIME).await;
     show("orders", &ours);
     processors.show();
     show_memory(&services[..2]);
     println!(
-        "  ratio   {:.0} % of the bare route, {:.0} % of the transactions",
+        "  ratio   {:.0} % of the bare route, {:.0} % of the rows, {:.0} % of the orders",
         100.0 * ours.per_second / limit.per_second,
-        100.0 * ours.per_second / bare
+        100.0 * ours.per_second / bare,
+        100.0 * ours.per_second / each
     );
 }
 
@@ -92,30 +102,48 @@ async fn reserve() {
 async fn one_row_transactions(system: &System) -> f64 {
     let make = "create table bare (like orders including all)";
     execute(&system.orders_db, make.to_owned()).await;
-    let (begun, mut clients) = (Instant::now(), JoinSet::new());
-    for _ in 0..TRANSACTIONS {
+    transactions(system, async |tx, _| {
+        sqlx::query(
+            "insert into bare (id, ticket_id, buyer, price, status, version, expires_at,
+                               created_at, updated_at)
+             values ($1, $1, 'ada', 20, 'reserved', 1, now(), now(), now())",
+        )
+        .bind(Uuid::now_v7())
+        .execute(tx)
+        .await
+        .unwrap();
+    })
+    .await
+}
+
+/// How many orders per second the database commits without HTTP and without a service, each by the statements of
+/// one order, in a transaction of its own.
+async fn one_order_transactions(system: &System) -> f64 {
+    transactions(system, async |tx, number| {
+        let ticket = ticket(number);
+        let (price, now) = reservations::price(tx, ticket, None).await.unwrap().unwrap();
+        let order = order::reserve(ticket, "ada", price, now, Duration::from_mins(15));
+        assert_eq!(reservations::insert(tx, &[&order], None).await.unwrap().len(), 1);
+        outbox::put_prepared(tx, [&order::event(order).unwrap()]).await.unwrap();
+    })
+    .await
+}
+
+/// How many of these transactions per second the database commits. Each gets the next number.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+async fn transactions(system: &System, work: impl AsyncFn(&mut PgConnection, usize)) -> f64 {
+    let (next, work) = (&AtomicUsize::new(0), &work);
+    let begun = Instant::now();
+    let clients = (0..TRANSACTIONS).map(|_| async move {
         let mut connection = PgConnection::connect(&system.postgres.url("orders")).await.unwrap();
-        clients.spawn(async move {
-            let mut committed = 0_u32;
-            while begun.elapsed() < TIME / 2 {
-                let mut tx = connection.begin().await.unwrap();
-                sqlx::query(
-                    "insert into bare (id, ticket_id, buyer, price, status, version, expires_at,
-                                       created_at, updated_at)
-                     values ($1, $1, 'ada', 20, 'reserved', 1, now(), now(), now())",
-                )
-                .bind(Uuid::now_v7())
-                .execute(&mut *tx)
-                .await
-                .unwrap();
-                tx.commit().await.unwrap();
-                committed += 1;
-            }
-            committed
-        });
-    }
-    let committed: u32 = clients.join_all().await.into_iter().sum();
-    f64::from(committed) / begun.elapsed().as_secs_f64()
+        while begun.elapsed() < TIME / 2 {
+            let mut tx = connection.begin().await.unwrap();
+            work(&mut tx, next.fetch_add(1, Ordering::Relaxed)).await;
+            tx.commit().await.unwrap();
+        }
+    });
+    join_all(clients).await;
+    next.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
 }
 
 async fn delay() {
@@ -125,7 +153,7 @@ async fn delay() {
     let (system, services) = start(crate::delay::REQUESTS).await;
     let services: Vec<_> = services.iter().collect();
     let locked = Rows { database: &system.tickets_db, change: "update on tickets" };
-    let request = |number| ("/api/orders", order(number));
+    let request = |number| ("/api/orders", body_of(number));
     measure(&system, &services, &services[1].address, request, "ticketId", locked).await;
 }
 
