@@ -21,8 +21,10 @@ const WAITING: usize = 1_024;
 /// How many transactions may be in progress: one collects rows while another waits for the disk.
 const COMMITTERS: usize = 2;
 
-/// Begins a shared transaction. A wait for a lock would make every request of the batch wait.
-const BEGIN: &str = "begin; set local lock_timeout = '250ms'";
+/// Begins a shared transaction. A wait for a lock would make every request of the batch wait, and a frozen process
+/// would keep the locks of all of them.
+const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
+                     set local idle_in_transaction_session_timeout = '3s'";
 
 /// The answer to a request, and what else its work made. `None`: nothing yet.
 pub type Done<T> = Option<(Answer, T)>;
