@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_help_names_the_limits_that_hold() {
-        let mut command = Settings::command();
+        let mut command = Settings::command().term_width(0);
         let help = command.render_long_help().to_string();
         let days = LONGEST_RESERVATION.as_secs() / (24 * 3600);
         let limits = [

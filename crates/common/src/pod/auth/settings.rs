@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_help_names_the_shortest_secret() {
-        let mut command = AuthSettings::augment_args(clap::Command::new("service"));
+        let mut command = AuthSettings::augment_args(clap::Command::new("service").term_width(0));
         let help = command.render_long_help().to_string();
         let shortest = format!("at least {SHORTEST} bytes");
         assert!(help.contains(&shortest), "{shortest:?} is not in: {help}");

@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn the_help_names_the_shortest_token() {
-        let mut command = OperationsSettings::augment_args(clap::Command::new("service"));
+        let mut command =
+            OperationsSettings::augment_args(clap::Command::new("service").term_width(0));
         let help = command.render_long_help().to_string();
         let shortest = format!("at least {SHORTEST_TOKEN} characters");
         assert!(help.contains(&shortest), "{shortest:?} is not in: {help}");
