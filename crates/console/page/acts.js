@@ -1,6 +1,6 @@
 // What a person can do by the page. Each form says below it what came of it.
 
-const byId = (id) => document.getElementById(id);
+import { byId, each, make, text, tenth } from "/dom.js";
 
 /** The problem's own words, or the answer in short. */
 function words(answer, body) {
@@ -38,11 +38,12 @@ function form(id, path, body, then) {
 form("ticket", "/api/act/ticket", (data) => ({ title: data.get("title"), price: Number(data.get("price")) }),
   (ticket) => { if (ticket.id) byId("ticket-id").value = ticket.id; });
 form("order", "/api/act/order", (data) => ({ ticketId: data.get("ticketId").trim() }));
-form("publish", "/api/act/publish", (data) => ({ subject: data.get("subject"), payload: data.get("payload") }));
+form("publish", "/api/act/publish", (data) => ({ subject: data.get("subject"), payload: data.get("payload"), as: data.get("as") }));
 form("load", "/api/act/load", (data) => ({ rate: Number(data.get("rate")), seconds: Number(data.get("seconds")) }));
 form("break", "/api/act/break", (data, button) => {
   const how = button?.value ?? "kill";
-  return { how, what: data.get(how === "poison" || how === "wipe" ? "stream" : "part") };
+  const what = data.get(how === "poison" || how === "wipe" ? "stream" : "part");
+  return how === "cut" ? { how, what, from: data.get("from"), seconds: Number(data.get("seconds")) } : { how, what };
 });
 
 /** Keeps a select's options, and what is chosen. */
@@ -54,14 +55,38 @@ function options(select, names) {
 }
 
 /** What may be done, and to what. */
-export function showActs({ rights, breakable, parts, flows }) {
+export function showActs({ rights, breakable, cuttable, parts, flows, experiments }) {
   byId("acts").hidden = rights === "read-only";
   byId("read-only").hidden = rights !== "read-only";
   byId("token-field").hidden = rights !== "token";
   byId("break").hidden = !breakable;
-  options(byId("subject"), flows.flatMap((flow) => flow.subjects));
+  byId("not-cuttable").hidden = cuttable;
+  document.querySelector("#break [value=cut]").disabled = !cuttable;
+  showExperiments(experiments);
+  const subject = byId("subject");
+  const isFirst = subject.options.length === 0;
+  options(subject, flows.flatMap((flow) => flow.subjects));
+  // What the form has in it at first is a ticket.
+  if (isFirst && [...subject.options].some((option) => option.value === "ticket:created")) subject.value = "ticket:created";
   options(byId("break-stream"), flows.map((flow) => flow.stream));
   options(byId("break-part"), [...parts.map((part) => part.name), "postgres"]);
+}
+
+/** What was broken, what was seen since, and what it came to. */
+function showExperiments(experiments) {
+  byId("outcomes").hidden = experiments.length === 0;
+  each(byId("experiments"), experiments, ({ at }) => at, () => {
+    const item = make("li");
+    item.append(make("strong"), make("ol", "sights"), make("p", "outcome"));
+    item.lastChild.setAttribute("role", "status");
+    return item;
+  }, (item, { at, what, seen, outcome }) => {
+    text(item.children[0], `${at.slice(11, 19)} UTC: ${what}`);
+    const sights = seen.map((sight, index) => ({ ...sight, index }));
+    each(item.children[1], sights, ({ index }) => String(index), () => make("li"), (line, sight) =>
+      text(line, `after ${tenth.format(sight.after)} s: ${sight.text}`));
+    text(item.children[2], outcome || "Being followed…");
+  });
 }
 
 /** The account of what was posted by load: whether anything is missing. */

@@ -116,14 +116,20 @@ function show(snapshot) {
   each(byId("groups"), groups, ({ stream, group }) => `${stream} ${group.name}`, makeGroup, updateGroup);
   each(byId("parts"), parts, (part) => `${part.service} ${part.name}`, () => make("tr"), (row, part) => {
     const [state, name] = STATES[part.state];
-    cells(row, [[part.name], [part.service], [state, name], [since(part.since, now)], [part.why]]);
+    const why = part.why || (part.connected === false ? "disconnected from NATS" : "");
+    cells(row, [[part.name], [part.service], [state, name], [since(part.since, now)], [why]]);
   });
   const troubled = parts.filter((part) => part.state !== "ready");
   const dead = groups.reduce((sum, { group }) => sum + (group.deadLetters ?? 0), 0);
   const words = troubled.map((part) => `${part.name} is ${STATES[part.state][0]}`);
+  // Of an outage of NATS itself, one is enough.
+  const cutOff = parts.filter((part) => part.state === "ready" && part.connected === false);
+  if (parts.some((part) => part.name === "nats" && part.state === "ready")) {
+    words.push(...cutOff.map((part) => `${part.name} is disconnected from NATS`));
+  }
   if (dead > 0) words.push(dead === 1 ? "1 dead letter" : `${number(dead)} dead letters`);
   showDeadLetters(snapshot, dead);
-  summary(words.length ? words.join("; ") : "Everything is ready.", worst(parts.map((part) => part.state)));
+  summary(words.length ? words.join("; ") : "Everything is ready.", worst([...parts.map((part) => part.state), ...(cutOff.length ? ["not-ready"] : [])]));
 }
 function summary(words, name) {
   text(byId("summary"), words);

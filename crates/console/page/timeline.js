@@ -8,7 +8,7 @@ const STATES = {
   unpublished: ["waits to be published", "warn"],
   waiting: ["waits for a member of the group", "warn"],
   delivered: ["with a member, not acknowledged yet", "warn"],
-  acknowledged: ["acknowledged; this service has no operations API to ask", ""],
+  acknowledged: ["acknowledged", ""],
   missing: ["MISSING: acknowledged, and neither applied nor a dead letter", "bad"],
   unknown: ["not known", "warn"],
 };
@@ -32,7 +32,7 @@ function publication(event) {
 /** The steps of an event in a queue group. */
 function received(group) {
   const { state, known } = group;
-  const where = `${group.queueGroup}${group.service ? ` (${group.service})` : ""}`;
+  const where = group.listener ? `listener ${group.listener}` : `${group.queueGroup}${group.service ? ` (${group.service})` : ""}`;
   const steps = (known?.acts ?? []).map((act) => ({ at: act.at, where,
     what: act.act === "discard" ? `dead letter discarded by ${act.operator}` : `dead letter redriven by ${act.operator}`, details: "",
     look: act.act === "discard" ? "bad" : "" }));
@@ -46,7 +46,7 @@ function received(group) {
     steps.push({ at: known.lastAttemptAt, what: "failed, is tried again", where, details: `${tries(known.attempts)}: ${known.lastError}`, look: "warn" });
   } else if (STATES[state]) {
     const [what, name] = STATES[state];
-    steps.push({ what, where, details: "", look: name });
+    steps.push({ what, where, details: state === "acknowledged" && !group.listener ? "this group has no operations API to ask" : "", look: name });
   }
   return steps;
 }
@@ -89,7 +89,7 @@ function related(entity, events) {
   });
 }
 function verdict({ entity, events, services, nats }) {
-  const groups = events.flatMap((event) => event.groups.map((group) => group.state));
+  const groups = events.flatMap((event) => event.groups.filter((group) => !group.listener).map((group) => group.state));
   const count = (...states) => groups.filter((state) => states.includes(state)).length;
   const parts = [`${number(events.length)} event${events.length === 1 ? "" : "s"} of ${entity}`];
   if (count("applied")) parts.push(`${number(count("applied"))} applied`);

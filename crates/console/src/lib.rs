@@ -33,7 +33,7 @@ use common::{
 };
 use reqwest::Url;
 
-use act::{Ledger, Rights, Services};
+use act::{Experiments, Ledger, Rights, Services};
 use live::{Acts, Newest};
 use operations::Operations;
 use sources::{
@@ -143,6 +143,10 @@ pub struct Console {
     pub operations: Operations,
     /// The account of what the console has posted.
     pub ledger: Ledger,
+    /// What was broken, and what came of it.
+    pub experiments: Experiments,
+    /// Whether the links of that system can be cut.
+    pub cuttable: bool,
     /// The data folder of the system on this machine.
     pub data_folder: Option<PathBuf>,
     /// The process's end.
@@ -164,8 +168,15 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
     let services = Services::new(directory.clone(), tickets, orders)?;
     let rights = Rights::new(settings.console_token.as_ref(), settings.pod.http.http_address);
     let data_folder = directory.data_folder.clone();
-    let acts =
-        Acts { rights: rights.clone(), breakable: data_folder.is_some(), ledger: ledger.clone() };
+    let cuttable = directory.is_cuttable().await;
+    let acts = Acts {
+        rights: rights.clone(),
+        breakable: data_folder.is_some(),
+        cuttable,
+        ledger: ledger.clone(),
+        experiments: Experiments::default(),
+    };
+    let experiments = acts.experiments.clone();
     let look = act::look(services.clone(), ledger.clone(), pod.shutdown.clone());
     pod.shutdown.spawn("look for what was posted", look);
     let (newest, replicas) = live::spawn(nats.clone(), directory, acts, &pod.shutdown);
@@ -174,6 +185,8 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
         operations: Operations::new(replicas, settings.console_operations_token)?,
         services,
         ledger,
+        experiments,
+        cuttable,
         data_folder,
         shutdown: pod.shutdown.clone(),
         nats,

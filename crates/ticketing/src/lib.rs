@@ -88,16 +88,16 @@ pub async fn main() -> ExitCode {
     }
     let cli: Cli = config::parse();
     let done = match cli.command.unwrap_or(Command::Up(Box::new(cli.up))) {
-        Command::Console(settings) => return ticketing_console::run(*settings).await,
+        Command::Console(settings) => return Box::pin(ticketing_console::run(*settings)).await,
         Command::Asyncapi => {
             out::say!("{:#}", asyncapi::document(&[]));
             Ok(())
         }
         Command::Nkey(options) => nkey::run(&options),
-        Command::Up(options) => up::run(*options).await,
+        Command::Up(options) => Box::pin(up::run(*options)).await,
         Command::Publish(options) => publish::run(options).await,
         Command::Listen(options) => listen::run(options).await,
-        Command::Status(options) => status::run(options).await,
+        Command::Status(options) => Box::pin(status::run(options)).await,
         Command::DeadLetters(options) => dead_letters::run(options).await,
     };
     match done {

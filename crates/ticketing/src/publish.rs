@@ -7,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use async_nats::jetstream::message::PublishMessage;
 use clap::{Args, ValueEnum};
 use common::{
     bus::{Bus, envelope, topology},
     events::{
-        Event, EventSet,
-        ticket::{TICKETS, Ticket, TicketCreated, TicketUpdated},
+        Event,
+        ticket::{TICKETS, TicketCreated, TicketUpdated},
     },
 };
 use futures::{FutureExt, StreamExt, stream};
-use serde_json::{Map, Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use ticketing_console::act::ticket_of;
+use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
@@ -150,7 +150,9 @@ impl Options {
         if self.raw {
             return Ok(PublishMessage::build().payload(self.payload.clone().into()));
         }
-        let (ticket, now) = (self.ticket()?, OffsetDateTime::now_utc());
+        let ticket = ticket_of(&self.payload)
+            .map_err(|error| anyhow!("{error:#}; --raw publishes it as it is"))?;
+        let now = OffsetDateTime::now_utc();
         let encoded = match self.subject {
             Subject::Created => envelope::encode(id, now, &TicketCreated(ticket))?,
             Subject::Updated => envelope::encode(id, now, &TicketUpdated(ticket))?,
@@ -159,38 +161,5 @@ impl Options {
             .header("content-type", envelope::CONTENT_TYPE)
             .message_id(id.to_string())
             .payload(encoded.into()))
-    }
-
-    /// The ticket of the payload, with missing fields generated.
-    fn ticket(&self) -> anyhow::Result<Ticket> {
-        let given: Value = serde_json::from_str(&self.payload)
-            .context("the payload is not JSON; --raw publishes it as it is")?;
-        let Value::Object(given) = given else {
-            bail!("the payload is not a JSON object; --raw publishes it as it is")
-        };
-        let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
-        let made_up = json!({
-            "id": Uuid::now_v7(), "version": 1, "createdAt": now, "updatedAt": now,
-            "seller": "publisher",
-        });
-        let mut ticket = Map::new();
-        ticket.extend(made_up.as_object().cloned().unwrap_or_default());
-        // The names used before 0.1.0 are accepted too.
-        for (old, new) in [("created_at", "createdAt"), ("updated_at", "updatedAt")] {
-            if given.contains_key(old) {
-                ticket.remove(new);
-            }
-        }
-        ticket.extend(given);
-        let text = serde_json::to_string(&ticket)?;
-        let created =
-            TicketCreated::decode(TicketCreated::SUBJECT, TicketCreated::SCHEMA_VERSION, &text)
-                .map_err(|error| {
-                    // The position refers to the generated text, which the user has never seen.
-                    let why = error.to_string();
-                    let why = why.split(" at line").next().unwrap_or_default();
-                    anyhow!("the payload is not a ticket: {why}; --raw publishes it as it is")
-                })?;
-        Ok(created.0)
     }
 }

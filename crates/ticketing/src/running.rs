@@ -54,6 +54,9 @@ pub(crate) struct RunningSystem {
     /// The store, if `up` was given one.
     #[serde(default)]
     pub(crate) store: Option<String>,
+    /// Whether each service's links to NATS and Postgres can be cut.
+    #[serde(default)]
+    pub(crate) cuttable: bool,
     /// The URL of each process's probes, metrics and operations API, by its client id.
     #[serde(default)]
     pub(crate) operations: BTreeMap<String, String>,

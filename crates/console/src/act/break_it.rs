@@ -1,8 +1,9 @@
 //! Breaks a part of a system that `cargo run` has brought up on this machine, to see that nothing is lost.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail, ensure};
+use async_nats::jetstream::message::PublishMessage;
 use axum::{
     Json,
     extract::State,
@@ -15,11 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::warn;
 
-use super::{REQUEST_TIMEOUT, failed, send};
+use super::{
+    cut::{self, Server},
+    failed,
+    publish::{REQUEST_TIMEOUT, send},
+};
 use crate::Console;
 
 /// What to do to it.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum How {
     /// SIGKILL. `cargo run` starts it again.
@@ -28,6 +33,8 @@ enum How {
     Freeze,
     /// SIGCONT.
     Thaw,
+    /// Nothing passes between it and a server for a while.
+    Cut,
     /// An event that nobody can read, in this stream.
     Poison,
     /// The stream is deleted, with all that it holds.
@@ -39,7 +46,10 @@ enum How {
 pub(super) struct Wanted {
     how: How,
     /// A process (`orders-2`, `nats`, `postgres`), or a stream (`TICKETS`).
-    what: String,
+    pub(super) what: String,
+    /// From what a process is cut off, and for how long.
+    pub(super) from: Option<Server>,
+    pub(super) seconds: Option<u64>,
 }
 
 pub(super) async fn break_it(
@@ -50,32 +60,45 @@ pub(super) async fn break_it(
         let detail = "Only a system started by `cargo run` on this machine can be broken here.";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     };
-    let Wanted { how, what } = wanted;
+    let Wanted { how, ref what, .. } = wanted;
     let done = match how {
-        How::Kill => signal(&folder, &what, Signal::KILL).await,
-        How::Freeze => signal(&folder, &what, Signal::STOP).await,
-        How::Thaw => signal(&folder, &what, Signal::CONT).await,
-        How::Poison => poison(&console, &what).await,
-        How::Wipe => wipe(&console, &what).await,
+        How::Kill => signal(&folder, what, Signal::KILL).await,
+        How::Freeze => signal(&folder, what, Signal::STOP).await,
+        How::Thaw => signal(&folder, what, Signal::CONT).await,
+        How::Cut => cut::cut(&console, &wanted).await,
+        How::Poison => poison(&console, what).await,
+        How::Wipe => wipe(&console, what).await,
     };
     match done {
-        Ok(said) => {
+        Ok((said, lasts)) => {
             warn!(?how, what, "broken on purpose");
+            // What is thawed is the end of what was frozen.
+            if how != How::Thaw {
+                console.experiments.begin(said.clone(), lasts);
+            }
             Json(json!({ "status": 200, "body": { "said": said } })).into_response()
         }
         Err(error) => failed(&error),
     }
 }
 
+/// What was done, and how long it lasts by itself.
+type Done = anyhow::Result<(String, Duration)>;
+
 /// Signals a process of the system by the file that has its id.
-async fn signal(folder: &Path, part: &str, signal: Signal) -> anyhow::Result<String> {
+async fn signal(folder: &Path, part: &str, signal: Signal) -> Done {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(!part.is_empty() && part.chars().all(fits), "there is no such process");
     let text = tokio::fs::read_to_string(folder.join(format!("{part}.pid"))).await;
     let pid = text.ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
     let pid = pid.with_context(|| format!("{part} is not running"))?;
     kill_process(pid, signal).with_context(|| format!("{part}, process {pid}"))?;
-    Ok(format!("signalled {part}, process {pid}"))
+    let did = match signal {
+        Signal::KILL => "killed",
+        Signal::STOP => "froze",
+        _ => "thawed",
+    };
+    Ok((format!("{did} {part}, process {pid}"), Duration::ZERO))
 }
 
 async fn subjects(console: &Console, stream: &str) -> anyhow::Result<Vec<String>> {
@@ -87,17 +110,22 @@ async fn subjects(console: &Console, stream: &str) -> anyhow::Result<Vec<String>
     }
 }
 
-async fn poison(console: &Console, stream: &str) -> anyhow::Result<String> {
+async fn poison(console: &Console, stream: &str) -> Done {
     let subject = subjects(console, stream).await?.into_iter().next();
     let subject = subject.context("the stream stores no subject")?;
-    let sequence = send(console, subject, "no event".to_owned()).await?;
-    Ok(format!("published #{sequence}, which cannot be decoded and becomes a dead letter"))
+    let message = PublishMessage::build().payload("no event".into());
+    let sequence = send(console, subject, message).await?;
+    let did = format!(
+        "published #{sequence} in {stream}, which cannot be decoded and becomes a dead letter"
+    );
+    Ok((did, Duration::ZERO))
 }
 
-async fn wipe(console: &Console, stream: &str) -> anyhow::Result<String> {
+async fn wipe(console: &Console, stream: &str) -> Done {
     subjects(console, stream).await?;
     let deleted = console.nats.bus().jetstream.delete_stream(stream);
     let deleted = tokio::time::timeout(REQUEST_TIMEOUT, deleted);
     deleted.await.context("NATS did not answer in time")??;
-    Ok(format!("deleted {stream}; its service recreates it and refills it from Postgres"))
+    let did = format!("deleted {stream}; its service recreates it and refills it from Postgres");
+    Ok((did, Duration::ZERO))
 }

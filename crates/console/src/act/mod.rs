@@ -1,15 +1,17 @@
 //! What a person can do by the page, and a program by the same paths: post a ticket, order one, publish to a
-//! stream, post many and see where they are, and, on one's own machine, break something.
+//! stream, post many and see where they are, and, on one's own machine, break something and see what comes of it.
 
 mod break_it;
+mod cut;
+mod experiments;
 mod ledger;
 mod load;
+mod publish;
 pub mod rights;
 
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::HeaderMap;
 use axum::{
     Json, Router,
     extract::State,
@@ -20,9 +22,7 @@ use axum::{
 };
 use common::{bus::without_passwords, pod::problem::Problem};
 use reqwest::Url;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tracing::info;
 
 use crate::{
     Console,
@@ -32,12 +32,13 @@ use crate::{
     },
 };
 
+pub(crate) use experiments::COUNTERS;
+pub use experiments::{Experiment, Experiments, Sight};
 pub use ledger::{Ledger, Sums};
 pub(crate) use load::look;
+pub use publish::ticket_of;
 pub use rights::Rights;
 
-/// How long NATS may take to answer a request, as in the bus.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a service may take to answer: below the console's own limit on a request.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(9);
 /// The largest answer of a service that is read, in bytes.
@@ -100,7 +101,7 @@ pub(crate) fn routes(rights: &Rights) -> Router<Console> {
     Router::new()
         .route("/api/act/ticket", post(ticket))
         .route("/api/act/order", post(order))
-        .route("/api/act/publish", post(publish))
+        .route("/api/act/publish", post(publish::publish))
         .route("/api/act/load", post(load::load))
         .route("/api/act/break", post(break_it::break_it))
         .layer(from_fn_with_state(rights.clone(), rights::may_act))
@@ -127,51 +128,4 @@ async fn ticket(State(console): State<Console>, Json(body): Json<Value>) -> Resp
 
 async fn order(State(console): State<Console>, Json(body): Json<Value>) -> Response {
     answer(console.services.post("orders", "/api/orders", &body).await)
-}
-
-/// What is to be published, to the byte.
-#[derive(Debug, Deserialize)]
-struct Publication {
-    subject: String,
-    payload: String,
-}
-
-async fn publish(State(console): State<Console>, Json(wanted): Json<Publication>) -> Response {
-    // Only what a stream stores: the console must not speak to members, or to the server.
-    let stored = async {
-        let report = console.nats.report().await?;
-        let mut streams = report.streams.into_iter().map(|stream| stream.info.config);
-        anyhow::Ok(streams.any(|stream| stream.subjects.contains(&wanted.subject)))
-    };
-    match stored.await {
-        Ok(true) => {}
-        Ok(false) => {
-            return Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "No stream stores this subject.",
-            )
-            .into_response();
-        }
-        Err(error) => return failed(&error),
-    }
-    match send(&console, wanted.subject, wanted.payload).await {
-        Ok(sequence) => {
-            Json(json!({ "status": 201, "body": { "sequence": sequence } })).into_response()
-        }
-        Err(error) => failed(&error),
-    }
-}
-
-/// Publishes to the byte, and waits until it is stored. Returns where.
-async fn send(console: &Console, subject: String, payload: String) -> anyhow::Result<u64> {
-    let jetstream = &console.nats.bus().jetstream;
-    let stored = async {
-        let sent =
-            jetstream.publish_with_headers(subject.clone(), HeaderMap::new(), payload.into());
-        anyhow::Ok(sent.await?.await?.sequence)
-    };
-    let stored = tokio::time::timeout(REQUEST_TIMEOUT * 2, stored);
-    let sequence = stored.await.context("NATS did not confirm the event in time")??;
-    info!(subject, sequence, "published by hand");
-    Ok(sequence)
 }

@@ -12,6 +12,7 @@ use super::{
     snapshot::{Flow, Group, Member, Part, Publisher, Snapshot},
     tracker::Tracker,
 };
+use crate::act::COUNTERS;
 use crate::sources::{
     nats::{NatsReport, StreamReport},
     replicas::{ReplicaReport, Replicas, State},
@@ -58,25 +59,38 @@ impl Composer {
         };
         let parts = self.parts(&known);
         self.tracker.forget(known.instant);
-        let Acts { rights, breakable, ledger } = &self.acts;
-        let (rights, breakable, sums) = (rights.told(), *breakable, ledger.sums());
-        Snapshot { at: now, rights, breakable, sums, parts, flows }
+        let Acts { rights, breakable, cuttable, ledger, experiments } = &self.acts;
+        let mut snapshot = Snapshot {
+            at: now,
+            rights: rights.told(),
+            breakable: *breakable,
+            cuttable: *cuttable,
+            sums: ledger.sums(),
+            experiments: Vec::new(),
+            parts,
+            flows,
+        };
+        snapshot.experiments = experiments.note(&snapshot, counted(replicas));
+        snapshot
     }
 
     fn parts(&mut self, known: &Known<'_>) -> Vec<Part> {
-        let nats = ("nats", "nats", known.nats.state, known.nats.why.as_str());
+        let nats = ("nats", "nats", known.nats.state, known.nats.why.as_str(), None);
         let replicas = known.replicas.values().map(|replica| {
-            let ReplicaReport { client_id, service, state, why, .. } = replica;
-            (client_id.as_str(), service.as_str(), *state, why.as_str())
+            let ReplicaReport { client_id, service, state, why, samples } = replica;
+            let connected = samples.sum("bus_connected", &[]).map(|connected| connected > 0.0);
+            let connected = connected.filter(|_| state.answers());
+            (client_id.as_str(), service.as_str(), *state, why.as_str(), connected)
         });
         let mut parts: Vec<Part> = std::iter::once(nats)
             .chain(replicas)
-            .map(|(name, service, state, why)| Part {
+            .map(|(name, service, state, why, connected)| Part {
                 name: name.to_owned(),
                 service: service.to_owned(),
                 state,
                 since: self.since(known, name, state),
                 why: why.to_owned(),
+                connected,
             })
             .collect();
         parts.sort_by(|one, other| (&one.service, &one.name).cmp(&(&other.service, &other.name)));
@@ -230,6 +244,16 @@ impl Composer {
             client_id,
         }
     }
+}
+
+/// What each replica has counted, by client id.
+fn counted(replicas: &Replicas) -> Vec<(String, [f64; 3])> {
+    let measured = replicas.values().filter(|replica| !replica.samples.is_empty());
+    let counted = measured.map(|replica| {
+        let number = |name| replica.samples.sum(name, &[]).unwrap_or(0.0);
+        (replica.client_id.clone(), COUNTERS.map(number))
+    });
+    counted.collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a number for people")]

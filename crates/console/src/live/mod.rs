@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    act::{Ledger, Rights},
+    act::{Experiments, Ledger, Rights},
     sources::{
         ANSWER_TIMEOUT, ASK_EVERY,
         nats::{Nats, NatsReport},
@@ -36,8 +36,12 @@ pub struct Acts {
     pub rights: Rights,
     /// Whether the system is on this machine, to be broken.
     pub breakable: bool,
+    /// Whether its links can be cut.
+    pub cuttable: bool,
     /// The account of what the console has posted.
     pub ledger: Ledger,
+    /// What was broken, and what came of it.
+    pub experiments: Experiments,
 }
 
 /// What NATS said last.
@@ -74,7 +78,13 @@ pub fn snapshots(
         newest.send_replace(Some(Arc::new(snapshot)));
         Ok(())
     };
-    let acts = Acts { rights: Rights::ReadOnly, breakable: false, ledger: Ledger::default() };
+    let acts = Acts {
+        rights: Rights::ReadOnly,
+        breakable: false,
+        cuttable: false,
+        ledger: Ledger::default(),
+        experiments: Experiments::default(),
+    };
     watch_all(nats, directory, acts, Box::new(told), shutdown);
     watched
 }

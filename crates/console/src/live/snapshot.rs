@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::{
-    act::{Sums, rights::Told},
+    act::{Experiment, Sums, rights::Told},
     sources::replicas::State,
 };
 
@@ -19,8 +19,12 @@ pub struct Snapshot {
     pub rights: Told,
     /// Whether the system is on this machine, to be broken.
     pub breakable: bool,
+    /// Whether the links of its services can be cut.
+    pub cuttable: bool,
     /// The account of what the console has posted.
     pub sums: Sums,
+    /// What was broken, and what came of it; the newest first.
+    pub experiments: Vec<Experiment>,
     /// NATS and every replica.
     pub parts: Vec<Part>,
     /// The way of events through each stream.
@@ -42,6 +46,8 @@ pub struct Part {
     pub since: OffsetDateTime,
     /// Why it is not ready.
     pub why: String,
+    /// Whether it is connected to NATS, by its own account; `None` when it does not say.
+    pub connected: Option<bool>,
 }
 
 /// A stream, with what comes before it and after it.

@@ -16,7 +16,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Operations;
-use crate::{Console, sources::nats::NatsReport};
+use crate::{
+    Console,
+    sources::nats::{NatsReport, listener},
+};
 
 /// How many events services are asked about at once, as their API limits it.
 const AT_ONCE: usize = 400;
@@ -133,7 +136,7 @@ pub(super) async fn received(
     (received, groups)
 }
 
-/// Where an event is in each queue group that takes it.
+/// Where an event is in each queue group that takes it, and with each listener that is in none.
 fn steps(
     event: &Value,
     received: &Received,
@@ -142,9 +145,11 @@ fn steps(
 ) -> Value {
     let stream = event["stream"].as_str().unwrap_or_default();
     let subject = event["subject"].as_str().unwrap_or_default();
-    let streams = report.into_iter().flat_map(|report| &report.streams);
-    let of_stream = streams.filter(|known| known.info.config.name == stream);
-    let mut taking: BTreeMap<&str, Option<&consumer::Info>> = of_stream
+    let streams = || {
+        let streams = report.into_iter().flat_map(|report| &report.streams);
+        streams.filter(|known| known.info.config.name == stream)
+    };
+    let mut taking: BTreeMap<&str, Option<&consumer::Info>> = streams()
         .flat_map(|known| &known.groups)
         .filter(|group| takes(group, subject))
         .map(|group| (group.name.as_str(), Some(group)))
@@ -158,7 +163,12 @@ fn steps(
         let state = state(event, &known, consumer, service.is_some());
         json!({ "queueGroup": name, "service": service, "state": state, "known": known })
     });
-    Value::Array(steps.collect())
+    let listeners = streams().flat_map(|known| &known.listeners);
+    let listeners = listeners.filter(|consumer| takes(consumer, subject)).filter_map(|consumer| {
+        let state = state(event, &Value::Null, Some(consumer), false);
+        Some(json!({ "listener": listener(consumer)?, "state": state, "known": null }))
+    });
+    Value::Array(steps.chain(listeners).collect())
 }
 
 pub(super) fn takes(group: &consumer::Info, subject: &str) -> bool {

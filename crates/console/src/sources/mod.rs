@@ -2,6 +2,7 @@
 
 pub mod monitor;
 pub mod nats;
+pub mod readiness;
 pub mod replicas;
 pub mod samples;
 

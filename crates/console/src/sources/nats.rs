@@ -57,6 +57,15 @@ pub struct SubjectReport {
     pub last_sequence: u64,
 }
 
+/// Names, in a consumer's metadata, the listener that has it for itself alone.
+pub const LISTENER: &str = "client-id";
+
+/// The client id of the listener that has this consumer for itself alone, as `ticketing listen` without a queue group.
+#[must_use]
+pub fn listener(consumer: &consumer::Info) -> Option<&str> {
+    consumer.config.metadata.get(LISTENER).map(String::as_str)
+}
+
 impl Nats {
     /// By this connection.
     #[must_use]

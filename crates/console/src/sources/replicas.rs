@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use futures::future::join_all;
 use reqwest::{Client, Url};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::{
     net::lookup_host,
     sync::watch,
@@ -22,15 +22,16 @@ use tracing::debug;
 
 use super::{
     ANSWER_TIMEOUT, ASK_EVERY,
-    monitor::{body, get, http_client},
+    monitor::{get, http_client},
+    readiness::readiness,
     samples::Samples,
 };
 use common::bus::Shutdown;
 
+pub use super::readiness::State;
+
 /// The largest metrics that are read, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;
-/// The largest reason for not being ready, in bytes. It is sent to every viewer twice a second.
-const LARGEST_REASON: usize = 16 * 1024;
 /// How many replicas are asked.
 const MAX_REPLICAS: usize = 200;
 
@@ -53,28 +54,6 @@ impl FromStr for ServiceAt {
         let url: Url = url.parse().map_err(|_| WANTED)?;
         let fits = !service.is_empty() && url.scheme() == "http" && url.host_str().is_some();
         fits.then(|| Self { service: service.to_owned(), url }).ok_or_else(|| WANTED.to_owned())
-    }
-}
-
-/// How something is, as far as can be told from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// It answers, and is ready.
-    Ready,
-    /// It answers that it is not ready.
-    NotReady,
-    /// Nobody is there.
-    Away,
-    /// Something is there, and does not answer.
-    Frozen,
-}
-
-impl State {
-    /// Whether what it says is of now.
-    #[must_use]
-    pub fn answers(self) -> bool {
-        matches!(self, Self::Ready | Self::NotReady)
     }
 }
 
@@ -112,6 +91,12 @@ struct Stack {
     /// Where probes and metrics are, and the operations API.
     #[serde(default)]
     operations: BTreeMap<String, String>,
+    /// Where the console is, once it is up.
+    #[serde(default)]
+    console_url: Option<String>,
+    /// Whether its links can be cut.
+    #[serde(default)]
+    cuttable: bool,
 }
 
 /// A replica to be asked.
@@ -126,6 +111,16 @@ impl Directory {
     /// The addresses of processes' APIs by client id, as `cargo run` has written them down.
     pub async fn on_this_machine(&self) -> BTreeMap<String, String> {
         self.stack().await.services
+    }
+
+    /// Where the console of that system is, once it is up.
+    pub async fn console(&self) -> Option<Url> {
+        self.stack().await.console_url?.parse().ok()
+    }
+
+    /// Whether the links of that system can be cut.
+    pub async fn is_cuttable(&self) -> bool {
+        self.stack().await.cuttable
     }
 
     async fn stack(&self) -> Stack {
@@ -231,47 +226,13 @@ fn note(known: &mut Replicas, target: Target, answer: Answer) {
     known.insert(url, ReplicaReport { client_id, service: target.service, state, why, samples });
 }
 
-#[derive(Debug, Deserialize)]
-struct Readiness {
-    gates: BTreeMap<String, Gate>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Gate {
-    ready: bool,
-    #[serde(default)]
-    reason: String,
-}
-
 async fn ask(client: Client, target: Target) -> (Target, Answer) {
     // Both at once: what is frozen is known after one timeout.
-    let (ready, samples) = tokio::join!(readiness(&client, &target), metrics(&client, &target));
+    let ready = readiness(&client, &target.url);
+    let (ready, samples) = tokio::join!(ready, metrics(&client, &target));
     let samples = samples.inspect_err(|error| debug!(%error, "no metrics")).ok();
     let (state, why) = ready;
     (target, Answer { state, why, samples })
-}
-
-async fn readiness(client: &Client, target: &Target) -> (State, String) {
-    let Ok(url) = target.url.join("readyz") else { return (State::Away, String::new()) };
-    let answer = match client.get(url).send().await {
-        Ok(answer) => answer,
-        Err(error) if error.is_timeout() => {
-            return (State::Frozen, "it does not answer".to_owned());
-        }
-        Err(_) => return (State::Away, "cannot connect to its address".to_owned()),
-    };
-    if answer.status().is_success() {
-        return (State::Ready, String::new());
-    }
-    let status = answer.status();
-    let gates = body(answer, LARGEST_REASON).await.ok();
-    let gates = gates.and_then(|body| serde_json::from_slice::<Readiness>(&body).ok());
-    let closed = gates.into_iter().flat_map(|readiness| readiness.gates);
-    let why: Vec<String> = closed
-        .filter(|(_, gate)| !gate.ready)
-        .map(|(name, gate)| format!("{name}: {}", gate.reason))
-        .collect();
-    (State::NotReady, if why.is_empty() { format!("it answers {status}") } else { why.join("; ") })
 }
 
 async fn metrics(client: &Client, target: &Target) -> anyhow::Result<Samples> {

@@ -1,10 +1,10 @@
-//! A member of a queue group, as STAN showed a subscription.
+//! A member of a queue group, or a listener in none, as STAN showed a subscription.
 
 use async_nats::jetstream::consumer;
 use common::bus::Holder;
 use serde::Serialize;
 
-use crate::sources::nats::{NatsReport, StreamReport};
+use crate::sources::nats::{NatsReport, StreamReport, listener};
 
 /// STAN's `Subscriptionz`.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +29,16 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// Of a listener in no group, whose consumer ends with it.
+    fn alone(client_id: &str, consumer: &consumer::Info) -> Self {
+        Self {
+            durable_name: String::new(),
+            queue_name: String::new(),
+            is_durable: false,
+            ..Self::new(client_id, consumer)
+        }
+    }
+
     fn new(client_id: &str, group: &consumer::Info) -> Self {
         let stalled = i64::try_from(group.num_ack_pending).is_ok_and(|in_hand| {
             group.config.max_ack_pending > 0 && in_hand >= group.config.max_ack_pending
@@ -70,6 +80,9 @@ pub(super) fn of_channel(
     stream: &StreamReport,
     subject: &str,
 ) -> Vec<Subscription> {
+    let alone = stream.listeners.iter().filter(|consumer| takes(consumer, subject));
+    let alone =
+        alone.filter_map(|consumer| Some(Subscription::alone(listener(consumer)?, consumer)));
     let groups = stream.groups.iter().filter(|group| takes(group, subject));
     groups
         .flat_map(|group| {
@@ -80,22 +93,24 @@ pub(super) fn of_channel(
             }
             ids.into_iter().map(|id| Subscription::new(id, group)).collect::<Vec<_>>()
         })
+        .chain(alone)
         .collect()
 }
 
 /// What a client is subscribed to, each with its subject.
 pub(super) fn of_client(report: &NatsReport, holder: &Holder) -> Vec<(String, Subscription)> {
-    let groups = report.streams.iter().flat_map(|stream| {
-        let subjects = &stream.info.config.subjects;
-        stream.groups.iter().map(move |group| (subjects, group))
-    });
-    groups
-        .filter(|(_, group)| holder.queue_groups.contains(&group.name))
-        .flat_map(|(subjects, group)| {
-            let taken = subjects.iter().filter(|subject| takes(group, subject));
-            taken.map(|subject| {
-                (subject.clone(), Subscription::new(holder.client_id.as_str(), group))
-            })
-        })
-        .collect()
+    let id = holder.client_id.as_str();
+    let mut found = Vec::new();
+    for stream in &report.streams {
+        let groups = stream.groups.iter().filter(|group| holder.queue_groups.contains(&group.name));
+        let groups = groups.map(|group| (group, Subscription::new(id, group)));
+        let alone = stream.listeners.iter().filter(|consumer| listener(consumer) == Some(id));
+        let alone = alone.map(|consumer| (consumer, Subscription::alone(id, consumer)));
+        for (consumer, subscription) in groups.chain(alone) {
+            let subjects = &stream.info.config.subjects;
+            let taken = subjects.iter().filter(|subject| takes(consumer, subject));
+            found.extend(taken.map(|subject| (subject.clone(), subscription.clone())));
+        }
+    }
+    found
 }

@@ -31,6 +31,23 @@ async fn on_this_machine_a_program_and_the_page_may_act_and_no_other_page() {
             "{headers:?}"
         );
     }
+    let member = world.member("orders-1", "orders-service").await;
+    let stream = async_nats::jetstream::stream::Config {
+        name: "TICKETS".to_owned(),
+        subjects: vec!["ticket:created".to_owned(), "order:created".to_owned()],
+        ..Default::default()
+    };
+    member.bus.jetstream.create_stream(stream).await.unwrap();
+    for (subject, payload, status) in [
+        ("ticket:created", r#"{"title": "Concert", "price": 20}"#, 200),
+        ("ticket:created", r#"{"title": "Concert"}"#, 422),
+        ("ticket:created", "no JSON", 422),
+        ("order:created", r#"{"title": "Concert", "price": 20}"#, 422),
+    ] {
+        let made = json!({ "subject": subject, "payload": payload, "as": "ticket" });
+        let (answered, said) = act(&world, publish, &[], &made).await;
+        assert_eq!(answered, status, "{made}: {said}");
+    }
     for headers in [
         vec![("origin", "http://evil.example")],
         vec![("origin", "null")],

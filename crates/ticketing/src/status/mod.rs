@@ -12,7 +12,9 @@ use clap::Args;
 use common::bus::{Bus, Holder, without_passwords};
 use serde::Serialize;
 use ticketing_console::sources::{
+    monitor::http_client,
     nats::{Nats, NatsReport},
+    readiness::readiness,
     replicas::{self, Directory, ReplicaReport, Replicas, State},
 };
 use time::OffsetDateTime;
@@ -46,7 +48,7 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Status {
     nats_url: String,
-    /// The state of NATS, Postgres and each replica of a service.
+    /// The state of NATS, Postgres, each replica of a service, and the console.
     parts: Vec<Part>,
     services: BTreeMap<String, String>,
     /// Empty, like `members`, while NATS does not answer.
@@ -143,10 +145,11 @@ async fn gather(
 ) -> anyhow::Result<Status> {
     let directory = Directory { services: Vec::new(), data_folder };
     let urls = system.map(|system| system.databases.clone()).unwrap_or_default();
-    let ((nats, report), replicas, databases) = tokio::join!(
+    let ((nats, report), replicas, databases, console) = tokio::join!(
         nats(bus),
         replicas::look(&directory, ANSWER_TIMEOUT),
-        databases::look(&urls, ANSWER_TIMEOUT)
+        databases::look(&urls, ANSWER_TIMEOUT),
+        console(system)
     );
     let replicas = replicas.context("cannot query the replicas")?;
     let mut unknown = Vec::new();
@@ -160,6 +163,7 @@ async fn gather(
         state: *state,
         why: why.clone(),
     }));
+    parts.extend(console);
     let mut known = BTreeMap::new();
     for (name, asked) in databases {
         match asked {
@@ -172,6 +176,13 @@ async fn gather(
     let services = system.map(|system| system.services.clone()).unwrap_or_default();
     let (streams, members) = report.map(|report| told(report, &replicas)).unwrap_or_default();
     Ok(Status { nats_url, parts, services, streams, members, databases: known, unknown })
+}
+
+/// The state of the console, if there is one.
+async fn console(system: Option<&RunningSystem>) -> Option<Part> {
+    let url = system?.console_url.as_deref()?.parse().ok()?;
+    let (state, why) = readiness(&http_client(ANSWER_TIMEOUT).ok()?, &url).await;
+    Some(Part { name: "console".to_owned(), state, why })
 }
 
 /// The state of NATS, and its report if it answers in time.

@@ -3,6 +3,8 @@
 use common::bus::shown;
 use serde_json::{Map, Value};
 
+use super::link::Cut;
+
 /// What a log line means to the view.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
@@ -14,6 +16,8 @@ pub(super) enum Said {
     Joined(String),
     /// The process lost NATS or Postgres, or found it again.
     Outage(String),
+    /// The console wants a link to be cut.
+    Cut(Cut),
     /// Anything else worth showing.
     Line(String),
     /// For the log file only.
@@ -59,6 +63,14 @@ pub(super) fn read(line: &str) -> Said {
         )),
         "joined" => Said::Joined(field("queue.group")),
         "listening" => Said::Listening(field("http.address")),
+        "cut" => match fields.get("cut.seconds").and_then(Value::as_u64) {
+            Some(seconds) => Said::Cut(Cut {
+                process: field("cut.process"),
+                server: field("cut.server"),
+                seconds,
+            }),
+            None => Said::Nothing,
+        },
         "routine" | "request" => Said::Nothing,
         notice => {
             let line = format!("{}{}{}", level(&fields), field("message"), rest(&fields));

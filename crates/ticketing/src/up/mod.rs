@@ -2,30 +2,29 @@
 //! separate process, and shows what they do until Ctrl-C.
 
 mod folder;
+mod link;
 mod log;
 mod options;
 mod rows;
 mod servers;
 mod service;
+mod signals;
 mod view;
 mod watch;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::bus::without_passwords;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    task::JoinSet,
-    time::interval,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
     folder::Folder,
+    link::{Cut, Links},
     servers::{NATS, POSTGRES, Servers, wanted_or_other},
-    service::{Service, Up},
+    service::{Service, Told, Up},
+    signals::Signals,
     view::View,
     watch::Watch,
 };
@@ -39,6 +38,8 @@ const TICKETS: &str = "tickets-1";
 const ORDERS: &str = "orders-1";
 /// The client id of the console.
 const CONSOLE: &str = "console";
+/// The variable that says where a service's database is.
+const DATABASE_URL: &str = "DATABASE_URL";
 
 /// Starts everything, and stops it after SIGINT or SIGTERM.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
@@ -58,6 +59,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     // The console acts on dead letters with this token, which is valid for this run only.
     let token = Uuid::new_v4().simple().to_string();
     let mut services = services(&options, &servers, &view, &token)?;
+    let links = if options.cuttable { links(&mut services).await? } else { Links::default() };
     services.push(console(&options, &servers, &folder, &view, token)?);
     let database = servers.databases.values().next().cloned().unwrap_or_default();
     let watch = Watch::begin(view.clone(), &servers.nats_url, database, &folder.root).await?;
@@ -71,6 +73,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         databases: servers.databases.clone(),
         console_url: None,
         store: options.store.map(|store| store.to_string()),
+        cuttable: options.cuttable,
         // Each is added once it is up.
         services: BTreeMap::new(),
         operations: BTreeMap::new(),
@@ -82,8 +85,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
         view.runs(name, "external");
     }
-    let ended =
-        run_services(services, servers, watch, system, &folder, &view, &mut stop_wanted).await;
+    let running = Run { servers, watch, system, links, folder: folder.clone(), view: view.clone() };
+    let ended = running.until_stopped(services, &mut stop_wanted).await;
     RunningSystem::remove(&folder.root);
     folder.remove_pids();
     view.close();
@@ -105,7 +108,7 @@ fn services(
     let store = options.store.map(|store| ("NATS_STORE", store.to_string()));
     let services = ports.zip(replicas).map(|((port, operations), (service, name))| {
         let settings = [
-            ("DATABASE_URL", servers.databases[service.name].clone()),
+            (DATABASE_URL, servers.databases[service.name].clone()),
             ("OPERATIONS_API", "on".to_owned()),
             ("OPERATIONS_TOKEN", token.to_owned()),
         ];
@@ -120,6 +123,18 @@ fn services(
         })
     });
     services.collect()
+}
+
+/// Puts a link between each service and each server.
+async fn links(services: &mut [Service]) -> anyhow::Result<Links> {
+    let mut links = Links::default();
+    for service in services {
+        service.nats_url = links.add(&service.name, NATS, &service.nats_url).await?;
+        for (_, url) in service.settings.iter_mut().filter(|(name, _)| *name == DATABASE_URL) {
+            *url = links.add(&service.name, POSTGRES, url).await?;
+        }
+    }
+    Ok(links)
 }
 
 fn console(
@@ -145,65 +160,99 @@ fn console(
     })
 }
 
-/// Runs the services until a signal, then stops them, and then the servers.
-async fn run_services(
-    services: Vec<Service>,
+/// What runs, and what is known of it.
+struct Run {
     servers: Servers,
     watch: Watch,
-    mut system: RunningSystem,
-    folder: &Arc<Folder>,
-    view: &Arc<View>,
-    stop_wanted: &mut Signals,
-) -> anyhow::Result<()> {
-    let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
-    // Nothing depends on the console, so nothing waits for it.
-    let expected = services.iter().filter(|service| service.name != CONSOLE).count();
-    let (up, mut is_up) = mpsc::channel(services.len() * 2);
-    let mut running = JoinSet::new();
-    for service in services {
-        let (folder, view) = (folder.clone(), view.clone());
-        let (up, stop) = (up.clone(), stop_services.clone());
-        running.spawn(service::supervise(service, folder, view, up, stop));
-    }
-    let servers =
-        tokio::spawn(servers.supervise(folder.clone(), view.clone(), stop_servers.clone()));
-    let mut tick = interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            () = stop_wanted.next() => break,
-            Some(Up { name, port, operations_port }) = is_up.recv() => {
-                let url = format!("http://127.0.0.1:{port}");
-                if let Some(port) = operations_port {
-                    let url = format!("http://127.0.0.1:{port}");
-                    system.operations.insert(name.clone(), url);
-                }
-                if name == CONSOLE {
-                    system.console_url = Some(url);
-                    system.save(&folder.root)?;
-                    continue;
-                }
-                let before = system.services.insert(name, url);
-                system.save(&folder.root)?;
-                if before.is_none() && system.services.len() == expected {
-                    show_what_to_try(view, &system.services[TICKETS], &system.services[ORDERS]);
-                }
+    system: RunningSystem,
+    links: Links,
+    folder: Arc<Folder>,
+    view: Arc<View>,
+}
+
+impl Run {
+    /// Runs the services until a signal, then stops them, and then the servers.
+    async fn until_stopped(
+        self,
+        services: Vec<Service>,
+        stop_wanted: &mut Signals,
+    ) -> anyhow::Result<()> {
+        let Self { servers, watch, mut system, links, folder, view } = self;
+        let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
+        // Nothing depends on the console, so nothing waits for it.
+        let expected = services.iter().filter(|service| service.name != CONSOLE).count();
+        let (tell, mut told) = mpsc::channel(services.len() * 2);
+        let mut running = JoinSet::new();
+        for service in services {
+            let (folder, view) = (folder.clone(), view.clone());
+            let (tell, stop) = (tell.clone(), stop_services.clone());
+            running.spawn(service::supervise(service, folder, view, tell, stop));
+        }
+        let servers =
+            tokio::spawn(servers.supervise(folder.clone(), view.clone(), stop_servers.clone()));
+        let mut tick = interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = stop_wanted.next() => break,
+                Some(said) = told.recv() => match said {
+                    Told::Up(up) => is_up(up, &mut system, &folder, &view, expected)?,
+                    Told::Cut(wanted) => cut(&links, wanted, &view),
+                },
+                _ = tick.tick() => view.tick(),
             }
-            _ = tick.tick() => view.tick(),
+        }
+        links.mend_all();
+        view.print("Stopping. Press Ctrl-C again to kill everything immediately.");
+        let in_good_order = async {
+            // Closed first, so that what stops now is not reported as an outage.
+            watch.close().await;
+            stop_services.cancel();
+            while running.join_next().await.is_some() {}
+            stop_servers.cancel();
+            let _ = servers.await;
+        };
+        tokio::select! {
+            () = in_good_order => Ok(()),
+            () = stop_wanted.next() => anyhow::bail!("killed before everything had stopped; no request answered 201 is lost"),
         }
     }
-    view.print("Stopping. Press Ctrl-C again to kill everything immediately.");
-    let in_good_order = async {
-        // Closed first, so that what stops now is not reported as an outage.
-        watch.close().await;
-        stop_services.cancel();
-        while running.join_next().await.is_some() {}
-        stop_servers.cancel();
-        let _ = servers.await;
-    };
-    tokio::select! {
-        () = in_good_order => Ok(()),
-        () = stop_wanted.next() => anyhow::bail!("killed before everything had stopped; no request answered 201 is lost"),
+}
+
+/// A process is of use: the tools find it, and once all are, a person is told what to try.
+fn is_up(
+    up: Up,
+    system: &mut RunningSystem,
+    folder: &Folder,
+    view: &View,
+    expected: usize,
+) -> anyhow::Result<()> {
+    let Up { name, port, operations_port } = up;
+    let url = |port| format!("http://127.0.0.1:{port}");
+    if let Some(port) = operations_port {
+        system.operations.insert(name.clone(), url(port));
     }
+    if name == CONSOLE {
+        system.console_url = Some(url(port));
+        return system.save(&folder.root);
+    }
+    let before = system.services.insert(name, url(port));
+    system.save(&folder.root)?;
+    if before.is_none() && system.services.len() == expected {
+        show_what_to_try(view, &system.services[TICKETS], &system.services[ORDERS]);
+    }
+    Ok(())
+}
+
+/// Cuts a link as the console asks for, and says when it begins and when it ends.
+fn cut(links: &Links, wanted: Cut, view: &Arc<View>) {
+    let Some(over) = links.cut(&wanted) else { return };
+    let Cut { process, server, seconds } = wanted;
+    view.say(&process, &format!("cut off from {server} for {seconds} s"));
+    let view = view.clone();
+    tokio::spawn(async move {
+        over.await;
+        view.say(&process, &format!("no longer cut off from {server}"));
+    });
 }
 
 fn show_addresses(view: &View, options: &Options, folder: &Folder, system: &RunningSystem) {
@@ -237,26 +286,4 @@ fn show_what_to_try(view: &View, tickets: &str, orders: &str) {
          -d '{{\"ticketId\": \"…\"}}'\n\n\
          API documentation: {tickets}/docs and {orders}/docs. Ctrl-C stops everything.\n"
     ));
-}
-
-/// SIGINT and SIGTERM, handled alike.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

@@ -20,7 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    CONSOLE,
     folder::Folder,
+    link::Cut,
     log::{self, Said},
     servers::wanted_or_other,
     view::View,
@@ -60,12 +62,21 @@ pub(super) struct Up {
     pub(super) operations_port: Option<u16>,
 }
 
-/// Runs the process until `stop`, then shuts it down gracefully. Sends to `up` each time it comes up.
+/// What is told of a process.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// It is up.
+    Up(Up),
+    /// It is the console, and wants a link to be cut.
+    Cut(Cut),
+}
+
+/// Runs the process until `stop`, then shuts it down gracefully. Says so each time it comes up.
 pub(super) async fn supervise(
     mut service: Service,
     folder: Arc<Folder>,
     view: Arc<View>,
-    up: mpsc::Sender<Up>,
+    tell: mpsc::Sender<Told>,
     stop: CancellationToken,
 ) {
     let name = service.name.clone();
@@ -80,7 +91,7 @@ pub(super) async fn supervise(
                 let watched = Watched {
                     service: &service,
                     view: &view,
-                    up: &up,
+                    tell: &tell,
                     reported: AtomicBool::new(false),
                 };
                 let stopped = watched.until_it_ends(&mut child, &mut log, &stop).await;
@@ -145,7 +156,7 @@ impl Service {
 struct Watched<'a> {
     service: &'a Service,
     view: &'a View,
-    up: &'a mpsc::Sender<Up>,
+    tell: &'a mpsc::Sender<Told>,
     /// Whether this process has been reported as up.
     reported: AtomicBool,
 }
@@ -199,7 +210,9 @@ impl Watched<'_> {
             }
             Said::Line(text) => self.view.say(name, &text),
             Said::Outage(text) => self.view.outage(name, &text),
-            Said::Listening(_) | Said::Nothing => {}
+            // Nobody listens any more while everything stops.
+            Said::Cut(cut) if *name == CONSOLE => drop(self.tell.try_send(Told::Cut(cut))),
+            Said::Cut(_) | Said::Listening(_) | Said::Nothing => {}
         }
     }
 
@@ -212,11 +225,8 @@ impl Watched<'_> {
         self.view.say(name, how);
         self.view.runs(name, format!("http://127.0.0.1:{port}  process {pid}"));
         // During shutdown nobody receives this.
-        let _ = self.up.try_send(Up {
-            name: name.clone(),
-            port: *port,
-            operations_port: *operations_port,
-        });
+        let up = Up { name: name.clone(), port: *port, operations_port: *operations_port };
+        let _ = self.tell.try_send(Told::Up(up));
     }
 }
 

@@ -11,8 +11,10 @@ use ticketing_console::{
         snapshot::{Flow, Snapshot},
     },
     sources::{
-        ASK_EVERY,
+        ANSWER_TIMEOUT, ASK_EVERY,
+        monitor::http_client,
         nats::Nats,
+        readiness::readiness,
         replicas::{Directory, State},
     },
 };
@@ -21,14 +23,13 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::{rows::Look, servers::POSTGRES, view::View};
+use super::{CONSOLE, rows::Look, servers::POSTGRES, view::View};
 use crate::{
     postgres::{self, Unanswered},
     services,
 };
 
-/// How long Postgres may take to answer, and how often it is asked.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often Postgres is asked.
 const ASK_POSTGRES_EVERY: Duration = Duration::from_secs(1);
 /// How long NATS, just started or external, may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +42,8 @@ pub(super) struct Watch {
     shutdown: Shutdown,
 }
 
-type Postgres = Option<Result<(), Unanswered>>;
+/// How something is, and why it is not ready; `None` while it has not been asked.
+type Known = Option<(State, String)>;
 
 impl Watch {
     /// Starts watching the system in this data folder.
@@ -55,10 +57,13 @@ impl Watch {
         let options = Options { servers: nats_url.to_owned(), ..Options::new(NAME.parse()?) };
         let bus = Bus::connect(&options, &shutdown).await?;
         let directory = Directory { services: Vec::new(), data_folder: Some(folder.to_owned()) };
-        let snapshots = live::snapshots(Nats::new(bus.clone()), directory, &shutdown);
+        let snapshots = live::snapshots(Nats::new(bus.clone()), directory.clone(), &shutdown);
         let (known, postgres) = watch::channel(None);
         shutdown.spawn("watch of postgres", follow_postgres(database_url, known, shutdown.clone()));
-        shutdown.spawn("panel", show(view, snapshots, postgres, shutdown.clone()));
+        let (known, console) = watch::channel(None);
+        shutdown.spawn("watch of the console", follow_console(directory, known, shutdown.clone()));
+        let others = [(POSTGRES, postgres), (CONSOLE, console)];
+        shutdown.spawn("panel", show(view, snapshots, others, shutdown.clone()));
         Ok(Self { bus, shutdown })
     }
 
@@ -91,21 +96,42 @@ impl Watch {
     }
 }
 
-async fn follow_postgres(url: String, known: watch::Sender<Postgres>, shutdown: Shutdown) {
+async fn follow_postgres(url: String, known: watch::Sender<Known>, shutdown: Shutdown) {
     let mut tick = interval(ASK_POSTGRES_EVERY);
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
             _ = tick.tick() => {}
         }
-        known.send_replace(Some(postgres::probe(&url, ANSWER_TIMEOUT).await));
+        known.send_replace(Some(match postgres::probe(&url, ANSWER_TIMEOUT).await {
+            Ok(()) => (State::Ready, String::new()),
+            Err(Unanswered { state, why }) => (state, why),
+        }));
+    }
+}
+
+/// The console watches everything but itself.
+async fn follow_console(
+    directory: Directory,
+    known: watch::Sender<Known>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let (client, mut tick) = (http_client(ANSWER_TIMEOUT)?, interval(ASK_EVERY));
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        if let Some(url) = directory.console().await {
+            known.send_replace(Some(readiness(&client, &url).await));
+        }
     }
 }
 
 async fn show(
     view: Arc<View>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    postgres: watch::Receiver<Postgres>,
+    others: [(&str, watch::Receiver<Known>); 2],
     shutdown: Shutdown,
 ) {
     let mut tick = interval(ASK_EVERY);
@@ -114,15 +140,16 @@ async fn show(
             () = shutdown.begun() => return,
             _ = tick.tick() => {}
         }
-        let (snapshot, postgres) = (snapshots.borrow().clone(), postgres.borrow().clone());
-        let mut looks = Vec::new();
-        if let Some(answer) = postgres {
-            let (state, why) = match answer {
-                Ok(()) => (State::Ready, String::new()),
-                Err(Unanswered { state, why }) => (state, why),
-            };
-            looks.push(Look { name: POSTGRES.to_owned(), state, why, detail: String::new() });
-        }
+        let snapshot = snapshots.borrow().clone();
+        let known = others.iter().filter_map(|(name, known)| Some((name, known.borrow().clone()?)));
+        let mut looks: Vec<_> = known
+            .map(|(name, (state, why))| Look {
+                name: (*name).to_owned(),
+                state,
+                why,
+                detail: String::new(),
+            })
+            .collect();
         let Some(snapshot) = snapshot else { continue };
         looks.extend(snapshot.parts.iter().map(|part| Look {
             name: part.name.clone(),

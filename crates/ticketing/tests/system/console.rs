@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use testkit::client;
 use tokio::time::{Instant, timeout};
 
-use crate::{harness::PATIENCE, up::Place};
+use crate::{
+    harness::{PATIENCE, until},
+    up::Place,
+};
 
 /// How soon a part that is away or frozen turns red.
 const RED: Duration = Duration::from_secs(3);
@@ -58,6 +61,14 @@ impl Console {
             assert!(again, "{path} {body}: {}", answer.text().await.unwrap());
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
+    }
+
+    /// Breaks nothing, as nothing of this system is meant. Returns what it says.
+    async fn is_refused(&self, body: &Value) -> String {
+        let sent = self.http.post(format!("{}/api/act/break", self.url)).json(body).send().await;
+        let answer = sent.unwrap();
+        assert_eq!(answer.status(), 502, "{body}");
+        answer.text().await.unwrap()
     }
 
     fn signal(&self, part: &str, signal: Signal) {
@@ -190,15 +201,83 @@ async fn breaking_things_from_the_page_under_load_loses_nothing_and_the_page_say
     };
     let (snapshot, _) = console.until("nothing is missing", settled).await;
     assert_eq!(snapshot["sums"]["accepted"], snapshot["sums"]["applied"]);
+    // One that is made of a ticket is no dead letter.
+    let ticket = r#"{"title": "By hand", "price": 5}"#;
+    let by_hand = json!({ "subject": "ticket:created", "as": "ticket", "payload": ticket });
+    assert!(act("publish", by_hand).await["body"]["sequence"].is_number());
     act("break", json!({ "how": "poison", "what": "TICKETS" })).await;
     let dead = |snapshot: &Value| flow(snapshot, "TICKETS")["groups"][0]["deadLetters"] == 1.0;
     console.until("it is a dead letter", dead).await;
 
     // Only a process of this system, by name, can be signalled.
     for what in ["../nats", "", "console.pid", "stack.json", "1"] {
-        let body = json!({ "how": "kill", "what": what });
-        let sent = console.http.post(format!("{}/api/act/break", console.url)).json(&body);
-        assert_eq!(sent.send().await.unwrap().status(), 502, "{what}");
+        console.is_refused(&json!({ "how": "kill", "what": what })).await;
     }
+    let said =
+        console.is_refused(&json!({ "how": "cut", "what": "orders-1", "from": "nats" })).await;
+    assert!(said.contains("--cuttable"), "{said}");
+    assert!(running.interrupt().await.0.success());
+}
+
+#[tokio::test]
+async fn a_process_that_is_cut_off_comes_back_and_nothing_is_lost_and_the_page_tells_what_came_of_it()
+ {
+    let place = Place::new();
+    let (mut running, _) = place.up(&["--replicas", "2", "--cuttable"]).await;
+    let console = Console { url: place.console().await, place, http: client() };
+    console.until("all are ready", all_are_ready).await;
+    for (what, from, seconds) in
+        [("nats", "nats", 9), ("../1", "nats", 9), ("orders-1", "postgres", 61)]
+    {
+        let body = json!({ "how": "cut", "what": what, "from": from, "seconds": seconds });
+        console.is_refused(&body).await;
+    }
+    // Of each: what shows that it noticed, and that it is back.
+    let cuts = [
+        (
+            "orders-2",
+            "nats",
+            "orders-2 noticed that NATS does not answer",
+            "orders-2 reached NATS again",
+        ),
+        ("orders-1", "postgres", "orders-1 is not ready: database: ", "orders-1 is ready again"),
+    ];
+    for (process, from, noticed, back) in cuts {
+        console.act("load", &json!({ "rate": 20, "seconds": 25 })).await;
+        let cut = json!({ "how": "cut", "what": process, "from": from, "seconds": 20 });
+        console.act("break", &cut).await;
+        running.line_with(&format!("{process:<10} cut off from {from} for 20 s")).await;
+        running.line_with(&format!("{process:<10} no longer cut off from {from}")).await;
+        let over = |snapshot: &Value| {
+            let outcome = snapshot["experiments"][0]["outcome"].as_str();
+            outcome.is_some_and(|outcome| !outcome.is_empty())
+        };
+        let (snapshot, _) = console.until("it is over", over).await;
+        let experiment = &snapshot["experiments"][0];
+        let seen: Vec<_> = experiment["seen"].as_array().unwrap().iter().collect();
+        let at = |text: &str| {
+            let found = |sight: &&Value| sight["text"].as_str().unwrap().starts_with(text);
+            let sight = seen.iter().copied().find(found);
+            sight.unwrap_or_else(|| panic!("{text}: {experiment:#}"))["after"].as_f64().unwrap()
+        };
+        assert!(at(noticed) < 20.0 && at(back) > 19.0, "{experiment:#}");
+        let outcome = experiment["outcome"].as_str().unwrap();
+        assert!(outcome.starts_with("All was well after "), "{outcome}");
+        assert!(outcome.contains("tickets that the load posted since"), "{outcome}");
+        let sums = &snapshot["sums"];
+        assert_eq!((&sums["waiting"], &sums["applied"]), (&json!(0), &sums["accepted"]), "{sums}");
+    }
+    // Event by event, as soon as everything can be asked.
+    let url = format!("{}/api/totals", console.url);
+    until("the sums agree", async || {
+        let Ok(answer) = console.http.get(&url).send().await else { return false };
+        let totals: Value = answer.json().await.unwrap();
+        let mut streams = totals["streams"].as_array().into_iter().flatten();
+        streams.any(|stream| {
+            let applied = &stream["groups"][0]["applied"];
+            stream["stream"] == "TICKETS" && stream["committed"] == *applied && *applied != 0
+        })
+    })
+    .await;
     assert!(running.interrupt().await.0.success());
 }

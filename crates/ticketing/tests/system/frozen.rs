@@ -45,14 +45,14 @@ fn state<'a>(status: &'a Value, part: &str) -> &'a Value {
 async fn status_names_what_is_frozen_in_time_and_one_line_reports_its_start_and_one_its_end() {
     let place = Place::new();
     let (mut running, _) = place.up(&["--replicas", "2"]).await;
-    let parts = ["nats", "postgres", "orders-1", "orders-2", "tickets-1"];
+    let parts = ["nats", "postgres", "orders-1", "orders-2", "tickets-1", "console"];
     until("everything is ready", || async {
         let (complete, status) = status(&place).await;
         let is_there = |part| status["parts"].to_string().contains(part);
         complete && parts.iter().all(|part| is_there(part) && state(&status, part) == "ready")
     })
     .await;
-    for part in ["orders-1", "nats", "postgres"] {
+    for part in ["orders-1", "console", "nats", "postgres"] {
         signal(&place, part, Signal::STOP);
         running.line_with(&format!("{part:<10} frozen: it does not answer")).await;
         let (complete, known) = status(&place).await;
@@ -78,14 +78,15 @@ async fn status_names_what_is_frozen_in_time_and_one_line_reports_its_start_and_
     }
     let (ended, said) = running.interrupt().await;
     assert!(ended.success(), "{said}");
-    for part in ["orders-1", "nats", "postgres"] {
+    for part in ["orders-1", "console", "nats", "postgres"] {
         // Once each. If the machine stalls for seconds, that is an outage too, and is reported as well.
         let count = |line: &str| said.matches(&format!("{part:<10} {line}")).count();
         let (begins, ends) = (count("frozen: "), count("ready again"));
         assert!(begins == ends && (1..=2).contains(&begins), "{part}: {said}");
     }
-    // A replica that was frozen lost its connections, and reports that.
-    let warnings = said.lines().filter(|line| line.contains("WARN") && !line.contains("orders-1"));
+    // What was frozen lost its connections, and reports that.
+    let frozen = |line: &&str| !line.contains("orders-1") && !line.contains("console");
+    let warnings = said.lines().filter(|line| line.contains("WARN")).filter(frozen);
     assert_eq!(warnings.collect::<Vec<_>>(), [""; 0], "{said}");
 }
 
@@ -111,7 +112,7 @@ sys.exit(pty.spawn(sys.argv[1:], rows) >> 8)"#;
         .unwrap();
     let mut running = Running { child, read: Vec::new() };
     running.line_with("Everything is up").await;
-    for part in ["orders-1", "nats", "postgres"] {
+    for part in ["orders-1", "console", "nats", "postgres"] {
         row(&mut running, part, "ready").await;
         signal(&place, part, Signal::STOP);
         row(&mut running, part, "frozen").await;

@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 use testkit::client;
 
-use crate::{command::service_with, harness::until, up::Place};
+use crate::{
+    command::{Running, service_with},
+    harness::until,
+    up::Place,
+};
 
 #[tokio::test]
 async fn invalid_operations_api_settings_exit_64_and_are_named() {
@@ -57,6 +61,7 @@ async fn timelines_follow_a_ticket_and_its_order_through_both_services() {
                     && event["groups"][0]["state"] == "applied"
             })
     };
+    let listener = watcher(&place).await;
     // Created, and reserved by the order.
     until("the ticket's events are applied", async || applied(&timeline(&ticket).await, 2)).await;
     let of_ticket = timeline(&ticket).await;
@@ -72,6 +77,8 @@ async fn timelines_follow_a_ticket_and_its_order_through_both_services() {
         (&group["queueGroup"], &group["service"]),
         (&json!("orders-service"), &json!("orders"))
     );
+    watcher_has_it(&console, &ticket).await;
+    assert!(listener.interrupt().await.0.success());
     let by = group["known"]["appliedBy"].as_str().unwrap();
     assert!(["orders-1", "orders-2"].contains(&by), "{by}");
     let moments = [&created["time"], &created["writtenAt"], &group["known"]["appliedAt"]];
@@ -90,6 +97,34 @@ async fn timelines_follow_a_ticket_and_its_order_through_both_services() {
     let empty = http.get(format!("{console}/api/timeline?entity=")).send().await.unwrap();
     assert_eq!(empty.status(), 400);
     assert!(running.interrupt().await.0.success());
+}
+
+/// A listener in no group gets every event as well.
+async fn watcher(place: &Place) -> Running {
+    let listener =
+        ["listen", "--client-id", "watcher", "--from", "all", "--subject", "ticket:created"];
+    let mut listener = place.run_tool(&listener);
+    listener.line_with("Received ticket:created #1").await;
+    listener
+}
+
+/// The timeline has it, and the page of NATS Streaming shows it as a subscription without a queue.
+async fn watcher_has_it(console: &str, ticket: &str) {
+    let http = client();
+    let timeline = format!("{console}/api/timeline?entity={ticket}");
+    until("the listener has it", async || {
+        let answer = http.get(&timeline).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        let watcher = &answer["events"][0]["groups"][1];
+        watcher["listener"] == "watcher" && watcher["state"] == "acknowledged"
+    })
+    .await;
+    let channel = format!("{console}/streaming/channelsz?channel=ticket:created&subs=1");
+    let channel: Value = http.get(channel).send().await.unwrap().json().await.unwrap();
+    let subscriptions = channel["subscriptions"].as_array().unwrap();
+    let watcher = subscriptions.iter().find(|subscription| subscription["client_id"] == "watcher");
+    let watcher = watcher.unwrap_or_else(|| panic!("{channel:#}"));
+    assert_eq!((&watcher["is_durable"], &watcher["queue_name"]), (&json!(false), &json!("")));
 }
 
 /// Checks the totals after everything has been applied: two events of tickets, one of orders.

@@ -1,6 +1,14 @@
-//! The console's page in a real browser.
+//! The console's page in a real browser, and the pictures of it in the documentation:
+//!
+//! ```sh
+//! SCREENSHOTS=$PWD/docs/console cargo test --workspace --test system page::
+//! ```
+
+use std::{env, fs, path::Path};
 
 use embedded::{Chromium, chromium, silent};
+use serde_json::{Value, json};
+use testkit::client;
 use thirtyfour::{By, Capabilities, WebDriver};
 use tokio::time::{Instant, sleep};
 
@@ -9,12 +17,59 @@ use crate::{
     up::Place,
 };
 
+/// Where pictures are saved. Without it they are taken, and not kept.
+const SCREENSHOTS: &str = "SCREENSHOTS";
+/// The size of a picture: in pixels, and at most in bytes.
+const PIXELS: (u32, u32) = (1200, 680);
+const LARGEST: usize = 150_000;
+
 /// The page of a running system.
 struct Page {
     driver: WebDriver,
+    /// Where Chromium takes commands of its own protocol.
+    devtools: String,
 }
 
 impl Page {
+    async fn open(chromium: &Chromium, url: &str) -> Self {
+        let capabilities: Capabilities = serde_json::from_str(&chromium.capabilities).unwrap();
+        let driver = WebDriver::new(&chromium.url, capabilities).await.unwrap();
+        let devtools = format!("{}/session/{}/goog/cdp/execute", chromium.url, driver.session_id());
+        let page = Self { driver, devtools };
+        let (width, height) = PIXELS;
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        page.tell_chromium("Emulation.setDeviceMetricsOverride", size).await;
+        page.tell_chromium("Emulation.setScrollbarsHidden", json!({ "hidden": true })).await;
+        page.driver.goto(url).await.unwrap();
+        page
+    }
+
+    async fn tell_chromium(&self, command: &str, parameters: Value) {
+        let body = json!({ "cmd": command, "params": parameters });
+        let answer = client().post(&self.devtools).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{command}: {}", answer.text().await.unwrap());
+    }
+
+    /// Takes a picture from the beginning of this element on, in either color scheme.
+    async fn picture(&self, name: &str, of: &str) {
+        let script = format!("document.querySelector('{of}').scrollIntoView(true);");
+        self.driver.execute(script, Vec::new()).await.unwrap();
+        for scheme in ["light", "dark"] {
+            let media = json!({ "features": [
+                { "name": "prefers-color-scheme", "value": scheme },
+                { "name": "prefers-reduced-motion", "value": "reduce" },
+            ] });
+            self.tell_chromium("Emulation.setEmulatedMedia", media).await;
+            let picture = self.driver.screenshot_as_png().await.unwrap();
+            assert!(picture.len() <= LARGEST, "{name} has {} bytes", picture.len());
+            if let Some(folder) = env::var_os(SCREENSHOTS) {
+                fs::write(Path::new(&folder).join(format!("{name}-{scheme}.png")), picture)
+                    .unwrap();
+            }
+        }
+    }
+
     async fn text(&self, selector: &str) -> String {
         self.driver.find(By::Css(selector)).await.unwrap().text().await.unwrap()
     }
@@ -55,6 +110,20 @@ impl Page {
         self.until("#timeline", "committed").await;
         self.until("#timeline", "published").await;
         self.until("#timeline", "applied by orders-").await;
+    }
+
+    /// A replica is cut off from NATS for a while, and the page tells what came of it.
+    async fn cuts_off_a_replica(&self) {
+        self.until("#summary", "Everything is ready.").await;
+        self.set("#break-part", "orders-2").await;
+        self.click("#break [value=cut]").await;
+        self.until("#break output", "cut orders-2 off from NATS for 20 s").await;
+        self.until("#summary", "orders-2 is disconnected from NATS").await;
+        self.until("#experiments", "orders-2 noticed that NATS does not answer").await;
+        self.until("#experiments li:first-child", "orders-2 reached NATS again").await;
+        self.until("#experiments li:first-child", "All was well after").await;
+        self.until("#summary", "Everything is ready.").await;
+        self.picture("experiments", "#outcomes").await;
     }
 
     /// Finds the only dead letter of orders, checks its bytes, and discards it after a preview.
@@ -99,13 +168,10 @@ async fn the_page_works_in_a_browser_and_shows_frozen_parts_in_red() {
         return;
     }
     let place = Place::new();
-    let (running, _) = place.up(&["--replicas", "2"]).await;
+    let (running, _) = place.up(&["--replicas", "2", "--cuttable"]).await;
     testkit::install_crypto();
     let chromium = Chromium::start(&silent()).await.unwrap();
-    let capabilities: Capabilities = serde_json::from_str(&chromium.capabilities).unwrap();
-    let driver = WebDriver::new(&chromium.url, capabilities).await.unwrap();
-    driver.goto(place.console().await).await.unwrap();
-    let page = Page { driver };
+    let page = Page::open(&chromium, &place.console().await).await;
 
     page.until("#summary", "Everything is ready.").await;
     page.set("#ticket [name=title]", "<img src=x onerror=alert(1)>").await;
@@ -115,11 +181,18 @@ async fn the_page_works_in_a_browser_and_shows_frozen_parts_in_red() {
     page.set("#load [name=seconds]", "1").await;
     page.click("#load button").await;
     page.until("#verdict", "Nothing is lost: all").await;
+    page.set("#load [name=seconds]", "20").await;
+    page.set("#load [name=rate]", "20").await;
+    page.click("#load button").await;
     page.set("#break-part", "orders-1").await;
     page.click("#break [value=freeze]").await;
     page.until("#summary", "orders-1 is frozen").await;
     page.until(".step.bad", "POST to orders").await;
+    page.picture("flow", "header").await;
     page.click("#break [value=thaw]").await;
+    page.cuts_off_a_replica().await;
+    page.click("#publish button").await;
+    page.until("#publish output", "201 – sequence #").await;
     page.set("#break-stream", "TICKETS").await;
     page.click("#break [value=poison]").await;
     page.until("#summary", "1 dead letter").await;

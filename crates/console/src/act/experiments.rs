@@ -1,0 +1,292 @@
+//! What came of what was broken: each experiment is followed until all is well again, and says who noticed what, and
+//! when, how much waited, and that nothing was lost or applied twice.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::Sums;
+use crate::{
+    live::snapshot::{Part, Snapshot},
+    sources::replicas::State,
+};
+
+/// How many experiments are shown, and how many sights of each. Both are part of every snapshot.
+const KEPT: usize = 5;
+const MAX_SEEN: usize = 30;
+/// How long the system must have been well for an experiment to be over.
+const WELL_FOR: time::Duration = time::Duration::seconds(3);
+/// How long an experiment is followed at most.
+const LONGEST: time::Duration = time::Duration::minutes(10);
+
+/// Counters of a replica. A restart sets them to 0.
+pub(crate) const COUNTERS: [&str; 3] =
+    ["bus_redelivered_total", "bus_duplicates_total", "bus_refilled_total"];
+
+/// The experiments since the console started, the newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Experiments(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    known: VecDeque<Experiment>,
+    before: Option<Before>,
+    /// What each replica has counted.
+    counted: BTreeMap<String, [f64; 3]>,
+}
+
+/// The part of a snapshot that the next one is compared with.
+#[derive(Debug)]
+struct Before {
+    parts: Vec<Part>,
+    /// The members of all groups that hold their client ids.
+    holders: Vec<String>,
+    streams: Vec<String>,
+    /// Dead letters by queue group.
+    dead: BTreeMap<String, f64>,
+    sums: Sums,
+}
+
+/// Something that was broken on purpose.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Experiment {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// What was done.
+    pub what: String,
+    /// What was seen since, in order.
+    pub seen: Vec<Sight>,
+    /// What it came to; empty as long as it is followed.
+    pub outcome: String,
+    /// Until then it cannot be over.
+    #[serde(skip)]
+    lasts_until: OffsetDateTime,
+    /// Since when all is well.
+    #[serde(skip)]
+    well_since: Option<OffsetDateTime>,
+    #[serde(skip)]
+    counted: [f64; 3],
+    /// The most that waited, by place.
+    #[serde(skip)]
+    waited: BTreeMap<String, f64>,
+    /// Tickets that a load had posted before.
+    #[serde(skip)]
+    accepted_before: u64,
+}
+
+/// A change that the console saw.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sight {
+    /// Seconds after the beginning.
+    pub after: f64,
+    /// What it was.
+    pub text: String,
+}
+
+impl Experiments {
+    /// Begins to follow what was just done, which lasts for so long by itself.
+    pub(super) fn begin(&self, what: String, lasts: Duration) {
+        let (at, mut inner) = (OffsetDateTime::now_utc(), self.inner());
+        let accepted_before = inner.before.as_ref().map_or(0, |before| before.sums.accepted);
+        inner.known.truncate(KEPT - 1);
+        inner.known.push_front(Experiment {
+            at,
+            what,
+            seen: Vec::new(),
+            outcome: String::new(),
+            lasts_until: at + lasts,
+            well_since: None,
+            counted: [0.0; 3],
+            waited: BTreeMap::new(),
+            accepted_before,
+        });
+    }
+
+    /// Notes what is seen now, and what each replica has counted, by client id. Returns what is known of all
+    /// experiments.
+    pub(crate) fn note(
+        &self,
+        snapshot: &Snapshot,
+        counted: Vec<(String, [f64; 3])>,
+    ) -> Vec<Experiment> {
+        let mut inner = self.inner();
+        let mut more = [0.0; 3];
+        for (replica, numbers) in counted {
+            let before = inner.counted.insert(replica, numbers).unwrap_or(numbers);
+            for ((more, now), before) in more.iter_mut().zip(numbers).zip(before) {
+                *more += if now < before { now } else { now - before };
+            }
+        }
+        let now = Before::of(snapshot);
+        let seen = inner.before.as_ref().map(|before| before.changes(&now)).unwrap_or_default();
+        for experiment in inner.known.iter_mut().filter(|known| known.outcome.is_empty()) {
+            experiment.note(snapshot, &seen, more);
+        }
+        inner.before = Some(now);
+        inner.known.iter().cloned().collect()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Before {
+    fn of(snapshot: &Snapshot) -> Self {
+        let groups = || snapshot.flows.iter().flat_map(|flow| &flow.groups);
+        let dead = groups().filter_map(|group| Some((group.name.clone(), group.dead_letters?)));
+        let members = groups().flat_map(|group| &group.members);
+        let holders = members.filter(|member| member.since.is_some());
+        Self {
+            parts: snapshot.parts.clone(),
+            holders: holders.map(|member| member.client_id.clone()).collect(),
+            streams: snapshot.flows.iter().map(|flow| flow.stream.clone()).collect(),
+            dead: dead.collect(),
+            sums: snapshot.sums.clone(),
+        }
+    }
+
+    /// What has changed since.
+    fn changes(&self, now: &Self) -> Vec<String> {
+        let mut seen = Vec::new();
+        for part in &now.parts {
+            let Some(before) = self.parts.iter().find(|before| before.name == part.name) else {
+                continue;
+            };
+            let name = &part.name;
+            if before.state != part.state {
+                let why =
+                    if part.why.is_empty() { String::new() } else { format!(": {}", part.why) };
+                seen.push(match part.state {
+                    State::Ready => format!("{name} is ready again"),
+                    State::NotReady => format!("{name} is not ready{why}"),
+                    State::Away => format!("{name} is down{why}"),
+                    State::Frozen => format!("{name} is frozen{why}"),
+                });
+            }
+            match (before.connected, part.connected) {
+                (Some(true), Some(false)) => {
+                    seen.push(format!("{name} noticed that NATS does not answer"));
+                }
+                (Some(false), Some(true)) => seen.push(format!("{name} reached NATS again")),
+                _ => {}
+            }
+        }
+        let told = |seen: &mut Vec<String>, one: &[String], other: &[String], words: &str| {
+            let only = one.iter().filter(|name| !other.contains(name));
+            seen.extend(only.map(|name| format!("{name} {words}")));
+        };
+        told(&mut seen, &self.holders, &now.holders, "lost the lease on its client id");
+        told(&mut seen, &now.holders, &self.holders, "holds its client id");
+        told(&mut seen, &self.streams, &now.streams, "is gone");
+        told(&mut seen, &now.streams, &self.streams, "is there again");
+        for (group, dead) in &now.dead {
+            if self.dead.get(group).is_some_and(|before| before != dead) {
+                seen.push(format!(
+                    "{group} has {dead:.0} dead {}",
+                    if *dead == 1.0 { "letter" } else { "letters" }
+                ));
+            }
+        }
+        seen
+    }
+}
+
+impl Experiment {
+    fn note(&mut self, snapshot: &Snapshot, seen: &[String], more: [f64; 3]) {
+        let after = (snapshot.at - self.at).as_seconds_f64();
+        for text in seen {
+            if self.seen.len() < MAX_SEEN {
+                self.seen.push(Sight { after, text: text.clone() });
+            }
+        }
+        for (sum, more) in self.counted.iter_mut().zip(more) {
+            *sum += more;
+        }
+        let mut waits = snapshot.sums.running || snapshot.sums.waiting > 0;
+        for (place, number) in waiting(snapshot) {
+            waits |= number > 0.0;
+            let most = self.waited.entry(place).or_default();
+            *most = most.max(number);
+        }
+        let all_ready = snapshot
+            .parts
+            .iter()
+            .all(|part| part.state == State::Ready && part.connected != Some(false));
+        let well = all_ready && !waits && snapshot.at >= self.lasts_until;
+        self.well_since = self.well_since.filter(|_| well).or(well.then_some(snapshot.at));
+        if let Some(since) = self.well_since.filter(|since| snapshot.at - *since >= WELL_FOR) {
+            let took = (since - self.at).as_seconds_f64();
+            self.outcome =
+                format!("All was well after {took:.0} s. {}", self.account(&snapshot.sums));
+        } else if snapshot.at - self.at >= LONGEST {
+            self.outcome = format!(
+                "Not well after {} minutes; no longer followed. {}",
+                LONGEST.whole_minutes(),
+                self.account(&snapshot.sums)
+            );
+        }
+    }
+
+    /// How much waited and was repeated, and what became of the tickets of a load.
+    fn account(&self, sums: &Sums) -> String {
+        let waited = self.waited.iter().filter(|(_, most)| **most > 0.0);
+        let waited: Vec<_> = waited.map(|(place, most)| format!("{most:.0} {place}")).collect();
+        let mut account = if waited.is_empty() {
+            "Nothing was seen waiting.".to_owned()
+        } else {
+            format!("At most there waited {}.", waited.join(", "))
+        };
+        let [redelivered, duplicates, refilled] = self.counted;
+        if refilled > 0.0 {
+            account += &format!(" {refilled:.0} events were published again from Postgres.");
+        }
+        if redelivered > 0.0 {
+            account += &format!(" {redelivered:.0} were delivered again.");
+        }
+        if duplicates > 0.0 {
+            account += &format!(
+                " {duplicates:.0} that had taken effect already were recognized, and had none again."
+            );
+        }
+        let accepted = sums.accepted - self.accepted_before.min(sums.accepted);
+        if accepted > 0 && sums.waiting == 0 {
+            account += &format!(
+                " All {accepted} tickets that the load posted since, and that were answered 201, are in orders."
+            );
+        } else if sums.waiting > 0 {
+            account += &format!(" {} tickets are not in orders yet.", sums.waiting);
+        }
+        account
+    }
+}
+
+/// What waits, by place.
+fn waiting(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    let mut waiting = Vec::new();
+    for flow in &snapshot.flows {
+        if let Some(publisher) = &flow.publisher {
+            let place = format!("in the outbox of {}", publisher.service);
+            waiting.push((place, publisher.waiting.unwrap_or(0.0)));
+        }
+        for group in &flow.groups {
+            let in_hand = u32::try_from(group.in_hand).map_or(f64::MAX, f64::from);
+            waiting.push((format!("for {}", group.name), whole(group.waiting)));
+            waiting.push((format!("in the hands of {}", group.name), in_hand));
+        }
+    }
+    waiting
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number for people")]
+fn whole(number: u64) -> f64 {
+    number as f64
+}
