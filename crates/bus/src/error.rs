@@ -76,8 +76,7 @@ pub fn database_is_busy(error: &sqlx::Error) -> bool {
 }
 
 /// Whether a statement hit its `lock_timeout`.
-#[must_use]
-pub fn is_locked(error: &sqlx::Error) -> bool {
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 

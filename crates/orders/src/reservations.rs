@@ -62,7 +62,9 @@ impl SharedWork for Reservations {
             let order = order::reserve(*ticket_id, buyer, price, now, self.time);
             orders.insert(order.id, (at, order));
         }
-        let claimed: Vec<_> = orders.values().map(|(_, order)| order).collect();
+        let mut claimed: Vec<_> = orders.values().map(|(_, order)| order).collect();
+        // As the listener locks tickets, so that neither waits for the other in a circle.
+        claimed.sort_unstable_by_key(|order| order.ticket_id);
         let mut made: Vec<_> = items.iter().map(|_| None).collect();
         let mut events = Vec::new();
         for id in reservations::insert(tx, &claimed, most).await? {

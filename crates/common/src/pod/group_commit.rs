@@ -7,7 +7,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use bus::{BusError, Pool, Shutdown, Wake, is_locked};
+use bus::{BusError, Pool, Shutdown, Wake, database_is_busy};
 use sqlx::PgConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -22,8 +22,8 @@ const WAITING: usize = 1_024;
 const COMMITTERS: usize = 2;
 
 /// Begins a shared transaction. A wait for a lock would make every request of the batch wait, and a frozen process
-/// would keep the locks of all of them.
-const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
+/// would keep the locks of all of them. A statement that takes long leaves time for transactions of their own.
+const BEGIN: &str = "begin; set local lock_timeout = '250ms'; set local statement_timeout = '2s'; \
                      set local idle_in_transaction_session_timeout = '3s'";
 
 /// The answer to a request, and what else its work made. `None`: nothing yet.
@@ -44,8 +44,8 @@ pub trait SharedWork: Send + Sync + 'static {
     /// every request of the batch would wait with it.
     ///
     /// # Errors
-    /// Any error fails every request of the batch, except a lock timeout (250 ms): after that, each request
-    /// gets a transaction of its own.
+    /// Any error fails every request of the batch, unless the database is only busy, for example with a lock
+    /// for 250 ms or a statement for 2 s: then each request gets a transaction of its own.
     fn work(
         &self,
         tx: &mut PgConnection,
@@ -136,13 +136,18 @@ async fn run<W: SharedWork>(
         if receiver.lock().await.recv_many(&mut batch, W::BATCH).await == 0 {
             return Ok(());
         }
+        // Nobody would learn what they made.
+        batch.retain(|waiting| !waiting.answer.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
         // The pool bounds this, so that a dead connection does not block the batches that follow.
         let committed = commit(&*work, &pool, &batch).await;
         wake.wake();
         let mut made = match committed {
             Ok(made) => made.into_iter(),
-            // Rolled back. Whoever waits for that lock waits alone.
-            Err(BusError::Database(error)) if is_locked(&error) => vec![].into_iter(),
+            // Rolled back. Whoever waits for a lock waits alone.
+            Err(BusError::Database(error)) if database_is_busy(&error) => vec![].into_iter(),
             Err(error) => {
                 let error = Arc::new(anyhow::Error::from(error));
                 for waiting in batch {

@@ -30,7 +30,7 @@ common::statements! {
          from orders where status = 'reserved' order by expires_at limit 1";
     /// Whether a payment is due for capture.
     OWES_CAPTURES =
-        "select exists (select from captures where due_at <= statement_timestamp())";
+        "select due_at <= statement_timestamp() from captures order by due_at limit 1";
     /// Locks due orders, and skips those that are locked already.
     LOCK_DUE = select(
         "where status = 'reserved' and expires_at <= $1
@@ -94,7 +94,9 @@ pub async fn next_due(connection: &mut PgConnection) -> Result<Option<f64>, sqlx
 /// # Errors
 /// Any database error.
 pub async fn owes_captures(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(&OWES_CAPTURES).fetch_one(connection).await
+    let is_due: Option<bool> =
+        sqlx::query_scalar(&OWES_CAPTURES).fetch_optional(connection).await?;
+    Ok(is_due.unwrap_or(false))
 }
 
 /// Returns the order that holds a ticket.

@@ -15,28 +15,33 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 common::statements! {
-    /// A ticket's price, read after waiting for the locks of the buyer (if any) and of the ticket, in
-    /// this order. Two that hash to the same lock wait needlessly, nothing worse.
+    /// A ticket's price, read after waiting for the lock of the buyer (if any), and then for that of the ticket
+    /// unless an order holds it: a refusal waits for nobody. Two that hash to the same lock wait needlessly,
+    /// nothing worse.
     PRICE = format!(
         "select case when $2::text is not null then pg_advisory_xact_lock({buyer})::text end,
-                pg_advisory_xact_lock({ticket})::text,
+                case when not exists (select from orders
+                                      where ticket_id = $1 and status in ('reserved', 'completed'))
+                     then pg_advisory_xact_lock({ticket})::text end,
                 price, clock_timestamp()
          from tickets where id = $1",
         buyer = buyer_lock("$2"),
         ticket = ticket_lock("$1"),
     );
     /// The prices of those tickets that no order holds and that are not locked, if their buyer (if any)
-    /// is not locked either. Locks both, without waiting.
+    /// is not locked either. Locks both, without waiting. Materialized, so that it locks none of the others.
     CLAIM = format!(
-        "select at, price, clock_timestamp()
-         from unnest($1::uuid[], $2::text[]) with ordinality as asked (ticket_id, buyer, at)
-              join tickets on tickets.id = asked.ticket_id
-         where not exists (select from orders where orders.ticket_id = asked.ticket_id
-                                                and status in ('reserved', 'completed'))
-           and pg_try_advisory_xact_lock({ticket})
-           and (asked.buyer is null or pg_try_advisory_xact_lock({buyer}))",
-        ticket = ticket_lock("asked.ticket_id"),
-        buyer = buyer_lock("asked.buyer"),
+        "with free as materialized (
+             select at, ticket_id, buyer, price
+             from unnest($1::uuid[], $2::text[]) with ordinality as asked (ticket_id, buyer, at)
+                  join tickets on tickets.id = asked.ticket_id
+             where not exists (select from orders where orders.ticket_id = asked.ticket_id
+                                                    and status in ('reserved', 'completed')))
+         select at, price, clock_timestamp() from free
+         where pg_try_advisory_xact_lock({ticket})
+           and (buyer is null or pg_try_advisory_xact_lock({buyer}))",
+        ticket = ticket_lock("ticket_id"),
+        buyer = buyer_lock("buyer"),
     );
     /// Stores orders, each if its buyer has fewer than $1 reservations and no other order holds its
     /// ticket.
@@ -74,8 +79,8 @@ fn ticket_lock(ticket: &str) -> String {
 }
 
 /// Returns a ticket's price and the time of the database's clock. `None` if this service does not
-/// know the ticket. Waits until nobody else is reserving the ticket and, with a buyer, until none of
-/// their reservations is in progress, and blocks new ones until the transaction ends.
+/// know the ticket. With a buyer, waits until none of their reservations is in progress. Unless an order
+/// holds the ticket, waits until nobody else is reserving it. Blocks new ones until the transaction ends.
 ///
 /// # Errors
 /// Any database error.
@@ -84,7 +89,7 @@ pub async fn price(
     ticket_id: Uuid,
     buyer: Option<&str>,
 ) -> Result<Option<(Price, OffsetDateTime)>, sqlx::Error> {
-    let row: Option<(Option<String>, String, Price, OffsetDateTime)> =
+    let row: Option<(Option<String>, Option<String>, Price, OffsetDateTime)> =
         sqlx::query_as(&PRICE).bind(ticket_id).bind(buyer).fetch_optional(tx).await?;
     Ok(row.map(|(_, _, price, now)| (price, now)))
 }

@@ -38,16 +38,21 @@ common::statements! {
     /// Keeps the newest state of each ticket. `distinct on` leaves one state per ticket, because a
     /// statement may not change a row twice. Sorting by id makes two batches with the same tickets
     /// wait for one another instead of deadlocking.
-    UPSERT = format!(
+    UPSERT = {
+        // Without the id: a statement that sets a key takes the lock that an order's foreign key waits for.
+        let names = columns::names::<Written>();
+        let excluded = columns::of::<Written>("excluded");
+        format!(
         "insert into tickets ({names})
          select distinct on (id) * from {told} order by id, version desc
          on conflict (id) do update
-         set ({names}, processed_at) = row({excluded}, excluded.processed_at)
+         set ({changed}, processed_at) = row({excluded}, excluded.processed_at)
          where tickets.version < excluded.version",
-        names = columns::names::<Written>(),
-        told = columns::unnest::<Written>(1, "told"),
-        excluded = columns::of::<Written>("excluded"),
-    );
+            changed = names.trim_start_matches("id, "),
+            told = columns::unnest::<Written>(1, "told"),
+            excluded = excluded.trim_start_matches("excluded.id, "),
+        )
+    };
     /// A page of tickets.
     PAGE = select("where id < $1 order by id desc limit $2");
     /// One ticket.

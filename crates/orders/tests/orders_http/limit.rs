@@ -3,7 +3,10 @@
 use axum::http::StatusCode;
 use common::events::order::Order;
 use futures::future::join_all;
-use orders::{order, store::reservations};
+use orders::{
+    order,
+    store::{self, reservations},
+};
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
@@ -156,7 +159,10 @@ async fn counting_a_buyers_reservations_reads_only_open_ones() {
             let ticket = orders.ticket("20.50").await;
             let order: Order = order::reserve(ticket, buyer, price, now, RESERVATION);
             let before = read(&mut connection).await;
+            let claimed = reservations::claim(&mut connection, &[ticket], &[Some(buyer)]).await;
+            assert_eq!(claimed.unwrap().len(), 1);
             reservations::price(&mut connection, ticket, Some(buyer)).await.unwrap();
+            store::orders::next_due(&mut connection).await.unwrap();
             let most = Some(MOST.into());
             let inserted = reservations::insert(&mut connection, &[&order], most).await.unwrap();
             assert_eq!(!inserted.is_empty(), stored, "{what}");

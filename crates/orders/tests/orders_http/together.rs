@@ -12,8 +12,8 @@ use crate::service::{Answer, Service};
 
 /// Requests at once: many more than there are transactions at a time.
 const REQUESTS: usize = 60;
-/// Well below the 5 s after which a statement that waits for a lock gives up.
-const SOON: Duration = Duration::from_secs(3);
+/// Longer than a shared transaction waits for a lock, and well below the 5 s for which one order may wait.
+const SOON: Duration = Duration::from_millis(2_500);
 
 async fn tickets(orders: &Service, number: usize) -> Vec<Uuid> {
     let mut ids = Vec::with_capacity(number);
