@@ -20,6 +20,9 @@ const LIVE: Duration = Duration::from_secs(1);
 /// The extra delay on a machine that is busy with other tests.
 const BUSY: Duration = Duration::from_secs(4);
 
+/// How long an experiment may last until all is well again, on a machine that is busy with other tests.
+const OUTCOME: Duration = Duration::from_secs(180);
+
 /// The console of a running system.
 struct Console {
     place: Place,
@@ -38,10 +41,19 @@ impl Console {
 
     /// Waits for a snapshot that satisfies a condition. Returns it, and how long that took.
     async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> (Value, Duration) {
+        self.until_within(PATIENCE, what, holds).await
+    }
+
+    async fn until_within(
+        &self,
+        patience: Duration,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> (Value, Duration) {
         let begun = Instant::now();
         let mut found = Value::Null;
         while !holds(&found) {
-            assert!(begun.elapsed() < PATIENCE, "timed out waiting until {what}: {found:#}");
+            assert!(begun.elapsed() < patience, "timed out waiting until {what}: {found:#}");
             tokio::time::sleep(Duration::from_millis(25)).await;
             found = self.snapshot().await;
         }
@@ -252,7 +264,7 @@ async fn a_process_that_is_cut_off_comes_back_and_nothing_is_lost_and_the_page_t
             let outcome = snapshot["experiments"][0]["outcome"].as_str();
             outcome.is_some_and(|outcome| !outcome.is_empty())
         };
-        let (snapshot, _) = console.until("it is over", over).await;
+        let (snapshot, _) = console.until_within(OUTCOME, "it is over", over).await;
         let experiment = &snapshot["experiments"][0];
         let seen: Vec<_> = experiment["seen"].as_array().unwrap().iter().collect();
         let at = |text: &str| {
