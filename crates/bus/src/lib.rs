@@ -87,7 +87,7 @@ pub use measured::describe_metrics;
 pub use migrate::migrate;
 pub use options::{Options, OptionsError, servers};
 pub use outbox::OutboxEvent;
-pub use pool::Pool;
+pub use pool::{Pool, set_nodelay};
 pub use reach::Reach;
 pub use relay::{Relay, Wake};
 pub use shown::{shown, shown_json, without_passwords};

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use crate::pool::Pool;
+use crate::pool::{Pool, set_nodelay};
 
 /// How long one statement, or connecting, may take. The server has the same limit; this one is for a server
 /// that has vanished.
@@ -47,7 +47,9 @@ impl Session {
     pub(crate) async fn open(pool: &Pool) -> Result<Self, sqlx::Error> {
         let options: Arc<PgConnectOptions> = pool.connect_options();
         let options = PgConnectOptions::clone(&options).options(SETTINGS);
-        Ok(Self { connection: bounded(options.connect()).await? })
+        let connection = bounded(options.connect()).await?;
+        set_nodelay();
+        Ok(Self { connection })
     }
 
     /// Takes the right to relay a stream. `false` if another session has it.

@@ -5,6 +5,7 @@
 //! size until the kernel gives up on it a quarter of an hour later. After a failover, that is every connection.
 
 mod lent;
+mod nodelay;
 
 use std::{
     fmt, io,
@@ -22,6 +23,7 @@ use tracing::{Span, debug};
 use crate::{backoff::Backoff, error::database_is_away, outage::Told, spans, trace::TraceContext};
 use lent::{Generation, Lent, PING_TIMEOUT};
 pub(crate) use lent::{is_alive, lock};
+pub use nodelay::set_nodelay;
 
 /// How long to wait for a connection to be returned, checked, or opened.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -224,7 +226,10 @@ impl Pool {
         let mut backoff = CONNECT_RETRY;
         loop {
             match self.shared.options.connect().await {
-                Ok(new) => return Ok(Lent::new(new, Instant::now(), permit, generation)),
+                Ok(new) => {
+                    set_nodelay();
+                    return Ok(Lent::new(new, Instant::now(), permit, generation));
+                }
                 // For example, while Postgres restarts. The caller's timeout ends this.
                 Err(error) if database_is_away(&error) => debug!(%error, "cannot connect"),
                 Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
 use bus::Shutdown;
-use bus::{BusError, Pool, database_is_away, database_is_gone};
+use bus::{BusError, Pool, database_is_away, database_is_gone, set_nodelay};
 
 /// The pause between full batches, so that a backlog does not starve other users of the database.
 const BREATH: Duration = Duration::from_millis(10);
@@ -105,7 +105,11 @@ async fn connected<'c>(
 ) -> Result<&'c mut PgConnection, sqlx::Error> {
     let open = match connection.take() {
         Some(open) => open,
-        None => options.connect().await?,
+        None => {
+            let new = options.connect().await?;
+            set_nodelay();
+            new
+        }
     };
     Ok(connection.insert(open))
 }
