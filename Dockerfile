@@ -1,14 +1,14 @@
-# One file for all images: `docker build --target tickets .`, and so for `orders`, `notifications` and `console`.
+# One file for all images: `docker build --target tickets .`, or `orders`, `notifications`, `console`.
 # PROFILE=dev builds faster and runs slower.
 
 # A release builds from these by digest: infra/release.
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-# What is not ours, built from the manifests alone: no change of a source touches it.
+# The dependencies, built from the manifests alone, so that a change to our sources does not rebuild them.
 FROM $RUST_IMAGE AS dependencies
 ARG PROFILE=release
-# Nobody debugs in these images; without it, what is copied about is a tenth of the size.
+# No debug information: nobody debugs in these images, and the layers are a tenth of the size.
 ENV CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true CARGO_PROFILE_RELEASE_STRIP=true
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
@@ -22,7 +22,7 @@ COPY crates/ticketing/Cargo.toml crates/ticketing/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/console/Cargo.toml crates/console/
 COPY crates/testkit/Cargo.toml crates/testkit/
-# Cargo wants a source for each crate, test and benchmark that a manifest names.
+# Cargo needs a source file for each crate, test and benchmark that a manifest names.
 RUN for crate in crates/*; do \
         mkdir "$crate/src" && echo '//! Empty.' > "$crate/src/lib.rs" \
         && printf '//! Empty.\nfn main() {}\n' > "$crate/src/main.rs"; \
@@ -31,13 +31,13 @@ RUN for crate in crates/*; do \
         mkdir -p "crates/ticketing/$program" \
         && printf '//! Empty.\nfn main() {}\n' > "crates/ticketing/$program/main.rs"; \
     done
-# What every image is built of, always together: see below.
+# The packages of all images, always built together: see below.
 RUN printf -- '--package %s\n' tickets orders notifications ticketing-console > packages
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     xargs --arg-file packages cargo build --locked --profile "$PROFILE"
 
-# What both share. Sources are touched, to be newer than what was built of the empty ones; and it is
-# always the same packages, because they decide with which features the rest is built.
+# The shared crates. The sources are touched so that they are newer than what was built from the stand-ins.
+# Always the same packages, because they determine the features of the dependencies.
 FROM dependencies AS common
 COPY crates/bus crates/bus
 COPY crates/common crates/common
@@ -45,8 +45,8 @@ RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
     find crates/bus crates/common -name '*.rs' -exec touch {} + \
     && xargs --arg-file packages cargo build --locked --profile "$PROFILE"
 
-# Each service by itself, so that a change of one leaves the other as it is. A build with PROFILE=dev
-# takes up what the one before has learnt.
+# Each service separately, so that a change to one does not rebuild the others. A build with PROFILE=dev is
+# incremental.
 FROM common AS build-tickets
 COPY crates/tickets crates/tickets
 RUN --mount=type=cache,id=ticketing-registry,target=/usr/local/cargo/registry \
