@@ -1,5 +1,5 @@
-//! What came of what was broken: each experiment is followed until all is well again, and says who noticed what, and
-//! when, how much waited, and that nothing was lost or applied twice.
+//! What came of each experiment: it is followed until everything is back to normal, and shows who noticed what, and
+//! when, how much piled up, and that nothing was lost or applied twice.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -185,9 +185,9 @@ impl Before {
             seen.extend(only.map(|name| format!("{name} {words}")));
         };
         told(&mut seen, &self.holders, &now.holders, "lost the lease on its client id");
-        told(&mut seen, &now.holders, &self.holders, "holds its client id");
-        told(&mut seen, &self.streams, &now.streams, "is gone");
-        told(&mut seen, &now.streams, &self.streams, "is there again");
+        told(&mut seen, &now.holders, &self.holders, "took the lease on its client id");
+        told(&mut seen, &self.streams, &now.streams, "was deleted");
+        told(&mut seen, &now.streams, &self.streams, "exists again");
         for (group, dead) in &now.dead {
             if self.dead.get(group).is_some_and(|before| before != dead) {
                 seen.push(format!(
@@ -226,10 +226,10 @@ impl Experiment {
         if let Some(since) = self.well_since.filter(|since| snapshot.at - *since >= WELL_FOR) {
             let took = (since - self.at).as_seconds_f64();
             self.outcome =
-                format!("All was well after {took:.0} s. {}", self.account(&snapshot.sums));
+                format!("Back to normal after {took:.0} s. {}", self.account(&snapshot.sums));
         } else if snapshot.at - self.at >= LONGEST {
             self.outcome = format!(
-                "Not well after {} minutes; no longer followed. {}",
+                "Not back to normal after {} minutes; no longer followed. {}",
                 LONGEST.whole_minutes(),
                 self.account(&snapshot.sums)
             );
@@ -241,26 +241,24 @@ impl Experiment {
         let waited = self.waited.iter().filter(|(_, most)| **most > 0.0);
         let waited: Vec<_> = waited.map(|(place, most)| format!("{most:.0} {place}")).collect();
         let mut account = if waited.is_empty() {
-            "Nothing was seen waiting.".to_owned()
+            "No backlog was seen.".to_owned()
         } else {
-            format!("At most there waited {}.", waited.join(", "))
+            format!("Peak backlog: {}.", waited.join(", "))
         };
         let [redelivered, duplicates, refilled] = self.counted;
         if refilled > 0.0 {
-            account += &format!(" {refilled:.0} events were published again from Postgres.");
+            account += &format!(" Republished from Postgres: {refilled:.0}.");
         }
         if redelivered > 0.0 {
-            account += &format!(" {redelivered:.0} were delivered again.");
+            account += &format!(" Redelivered: {redelivered:.0}.");
         }
         if duplicates > 0.0 {
-            account += &format!(
-                " {duplicates:.0} that had taken effect already were recognized, and had none again."
-            );
+            account += &format!(" Duplicates recognized and skipped: {duplicates:.0}.");
         }
         let accepted = sums.accepted - self.accepted_before.min(sums.accepted);
         if accepted > 0 && sums.waiting == 0 {
             account += &format!(
-                " All {accepted} tickets that the load posted since, and that were answered 201, are in orders."
+                " All {accepted} tickets that the load posted since then and that were answered 201 are in orders."
             );
         } else if sums.waiting > 0 {
             account += &format!(" {} tickets are not in orders yet.", sums.waiting);
@@ -279,8 +277,8 @@ fn waiting(snapshot: &Snapshot) -> Vec<(String, f64)> {
         }
         for group in &flow.groups {
             let in_hand = u32::try_from(group.in_hand).map_or(f64::MAX, f64::from);
-            waiting.push((format!("for {}", group.name), whole(group.waiting)));
-            waiting.push((format!("in the hands of {}", group.name), in_hand));
+            waiting.push((format!("waiting for {}", group.name), whole(group.waiting)));
+            waiting.push((format!("in hand at {}", group.name), in_hand));
         }
     }
     waiting

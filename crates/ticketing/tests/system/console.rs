@@ -274,8 +274,8 @@ async fn a_process_that_is_cut_off_comes_back_and_nothing_is_lost_and_the_page_t
         };
         assert!(at(noticed) < 20.0 && at(back) > 19.0, "{experiment:#}");
         let outcome = experiment["outcome"].as_str().unwrap();
-        assert!(outcome.starts_with("All was well after "), "{outcome}");
-        assert!(outcome.contains("tickets that the load posted since"), "{outcome}");
+        assert!(outcome.starts_with("Back to normal after "), "{outcome}");
+        assert!(outcome.contains("tickets that the load posted since then"), "{outcome}");
         let sums = &snapshot["sums"];
         assert_eq!((&sums["waiting"], &sums["applied"]), (&json!(0), &sums["accepted"]), "{sums}");
     }

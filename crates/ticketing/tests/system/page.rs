@@ -120,7 +120,7 @@ impl Page {
         self.until("#break output", "cut orders-2 off from NATS for 20 s").await;
         self.until("#summary", "orders-2 is disconnected from NATS").await;
         self.until("#experiments li:first-child", "orders-2 reached NATS again").await;
-        self.until("#experiments li:first-child", "All was well after").await;
+        self.until("#experiments li:first-child", "Back to normal after").await;
         self.until("#summary", "Everything is ready.").await;
         self.picture("experiments", "#outcomes").await;
     }
