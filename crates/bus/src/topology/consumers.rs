@@ -11,7 +11,7 @@
 use async_nats::jetstream::{
     self, ErrorCode,
     consumer::{Config, DeliverPolicy, Info},
-    context::{RequestError, RequestErrorKind},
+    context::RequestErrorKind,
     response::Response,
 };
 use serde_json::json;
@@ -97,35 +97,37 @@ impl Group {
             why: why.to_owned(),
         };
         match self.ask_of(bus).await? {
-            Ok(Response::Ok(_)) => Ok(()),
+            Some(Response::Ok(_)) => Ok(()),
             // The consumer or its stream does not exist.
-            Ok(Response::Err { error }) if error.code() == 404 => {
+            Some(Response::Err { error }) if error.code() == 404 => {
                 Err(missing("its provisioner has to create it"))
             }
-            Ok(Response::Err { error }) => Err(away(error)),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(missing("no responders for that stream; is it exported to this account?"))
-            }
+            Some(Response::Err { error }) => Err(away(error)),
+            None => Err(missing("no responders for that stream; is it exported to this account?")),
+        }
+    }
+
+    /// `None` if nobody answers for that stream.
+    async fn ask_of(&self, bus: &Bus) -> Result<Option<Response<Info>>, TopologyError> {
+        let subject = format!("CONSUMER.INFO.{}.{}", self.stream.name, self.name);
+        let jetstream = bus.jetstream_of(self.stream.name);
+        match bounded(async { jetstream.request(subject, &json!({})).await }).await? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
             Err(error) => Err(away(error)),
         }
     }
 
-    async fn ask_of(
-        &self,
-        bus: &Bus,
-    ) -> Result<Result<Response<Info>, RequestError>, TopologyError> {
-        let subject = format!("CONSUMER.INFO.{}.{}", self.stream.name, self.name);
-        let jetstream = bus.jetstream_of(self.stream.name);
-        bounded(async { jetstream.request(subject, &json!({})).await }).await
-    }
-
     async fn find(&self, bus: &Bus) -> Result<Option<Info>, TopologyError> {
-        match self.ask_of(bus).await?.map_err(away)? {
-            Response::Ok(info) => Ok(Some(info)),
-            Response::Err { error } if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+        match self.ask_of(bus).await? {
+            Some(Response::Ok(info)) => Ok(Some(info)),
+            Some(Response::Err { error })
+                if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND =>
+            {
                 Ok(None)
             }
-            Response::Err { error } => Err(away(error)),
+            Some(Response::Err { error }) => Err(away(error)),
+            None => Err(away(RequestErrorKind::NoResponders)),
         }
     }
 

@@ -86,7 +86,7 @@ pub struct Directory {
 
 /// The part of `stack.json` that is needed here.
 #[derive(Debug, Default, Deserialize)]
-struct Stack {
+struct RunningSystem {
     services: BTreeMap<String, String>,
     /// Where probes and metrics are, and the operations API.
     #[serde(default)]
@@ -110,28 +110,28 @@ struct Target {
 impl Directory {
     /// The addresses of processes' APIs by client id, as `cargo run` has written them down.
     pub async fn on_this_machine(&self) -> BTreeMap<String, String> {
-        self.stack().await.services
+        self.running_system().await.services
     }
 
     /// Where the console of that system is, once it is up.
     pub async fn console(&self) -> Option<Url> {
-        self.stack().await.console_url?.parse().ok()
+        self.running_system().await.console_url?.parse().ok()
     }
 
     /// Whether the links of that system can be cut.
     pub async fn is_cuttable(&self) -> bool {
-        self.stack().await.cuttable
+        self.running_system().await.cuttable
     }
 
-    async fn stack(&self) -> Stack {
-        let Some(folder) = &self.data_folder else { return Stack::default() };
+    async fn running_system(&self) -> RunningSystem {
+        let Some(folder) = &self.data_folder else { return RunningSystem::default() };
         let read = tokio::fs::read(folder.join("stack.json")).await;
         read.ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
     async fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<Target> = Vec::new();
-        for (client_id, url) in self.stack().await.operations {
+        for (client_id, url) in self.running_system().await.operations {
             let Ok(url) = url.parse() else { continue };
             let service = client_id.trim_end_matches(|c: char| c.is_ascii_digit());
             let service = service.trim_end_matches('-').to_owned();

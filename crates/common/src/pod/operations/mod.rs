@@ -88,7 +88,7 @@ fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Ro
         .route("/operations/dead-letters/discard", post(dead_letters::discard))
         .layer(from_fn_with_state(token, token_required));
     let reading = Router::new()
-        .route("/operations", get(async move |state| about(state, may_act)))
+        .route("/operations", get(async move |state| description(state, may_act)))
         .route("/operations/events", get(events::published))
         .route("/operations/events/newest", get(events::newest))
         .route("/operations/events/received", post(events::received))
@@ -103,7 +103,7 @@ fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Ro
 }
 
 /// What there is to ask.
-fn about(State(operations): State<Operations>, may_act: bool) -> Json<Value> {
+fn description(State(operations): State<Operations>, may_act: bool) -> Json<Value> {
     let streams: Vec<_> = operations.streams.iter().map(|stream| stream.name).collect();
     Json(json!({
         "service": operations.service,
