@@ -31,7 +31,7 @@ impl<L: Listener> Batch<L> {
     /// Acknowledges events whose effects are committed.
     pub(crate) async fn acknowledge(&mut self, slots: &[usize]) {
         let replies: Vec<Subject> =
-            slots.iter().map(|at| self.slots[*at].message.reply.clone()).collect();
+            slots.iter().map(|at| self.slots[*at].message.in_hand.reply.clone()).collect();
         let confirmed = if self.context.bus.is_on(self.epoch) {
             in_flight::acknowledge(&self.context.bus.client, &replies).await
         } else {
@@ -180,7 +180,7 @@ impl<L: Listener> Batch<L> {
         metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
         slot.message.answering();
         if self.context.bus.is_on(self.epoch) {
-            in_flight::nak(&self.context.bus.client, &slot.message.reply, delay).await;
+            in_flight::nak(&self.context.bus.client, &slot.message.in_hand.reply, delay).await;
         }
     }
 }

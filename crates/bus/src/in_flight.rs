@@ -20,7 +20,6 @@ use crate::{connection::REQUEST_TIMEOUT, text::storable};
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) subject: Subject,
-    pub(crate) reply: Subject,
     pub(crate) payload: Bytes,
     headers: Option<HeaderMap>,
     pub(crate) stream: String,
@@ -29,7 +28,8 @@ pub(crate) struct InFlight {
     pub(crate) delivery: i64,
     /// How many more events the group had waiting when the server sent it.
     pub(crate) pending: u64,
-    in_hand: InHand,
+    /// What is needed to report progress on it and to answer it.
+    pub(crate) in_hand: InHand,
 }
 
 /// What is needed to report progress on a message. It outlives the message's own work.
@@ -59,12 +59,7 @@ impl InFlight {
         let Message { subject, reply, payload, headers, .. } = message.message;
         Some(Self {
             subject,
-            in_hand: InHand {
-                reply: reply.clone()?,
-                since: Instant::now(),
-                answered: Arc::default(),
-            },
-            reply: reply?,
+            in_hand: InHand { reply: reply?, since: Instant::now(), answered: Arc::default() },
             payload,
             headers,
             stream,
@@ -72,11 +67,6 @@ impl InFlight {
             delivery,
             pending,
         })
-    }
-
-    /// What is needed to report progress on it.
-    pub(crate) fn in_hand(&self) -> &InHand {
-        &self.in_hand
     }
 
     /// Notes that it is about to be answered.

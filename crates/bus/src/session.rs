@@ -150,7 +150,7 @@ impl<L: Listener> Session<L> {
             let messages: Vec<InFlight> = self.waiting.drain(..size).collect();
             self.batch += 1;
             let number = self.batch;
-            let held = messages.iter().map(|held| (number, held.in_hand().clone()));
+            let held = messages.iter().map(|held| (number, held.in_hand.clone()));
             self.in_work.extend(held);
             let settled = settle(self.context.clone(), messages, self.epoch);
             self.working.push(settled.map(move |outcome| (number, outcome)).boxed());
@@ -188,7 +188,7 @@ impl<L: Listener> Session<L> {
             }
             // There is no time to wait for it. `run` ends once nothing waits.
             Mode::Stopping | Mode::Leaving => {
-                let left = self.waiting.drain(..).map(|held| (batch, held.in_hand().clone()));
+                let left = self.waiting.drain(..).map(|held| (batch, held.in_hand.clone()));
                 self.in_work.extend(left);
             }
         }
@@ -249,7 +249,7 @@ impl<L: Listener> Session<L> {
     /// bounds it, so this cannot hold events forever.
     async fn report_progress(&mut self) {
         let in_work = self.in_work.iter().map(|(_, held)| held);
-        let in_hand = in_work.chain(self.waiting.iter().map(InFlight::in_hand));
+        let in_hand = in_work.chain(self.waiting.iter().map(|held| &held.in_hand));
         // Most events are acknowledged long before; reporting those too would cost a message each.
         let progress = self.progress();
         let lasting =
@@ -269,7 +269,7 @@ impl<L: Listener> Session<L> {
 
     /// Returns the events that are not being processed.
     async fn return_waiting(&mut self) {
-        let waiting = self.waiting.drain(..).map(|held| held.reply).collect();
+        let waiting = self.waiting.drain(..).map(|held| held.in_hand.reply).collect();
         self.return_events(waiting).await;
     }
 

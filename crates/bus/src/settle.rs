@@ -58,7 +58,7 @@ pub(crate) async fn settle<L: Listener>(
                 // The bus's own tables are at fault, not an event.
                 error!(queue.group = group, %error, "a database error, returning events");
             }
-            let open = batch.slots.into_iter().filter(|slot| !slot.message.in_hand().is_answered());
+            let open = batch.slots.into_iter().filter(|slot| !slot.message.in_hand.is_answered());
             Outcome::Away(open.map(|slot| slot.message).collect())
         }
     }

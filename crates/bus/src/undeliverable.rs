@@ -107,7 +107,7 @@ impl<L: Listener> Batch<L> {
                 let slot = &self.slots[event.at];
                 slot.message.answering();
                 spans::failed(slot.process(), &event.reason);
-                told.push((slot.message.reply.clone(), event.reason.as_str()));
+                told.push((slot.message.in_hand.reply.clone(), event.reason.as_str()));
             }
         }
         metrics::counter!("bus_dead_lettered_total", "group" => L::QUEUE_GROUP)

@@ -136,19 +136,24 @@ async fn run<W: SharedWork>(
         if receiver.lock().await.recv_many(&mut batch, W::BATCH).await == 0 {
             return Ok(());
         }
-        // Nobody would learn what they made.
+        // Their clients have gone.
         batch.retain(|waiting| !waiting.answer.is_closed());
         if batch.is_empty() {
             continue;
         }
         // The pool bounds this, so that a dead connection does not block the batches that follow.
-        let committed = commit(&*work, &pool, &batch).await;
-        wake.wake();
-        let mut made = match committed {
-            Ok(made) => made.into_iter(),
-            // Rolled back. Whoever waits for a lock waits alone.
+        let mut made = match commit(&*work, &pool, &batch).await {
+            Ok(made) => {
+                if made.iter().any(Option::is_some) {
+                    wake.wake();
+                }
+                made.into_iter()
+            }
+            // Rolled back. Each request gets a transaction of its own.
             Err(BusError::Database(error)) if database_is_busy(&error) => vec![].into_iter(),
             Err(error) => {
+                // It may have been committed all the same.
+                wake.wake();
                 let error = Arc::new(anyhow::Error::from(error));
                 for waiting in batch {
                     let _ = waiting.answer.send(Err(error.clone()));

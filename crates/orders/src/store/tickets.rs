@@ -40,17 +40,20 @@ common::statements! {
     /// wait for one another instead of deadlocking.
     UPSERT = {
         // Without the id: a statement that sets a key takes the lock that an order's foreign key waits for.
-        let names = columns::names::<Written>();
-        let excluded = columns::of::<Written>("excluded");
+        let changed: Vec<_> = Written::NAMES.iter().filter(|name| **name != "id").collect();
+        let list = |table: &str| {
+            changed.iter().map(|name| format!("{table}{name}")).collect::<Vec<_>>().join(", ")
+        };
         format!(
         "insert into tickets ({names})
          select distinct on (id) * from {told} order by id, version desc
          on conflict (id) do update
          set ({changed}, processed_at) = row({excluded}, excluded.processed_at)
          where tickets.version < excluded.version",
-            changed = names.trim_start_matches("id, "),
+            names = columns::names::<Written>(),
+            changed = list(""),
             told = columns::unnest::<Written>(1, "told"),
-            excluded = excluded.trim_start_matches("excluded.id, "),
+            excluded = list("excluded."),
         )
     };
     /// A page of tickets.

@@ -18,10 +18,10 @@ use super::servers::{NATS, POSTGRES};
 
 /// How many connections one link carries. A process opens a few dozen; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;
-/// How long to wait after a connection that could not be taken, as when there are too many open files.
+/// The pause after a failed accept, for example when too many files are open.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(200);
 
-/// A process cannot be reached, and cannot reach, this server for so long.
+/// Cuts a process off from a server for a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cut {
     /// The process's client id.
@@ -59,8 +59,8 @@ impl Links {
         Ok(url.into())
     }
 
-    /// Cuts a link until its time is over. Returns the end of it; `None` if there is no such link, or it is cut
-    /// already.
+    /// Cuts a link for a time. Returns a future that ends the cut; `None` if there is no such link, or it is
+    /// already cut.
     pub(super) fn cut(&self, wanted: &Cut) -> Option<impl Future<Output = ()> + use<>> {
         let server = [NATS, POSTGRES].into_iter().find(|server| *server == wanted.server)?;
         let cut = self.cut.get(&(wanted.process.clone(), server))?;
@@ -74,7 +74,7 @@ impl Links {
         })
     }
 
-    /// Ends every cut: what is to stop must be able to.
+    /// Ends every cut, so that the processes can stop.
     pub(super) fn mend_all(&self) {
         for cut in self.cut.values() {
             cut.send_replace(false);
