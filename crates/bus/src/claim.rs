@@ -11,21 +11,24 @@ use uuid::Uuid;
 use crate::client_id::ClientId;
 
 /// An event as the inbox knows it: its id, and a digest that tells it from others with that id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub struct Claim {
     /// The event's id.
     pub id: Uuid,
     /// The first 16 bytes of the SHA-256 of the event's bytes.
     pub digest: [u8; 16],
+    /// When NATS delivered it to this member, by this member's clock. `None` for a redriven dead letter, which
+    /// comes from the database.
+    pub delivered_at: Option<OffsetDateTime>,
 }
 
 impl Claim {
-    /// The claim of an event with these bytes.
+    /// The claim of an event with these bytes, not delivered by NATS.
     #[must_use]
     pub fn new(id: Uuid, bytes: &[u8]) -> Self {
         let mut digest = [0; 16];
         digest.copy_from_slice(&Sha256::digest(bytes)[..16]);
-        Self { id, digest }
+        Self { id, digest, delivered_at: None }
     }
 }
 
@@ -56,9 +59,10 @@ pub async fn claim(
     // Ordered by id, so that two members with the same events wait for one another instead of
     // deadlocking. Of two events with one id, the first.
     let new: Vec<Uuid> = sqlx::query_scalar(
-        "insert into bus.inbox (queue_group, event_id, client_id, digest)
-         select $1, event_id, $2, digest
-         from unnest($3::uuid[], $4::bytea[]) with ordinality as claimed (event_id, digest, place)
+        "insert into bus.inbox (queue_group, event_id, client_id, digest, seen_at)
+         select $1, event_id, $2, digest, seen_at
+         from unnest($3::uuid[], $4::bytea[], $5::timestamptz[])
+              with ordinality as claimed (event_id, digest, seen_at, place)
          order by event_id, place
          on conflict do nothing
          returning event_id",
@@ -67,6 +71,7 @@ pub async fn claim(
     .bind(client.as_str())
     .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
     .bind(events.iter().map(|event| &event.digest[..]).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.delivered_at).collect::<Vec<_>>())
     .fetch_all(&mut *tx)
     .await?;
     let mut new: HashMap<Uuid, Option<usize>> = new.into_iter().map(|id| (id, None)).collect();

@@ -163,7 +163,7 @@ impl<L: Listener> MemberContext<L> {
         for (at, standing) in standings.into_iter().enumerate() {
             match standing {
                 Standing::New => fresh.push(events[at]),
-                Standing::Twin(first) if claims[first] != claims[at] => {
+                Standing::Twin(first) if claims[first].digest != claims[at].digest => {
                     id_conflicts.push((at, inbox::id_conflict(None)));
                 }
                 Standing::IdConflict(reason) => id_conflicts.push((at, reason)),

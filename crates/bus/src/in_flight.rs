@@ -10,6 +10,7 @@ use std::{
 
 use async_nats::{Client, HeaderMap, Message, PublishError, RequestError, Subject, jetstream};
 use bytes::Bytes;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::debug;
 use uuid::Uuid;
@@ -28,6 +29,8 @@ pub(crate) struct InFlight {
     pub(crate) delivery: i64,
     /// How many more events the group had waiting when the server sent it.
     pub(crate) pending: u64,
+    /// When it arrived, by this member's clock. See also [`InHand::since`].
+    pub(crate) delivered_at: OffsetDateTime,
     /// What is needed to report progress on it and to answer it.
     pub(crate) in_hand: InHand,
 }
@@ -66,6 +69,7 @@ impl InFlight {
             sequence,
             delivery,
             pending,
+            delivered_at: OffsetDateTime::now_utc(),
         })
     }
 

@@ -67,7 +67,10 @@ pub(crate) async fn settle<L: Listener>(
 fn slot<L: Listener>(context: &MemberContext<L>, message: InFlight) -> Slot<L::Events> {
     let (event_id, event) =
         match decode::<L>(&message.subject, &message.payload, &context.client_id) {
-            Ok(event) => (event.claim.id, Ok(event)),
+            Ok(mut event) => {
+                event.claim.delivered_at = Some(message.delivered_at);
+                (event.claim.id, Ok(event))
+            }
             // Not the id in the message, which may be another event's.
             Err(bad) => (message.id_of_bytes(), Err(bad)),
         };

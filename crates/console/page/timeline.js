@@ -38,6 +38,7 @@ function received(group) {
     look: act.act === "discard" ? "bad" : "" }));
   const tries = (attempts) => (attempts ? `${number(attempts)} attempt${attempts === 1 ? "" : "s"} of its own` : "took effect at once, with its batch");
   if (state === "applied") {
+    if (known.deliveredAt) steps.push({ at: known.deliveredAt, what: `delivered to ${known.appliedBy}`, where, details: "" });
     steps.push({ at: known.appliedAt, what: `applied by ${known.appliedBy}`, where, details: tries(known.attempts), look: "good" });
   } else if (state === "dead" || state === "redriven") {
     steps.push({ at: known.deadAt, what: `dead letter ${known.deadLetter}, given up by ${known.deadBy}`, where, details: `${known.attempts ? tries(known.attempts) : "not tried"}: ${known.reason}`, look: "bad" });

@@ -18,6 +18,10 @@ pub struct Received {
     pub event_id: Uuid,
     /// The queue group.
     pub queue_group: String,
+    /// When NATS delivered it to the member whose effect was committed, by that member's clock. `None` if it was a
+    /// redriven dead letter.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub delivered_at: Option<OffsetDateTime>,
     /// The member whose effect was committed, if it was.
     pub applied_by: Option<String>,
     /// When that member began to apply it; the commit followed.
@@ -63,6 +67,7 @@ pub struct Act {
 struct Row {
     event_id: Uuid,
     queue_group: String,
+    delivered_at: Option<OffsetDateTime>,
     applied_by: Option<String>,
     applied_at: Option<OffsetDateTime>,
     attempts: Option<i32>,
@@ -87,13 +92,13 @@ pub async fn events(
     // The limits make every plan probe once per event; the slot prunes to one partition.
     let rows: Vec<Row> = sqlx::query_as(
         "select asked.id as event_id, groups.name as queue_group,
-                applied.client_id as applied_by, processed_at as applied_at,
+                seen_at as delivered_at, applied.client_id as applied_by, processed_at as applied_at,
                 coalesce(applied.attempts, tried.attempts, dead.attempts) as attempts,
                 last_error, last_at as last_attempt_at,
                 dead.id as dead_letter, reason, dead_at, dead.client_id as dead_by, redrive_at
          from unnest($1::text[]) as groups (name) cross join unnest($2::uuid[]) as asked (id)
          left join lateral (
-             select client_id, processed_at, attempts from bus.inbox
+             select seen_at, client_id, processed_at, attempts from bus.inbox
              where queue_group = groups.name and event_id = asked.id
                and bus.inbox_slot(event_id) = bus.inbox_slot(asked.id)
              limit 1) as applied on true
@@ -122,6 +127,7 @@ pub async fn events(
             acts: acts.collect(),
             event_id: row.event_id,
             queue_group: row.queue_group,
+            delivered_at: row.delivered_at,
             applied_by: row.applied_by,
             applied_at: row.applied_at,
             attempts: row.attempts,

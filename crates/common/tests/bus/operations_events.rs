@@ -23,6 +23,7 @@ async fn what_became_of_an_event_is_told_with_its_member_its_attempts_and_its_er
         (&Value::Null, &json!("notifications-service"))
     );
     assert!(told["appliedAt"].is_string() && told["deadLetter"].is_null());
+    assert!(told["deliveredAt"].as_str() < told["appliedAt"].as_str(), "{told:#}");
 
     let refuse = "alter table notifications add constraint fault check (text not like '%refused%')";
     sqlx::raw_sql(refuse).execute(&service.pool).await.unwrap();

@@ -81,7 +81,9 @@ async fn timelines_follow_a_ticket_and_its_order_through_both_services() {
     assert!(listener.interrupt().await.0.success());
     let by = group["known"]["appliedBy"].as_str().unwrap();
     assert!(["orders-1", "orders-2"].contains(&by), "{by}");
-    let moments = [&created["time"], &created["writtenAt"], &group["known"]["appliedAt"]];
+    let known = &group["known"];
+    let moments =
+        [&created["time"], &created["writtenAt"], &known["deliveredAt"], &known["appliedAt"]];
     assert!(moments.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()), "{moments:?}");
 
     until("the order's event is applied", async || applied(&timeline(&order).await, 1)).await;
