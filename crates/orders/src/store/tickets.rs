@@ -2,22 +2,17 @@
 
 use common::{
     columns::{self, Columns},
-    events::{
-        as_received::State,
-        money::Price,
-        ticket::{Hold, Ticket},
-    },
+    events::{as_received::State, money::Price, ticket::Ticket},
 };
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
-use sqlx::{FromRow, PgConnection, types::Json};
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 common::columns! {
-    /// The columns written for a ticket. Fields that this service computes with have a column; a
-    /// field that the tickets service adds is kept in `state` and needs no change here.
+    /// The columns written for a ticket. Fields that this service computes with have a column; all others
+    /// are in `state`, and one that the tickets service adds needs no change here.
     pub(super) struct Written {
         id: Uuid,
         version: i32,
@@ -26,11 +21,6 @@ common::columns! {
         state_version: i32,
         event_id: Uuid,
         processed_by: String,
-        title: String,
-        created_at: OffsetDateTime,
-        updated_at: OffsetDateTime,
-        seller: Option<String>,
-        hold: Option<Json<Value>>,
     }
 }
 
@@ -62,8 +52,8 @@ common::statements! {
     FIND = select("where id = $1");
 }
 
-/// Reads a [`KnownTicket`]. The previous release writes no `state`: it is then built from the
-/// columns.
+/// Reads a [`KnownTicket`]. A row from before 0.1.0 has no `state`: it is then built from the columns that were
+/// written instead.
 fn select(rest: &str) -> String {
     let time = |column| {
         format!("to_char({column} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
@@ -111,8 +101,6 @@ pub async fn upsert_if_newer(
 impl From<&Copied<'_>> for Written {
     fn from(copied: &Copied<'_>) -> Self {
         let ticket = copied.ticket;
-        // In the format that the previous release reads.
-        let hold = |hold: Hold| Json(json!({ "order_id": hold.order_id, "status": hold.status }));
         Self {
             id: ticket.id,
             version: ticket.version,
@@ -121,11 +109,6 @@ impl From<&Copied<'_>> for Written {
             state_version: ticket.version,
             event_id: copied.event_id,
             processed_by: copied.processed_by.to_owned(),
-            title: ticket.title.clone(),
-            created_at: ticket.created_at,
-            updated_at: ticket.updated_at,
-            seller: ticket.seller.clone(),
-            hold: ticket.hold.map(hold),
         }
     }
 }

@@ -94,7 +94,7 @@ async fn a_replica_stopped_under_load_exits_0_and_no_event_waits_for_the_ack_wai
     system.group_is_quiet().await;
 
     let slowest: f64 = sqlx::query_scalar(
-        "select max(extract(epoch from processed_at - created_at))::float8 from tickets",
+        "select max(extract(epoch from processed_at - (state->>'createdAt')::timestamptz))::float8 from tickets",
     )
     .fetch_one(&system.orders_db)
     .await

@@ -35,7 +35,7 @@ async fn publish(system: &System, (subject, envelope): (&'static str, String)) {
 }
 
 async fn versions(system: &System, tickets: &[Uuid]) -> Vec<(i32, String)> {
-    sqlx::query_as("select version, title from tickets where id = any($1)")
+    sqlx::query_as("select version, state->>'title' from tickets where id = any($1)")
         .bind(tickets)
         .fetch_all(&system.orders_db)
         .await
