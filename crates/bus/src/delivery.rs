@@ -2,7 +2,7 @@
 //! them. Two batches are processed at once while the next one arrives.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -48,6 +48,7 @@ impl<L: Listener> Delivery<L> {
                 client_id,
                 interrupted_attempts: Mutex::default(),
                 uncounting: tokio::sync::Mutex::default(),
+                expects_repeats: AtomicBool::default(),
             }),
             joined: watch::Sender::new(Readiness::Waiting("not in the group yet".to_owned())),
             shutdown,

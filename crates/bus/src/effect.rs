@@ -2,14 +2,17 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures::FutureExt;
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{Instrument, Span, debug, info, warn};
+use tracing::{Instrument, Span, debug};
 use uuid::Uuid;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     client_id::ClientId,
     connection::Bus,
     dead_letters,
-    decode::{Decoded, decode},
+    decode::Decoded,
     inbox::{self, Claim, Standing},
     listener::{Failure, HANDLER_TIMEOUT, Listener},
     pool::{self, Pool},
@@ -49,19 +52,33 @@ pub(crate) struct MemberContext<L> {
     pub(crate) interrupted_attempts: Mutex<Vec<Uuid>>,
     /// Held while they are uncounted.
     pub(crate) uncounting: tokio::sync::Mutex<()>,
+    /// Whether the last batch whose events were checked one by one had repeated ones, as during a refill.
+    pub(crate) expects_repeats: AtomicBool,
 }
 
 /// An event that has another event's id: its place among those to take effect, and the reason.
 pub(crate) type IdConflict = (usize, String);
 
-/// What came of looking for a redriven dead letter.
-pub(crate) enum Redrive {
-    /// There was none.
-    None,
-    /// It was tried, with whatever result.
-    Tried,
-    /// An outage of the database or a lock interrupted it. The operator's redrive still stands.
-    Interrupted(i64),
+/// The new events of a transaction, and those that have another event's id.
+type Claimed<'a, E> = (Vec<&'a Decoded<E>>, Vec<IdConflict>);
+
+/// Why a transaction of effects was rolled back.
+enum RolledBack {
+    /// Its events were claimed as new, all at once, and not all are.
+    NotAllNew,
+    Failure(Failure),
+}
+
+impl From<Failure> for RolledBack {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<sqlx::Error> for RolledBack {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failure(error.into())
+    }
 }
 
 impl<L: Listener> MemberContext<L> {
@@ -118,12 +135,37 @@ impl<L: Listener> MemberContext<L> {
         counted: bool,
         redriven: Option<i64>,
     ) -> Result<Vec<IdConflict>, Failure> {
-        let group = L::QUEUE_GROUP;
         let begun = Instant::now();
         let spans = self.transaction_spans(events);
+        let all_new = !counted && !self.expects_repeats.load(Ordering::Relaxed);
+        let mut committed = self.commit(events, counted, redriven, all_new).await;
+        if matches!(committed, Err(RolledBack::NotAllNew)) {
+            committed = self.commit(events, counted, redriven, false).await;
+        }
+        let (fresh, id_conflicts) = committed.map_err(|rolled_back| {
+            let failure = match rolled_back {
+                RolledBack::Failure(failure) => failure,
+                RolledBack::NotAllNew => Failure::Retry("a repeated event".into()),
+            };
+            spans::failed(&spans, &failure);
+            failure
+        })?;
+        drop(spans);
+        self.after_commit(begun, &fresh);
+        Ok(id_conflicts)
+    }
+
+    async fn commit<'a>(
+        &self,
+        events: &[&'a Decoded<L::Events>],
+        counted: bool,
+        redriven: Option<i64>,
+        all_new: bool,
+    ) -> Result<Claimed<'a, L::Events>, RolledBack> {
+        let group = L::QUEUE_GROUP;
         let ids: Vec<Uuid> = events.iter().map(|event| event.claim.id).collect();
         let effect = async |tx: &mut PgConnection| {
-            let (fresh, id_conflicts) = self.claim_and_call(tx, events).await?;
+            let (fresh, id_conflicts) = self.claim_and_call(tx, events, all_new).await?;
             if counted {
                 let attempts = attempts::forget(tx, group, &ids).await?;
                 inbox::note_attempts(tx, group, &attempts).await?;
@@ -134,14 +176,9 @@ impl<L: Listener> MemberContext<L> {
                 let attempts = dead_letters::resolve(tx, id).await?;
                 inbox::note_attempts(tx, group, &attempts).await?;
             }
-            Ok::<_, Failure>((fresh, id_conflicts))
+            Ok::<_, RolledBack>((fresh, id_conflicts))
         };
-        let committed = self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await;
-        let (fresh, id_conflicts) =
-            committed.inspect_err(|failure| spans::failed(&spans, failure))?;
-        drop(spans);
-        self.after_commit(begun, &fresh);
-        Ok(id_conflicts)
+        self.pool.transaction_within(EFFECT_TIMEOUT, BEGIN, effect).await
     }
 
     /// Begins the span of a transaction in the trace of each event.
@@ -151,13 +188,21 @@ impl<L: Listener> MemberContext<L> {
     }
 
     /// Writes the effects of the new events in this transaction. Returns these, and those that have another
-    /// event's id.
+    /// event's id. `all_new`: none of the events is expected to have taken effect before.
     async fn claim_and_call<'a>(
         &self,
         tx: &mut PgConnection,
         events: &[&'a Decoded<L::Events>],
-    ) -> Result<(Vec<&'a Decoded<L::Events>>, Vec<IdConflict>), Failure> {
+        all_new: bool,
+    ) -> Result<Claimed<'a, L::Events>, RolledBack> {
         let claims: Vec<Claim> = events.iter().map(|event| event.claim).collect();
+        if all_new {
+            if !inbox::claim_all_new(tx, L::QUEUE_GROUP, &self.client_id, &claims).await? {
+                return Err(RolledBack::NotAllNew);
+            }
+            self.call(tx, events).await?;
+            return Ok((events.to_vec(), Vec::new()));
+        }
         let standings = inbox::claim(tx, L::QUEUE_GROUP, &self.client_id, &claims).await?;
         let (mut fresh, mut id_conflicts) = (Vec::new(), Vec::new());
         for (at, standing) in standings.into_iter().enumerate() {
@@ -173,6 +218,7 @@ impl<L: Listener> MemberContext<L> {
         if !fresh.is_empty() {
             self.call(tx, &fresh).await?;
         }
+        self.expects_repeats.store(fresh.len() < events.len(), Ordering::Relaxed);
         let repeats = (events.len() - fresh.len() - id_conflicts.len()) as u64;
         metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP).increment(repeats);
         Ok((fresh, id_conflicts))
@@ -231,40 +277,5 @@ impl<L: Listener> MemberContext<L> {
                 }
             }
         }
-    }
-
-    /// Retries one redriven dead letter of the group.
-    pub(crate) async fn redrive(&self) -> Result<Redrive, sqlx::Error> {
-        let take = async |connection: &mut PgConnection| {
-            dead_letters::take_redriven(connection, L::QUEUE_GROUP).await
-        };
-        let letter = self.pool.run(take).await?;
-        let Some(letter) = letter else { return Ok(Redrive::None) };
-        let decoded = decode::<L>(&letter.subject, &letter.payload, &self.client_id);
-        let outcome = match decoded {
-            Ok(event) => match self.take_effect(&[&event], true, Some(letter.id)).await {
-                Ok(mut id_conflicts) => {
-                    id_conflicts.pop().map_or(Ok(()), |(_, why)| Err(Failure::Reject(why)))
-                }
-                Err(failure) => Err(failure),
-            },
-            Err(bad) => Err(Failure::Reject(bad.reason)),
-        };
-        match outcome {
-            Ok(()) => {
-                info!(event.id = %letter.event_id, dead_letter = letter.id, client.id = %self.client_id, "a redriven dead letter took effect");
-            }
-            Err(Failure::Away(_) | Failure::Busy(_)) => return Ok(Redrive::Interrupted(letter.id)),
-            Err(failure) => {
-                let reason = failure.to_string();
-                warn!(event.id = %letter.event_id, dead_letter = letter.id, reason, "a redriven dead letter failed again");
-                let note = async |connection: &mut PgConnection| {
-                    dead_letters::failed_again(connection, letter.id, &reason, &self.client_id)
-                        .await
-                };
-                self.pool.run(note).await?;
-            }
-        }
-        Ok(Redrive::Tried)
     }
 }

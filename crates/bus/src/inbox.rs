@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use uuid::{Uuid, Variant};
 
 pub(crate) use crate::claim::id_conflict;
-pub use crate::claim::{Claim, Standing, claim, known};
+pub use crate::claim::{Claim, Standing, claim, claim_all_new, known};
 use crate::error::is_locked;
 
 /// How long an id is remembered at least: from the time that it holds or, if it holds none, from when its

@@ -55,6 +55,7 @@ mod pool;
 pub mod provision;
 mod pull;
 mod reach;
+mod redrive;
 mod relay;
 pub mod rfc3339;
 mod server_version;

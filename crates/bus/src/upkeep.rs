@@ -9,10 +9,11 @@ use tracing::{debug, error};
 
 use crate::{
     dead_letters::{self, Which},
-    effect::{MemberContext, Redrive},
+    effect::MemberContext,
     error::database_is_away,
     inbox, lease,
     listener::Listener,
+    redrive::Redrive,
     shutdown::Shutdown,
 };
 

@@ -108,3 +108,22 @@ async fn an_event_is_new_exactly_once_whatever_its_id() {
     let claimed = inbox::claim(&mut connection, "another", &client, &once).await.unwrap();
     assert_eq!(claimed, vec![Standing::New; 104]);
 }
+
+#[tokio::test]
+async fn events_claimed_as_new_are_all_new_or_none_is_claimed() {
+    let world = World::start().await;
+    let client: ClientId = "a".parse().unwrap();
+    let ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).chain([Uuid::new_v4()]).collect();
+    let claim = async |ids: &[Uuid]| {
+        let mut tx = world.pool.begin().await.unwrap();
+        let all = inbox::claim_all_new(&mut tx, GROUP, &client, &claims(ids)).await.unwrap();
+        if all {
+            tx.commit().await.unwrap();
+        }
+        all
+    };
+    assert!(claim(&ids[..2]).await);
+    assert!(!claim(&ids[1..]).await, "one is known");
+    assert!(!claim(&[ids[2], ids[3], ids[2]]).await, "one is there twice");
+    assert!(claim(&ids[2..]).await, "the attempts before claimed none of these");
+}
