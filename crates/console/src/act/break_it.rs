@@ -1,4 +1,4 @@
-//! Breaks a part of a system that `cargo run` has brought up on this machine, to see that nothing is lost.
+//! Breaks a part of a system that `cargo run` started on this machine, to see that nothing is lost.
 
 use std::{path::Path, time::Duration};
 
@@ -23,31 +23,31 @@ use super::{
 };
 use crate::Console;
 
-/// What to do to it.
+/// How to break it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum How {
     /// SIGKILL. `cargo run` starts it again.
     Kill,
-    /// SIGSTOP: it is there, and does nothing.
+    /// SIGSTOP: the process exists but does nothing.
     Freeze,
     /// SIGCONT.
     Thaw,
-    /// Nothing passes between it and a server for a while.
+    /// No bytes pass between the process and a server for a while.
     Cut,
-    /// An event that nobody can read, in this stream.
+    /// Publishes an event that cannot be decoded.
     Poison,
-    /// The stream is deleted, with all that it holds.
+    /// Deletes the stream and everything in it.
     Wipe,
 }
 
-/// What is to be broken.
+/// What to break, and how.
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     how: How,
     /// A process (`orders-2`, `nats`, `postgres`), or a stream (`TICKETS`).
     pub(super) what: String,
-    /// From what a process is cut off, and for how long.
+    /// The server to cut the process off from, and for how long.
     pub(super) from: Option<Server>,
     pub(super) seconds: Option<u64>,
 }
@@ -72,7 +72,7 @@ pub(super) async fn break_it(
     match done {
         Ok((said, lasts)) => {
             warn!(?how, what, "broken on purpose");
-            // What is thawed is the end of what was frozen.
+            // A thaw ends the experiment that began with a freeze.
             if how != How::Thaw {
                 console.experiments.begin(said.clone(), lasts);
             }
@@ -82,10 +82,10 @@ pub(super) async fn break_it(
     }
 }
 
-/// What was done, and how long it lasts by itself.
+/// What was done, and how long it lasts.
 type Done = anyhow::Result<(String, Duration)>;
 
-/// Signals a process of the system by the file that has its id.
+/// Sends a signal to a process of the system, found by its pid file.
 async fn signal(folder: &Path, part: &str, signal: Signal) -> Done {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(!part.is_empty() && part.chars().all(fits), "there is no such process");
@@ -112,7 +112,7 @@ async fn subjects(console: &Console, stream: &str) -> anyhow::Result<Vec<String>
 
 async fn poison(console: &Console, stream: &str) -> Done {
     let subject = subjects(console, stream).await?.into_iter().next();
-    let subject = subject.context("the stream stores no subject")?;
+    let subject = subject.context("the stream has no subjects")?;
     let message = PublishMessage::build().payload("no event".into());
     let sequence = send(console, subject, message).await?;
     let did = format!(

@@ -1,5 +1,5 @@
 //! Cuts a process of a service off from NATS or Postgres for some seconds, in a system that `cargo run -- --cuttable`
-//! has brought up: it reads the wish in this process's log, and its links fall silent.
+//! started: it reads the request from this process's log, and its links stop passing bytes on.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub(super) enum Server {
 }
 
 impl Server {
-    /// As `cargo run` calls it, and as people do.
+    /// Its name in a request to `cargo run`, and the name to show.
     const fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Nats => ("nats", "NATS"),
@@ -32,7 +32,7 @@ impl Server {
     }
 }
 
-/// Asks for a cut. Returns what it is, and how long it lasts.
+/// Requests a cut. Returns a description of it, and how long it lasts.
 pub(super) async fn cut(console: &Console, wanted: &Wanted) -> anyhow::Result<(String, Duration)> {
     ensure!(
         console.cuttable,
@@ -41,7 +41,7 @@ pub(super) async fn cut(console: &Console, wanted: &Wanted) -> anyhow::Result<(S
     let Wanted { what, from, seconds, .. } = wanted;
     let seconds = seconds.unwrap_or(DEFAULT_SECONDS);
     ensure!((1..=MAX_SECONDS).contains(&seconds), "a cut lasts 1 to {MAX_SECONDS} seconds");
-    let from = from.context("from what is it to be cut off, nats or postgres?")?;
+    let from = from.context("`from` is missing: nats or postgres")?;
     let known = console.services.directory.on_this_machine().await;
     ensure!(known.contains_key(what), "only a process of a service can be cut off");
     let (server, name) = from.names();

@@ -1,5 +1,5 @@
-//! What came of each experiment: it is followed until everything is back to normal, and shows who noticed what, and
-//! when, how much piled up, and that nothing was lost or applied twice.
+//! The outcome of each experiment, followed until everything is back to normal: who noticed what and when, how much
+//! piled up and was repeated, and whether every ticket of the load arrived.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,12 +16,12 @@ use crate::{
     sources::replicas::State,
 };
 
-/// How many experiments are shown, and how many sights of each. Both are part of every snapshot.
+/// How many experiments are kept, and how many observations of each. Every snapshot contains all of them.
 const KEPT: usize = 5;
 const MAX_SEEN: usize = 30;
-/// How long the system must have been well for an experiment to be over.
+/// How long the system must stay healthy before an experiment ends.
 const WELL_FOR: time::Duration = time::Duration::seconds(3);
-/// How long an experiment is followed at most.
+/// The longest time that an experiment is followed.
 const LONGEST: time::Duration = time::Duration::minutes(10);
 
 /// Counters of a replica. A restart sets them to 0.
@@ -36,7 +36,7 @@ pub struct Experiments(Arc<Mutex<Inner>>);
 struct Inner {
     known: VecDeque<Experiment>,
     before: Option<Before>,
-    /// What each replica has counted.
+    /// The last counters of each replica.
     counted: BTreeMap<String, [f64; 3]>,
 }
 
@@ -44,7 +44,7 @@ struct Inner {
 #[derive(Debug)]
 struct Before {
     parts: Vec<Part>,
-    /// The members of all groups that hold their client ids.
+    /// The client ids of the members of all groups that hold a lease.
     holders: Vec<String>,
     streams: Vec<String>,
     /// Dead letters by queue group.
@@ -56,27 +56,27 @@ struct Before {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Experiment {
-    /// When.
+    /// When it began.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// What was done.
     pub what: String,
-    /// What was seen since, in order.
-    pub seen: Vec<Sight>,
-    /// What it came to; empty as long as it is followed.
+    /// The changes seen since, in order.
+    pub seen: Vec<Observation>,
+    /// The outcome; empty while the experiment is followed.
     pub outcome: String,
-    /// Until then it cannot be over.
+    /// It cannot end before this.
     #[serde(skip)]
     lasts_until: OffsetDateTime,
-    /// Since when all is well.
+    /// Since when everything is healthy.
     #[serde(skip)]
     well_since: Option<OffsetDateTime>,
     #[serde(skip)]
     counted: [f64; 3],
-    /// The most that waited, by place.
+    /// The peak backlog, by place.
     #[serde(skip)]
     waited: BTreeMap<String, f64>,
-    /// Tickets that a load had posted before.
+    /// Tickets of a load answered 201 before it began.
     #[serde(skip)]
     accepted_before: u64,
 }
@@ -84,15 +84,15 @@ pub struct Experiment {
 /// A change that the console saw.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Sight {
-    /// Seconds after the beginning.
+pub struct Observation {
+    /// Seconds since the experiment began.
     pub after: f64,
-    /// What it was.
+    /// The change, in words.
     pub text: String,
 }
 
 impl Experiments {
-    /// Begins to follow what was just done, which lasts for so long by itself.
+    /// Starts to follow what was just done. The experiment cannot end before `lasts` has passed.
     pub(super) fn begin(&self, what: String, lasts: Duration) {
         let (at, mut inner) = (OffsetDateTime::now_utc(), self.inner());
         let accepted_before = inner.before.as_ref().map_or(0, |before| before.sums.accepted);
@@ -110,8 +110,8 @@ impl Experiments {
         });
     }
 
-    /// Notes what is seen now, and what each replica has counted, by client id. Returns what is known of all
-    /// experiments.
+    /// Adds a snapshot, and the counters of each replica by client id, to the experiments that have not ended.
+    /// Returns all experiments.
     pub(crate) fn note(
         &self,
         snapshot: &Snapshot,
@@ -154,7 +154,7 @@ impl Before {
         }
     }
 
-    /// What has changed since.
+    /// The changes from this to `now`, in words.
     fn changes(&self, now: &Self) -> Vec<String> {
         let mut seen = Vec::new();
         for part in &now.parts {
@@ -180,14 +180,14 @@ impl Before {
                 _ => {}
             }
         }
-        let told = |seen: &mut Vec<String>, one: &[String], other: &[String], words: &str| {
+        let only_in = |seen: &mut Vec<String>, one: &[String], other: &[String], words: &str| {
             let only = one.iter().filter(|name| !other.contains(name));
             seen.extend(only.map(|name| format!("{name} {words}")));
         };
-        told(&mut seen, &self.holders, &now.holders, "lost the lease on its client id");
-        told(&mut seen, &now.holders, &self.holders, "took the lease on its client id");
-        told(&mut seen, &self.streams, &now.streams, "was deleted");
-        told(&mut seen, &now.streams, &self.streams, "exists again");
+        only_in(&mut seen, &self.holders, &now.holders, "lost the lease on its client id");
+        only_in(&mut seen, &now.holders, &self.holders, "took the lease on its client id");
+        only_in(&mut seen, &self.streams, &now.streams, "was deleted");
+        only_in(&mut seen, &now.streams, &self.streams, "exists again");
         for (group, dead) in &now.dead {
             if self.dead.get(group).is_some_and(|before| before != dead) {
                 seen.push(format!(
@@ -205,7 +205,7 @@ impl Experiment {
         let after = (snapshot.at - self.at).as_seconds_f64();
         for text in seen {
             if self.seen.len() < MAX_SEEN {
-                self.seen.push(Sight { after, text: text.clone() });
+                self.seen.push(Observation { after, text: text.clone() });
             }
         }
         for (sum, more) in self.counted.iter_mut().zip(more) {
@@ -236,7 +236,7 @@ impl Experiment {
         }
     }
 
-    /// How much waited and was repeated, and what became of the tickets of a load.
+    /// The peak backlog, the repetitions, and whether the tickets of a load are in orders.
     fn account(&self, sums: &Sums) -> String {
         let waited = self.waited.iter().filter(|(_, most)| **most > 0.0);
         let waited: Vec<_> = waited.map(|(place, most)| format!("{most:.0} {place}")).collect();
@@ -267,7 +267,7 @@ impl Experiment {
     }
 }
 
-/// What waits, by place.
+/// The backlog, by place.
 fn waiting(snapshot: &Snapshot) -> Vec<(String, f64)> {
     let mut waiting = Vec::new();
     for flow in &snapshot.flows {

@@ -1,6 +1,5 @@
-//! The account of what the console has posted: how much was answered 201, and how much of that has taken
-//! effect in orders, ticket by ticket. It is asked for by the services' APIs, not taken from counters that begin
-//! anew with a process.
+//! Counts what the load posted: how much was answered 201, and how much of that has taken effect in orders,
+//! ticket by ticket. It asks the services' APIs, because a restart resets their counters.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +12,7 @@ use time::OffsetDateTime;
 /// How many tickets may wait to be seen in orders; a load that would need more is refused.
 pub(super) const MAX_WAITING: usize = 60_000;
 
-/// What the console has posted since it started.
+/// What loads have posted since the console started.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger(Arc<Mutex<Inner>>);
 
@@ -24,8 +23,7 @@ struct Inner {
     waiting: BTreeMap<String, OffsetDateTime>,
 }
 
-/// The sums. `accepted` is `applied` and `waiting` together, always: what is missing is in `waiting`, and since
-/// when.
+/// The sums. `accepted` always equals `applied` plus `waiting`: a ticket that is missing stays in `waiting`.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sums {
@@ -35,7 +33,7 @@ pub struct Sums {
     pub accepted: u64,
     /// Answered otherwise: nothing was promised.
     pub refused: u64,
-    /// Not answered: it may have taken effect, or not.
+    /// Not answered: they may or may not have taken effect.
     pub unanswered: u64,
     /// Accepted, and seen in orders.
     pub applied: u64,
@@ -44,7 +42,7 @@ pub struct Sums {
     /// When the oldest of those was accepted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
-    /// That one's id.
+    /// The id of the oldest.
     pub oldest: Option<String>,
     /// Whether a load is running.
     pub running: bool,
@@ -99,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// Some that wait, the oldest first as their ids sort by time.
+    /// Up to `most` of the waiting tickets, oldest first: their ids sort by time.
     pub(super) fn waiting(&self, most: usize) -> Vec<String> {
         self.inner().waiting.keys().take(most).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! Posts tickets at a rate for a time, and looks for each that was accepted in orders, until it is there.
+//! Posts tickets at a given rate, and looks in orders for each accepted one until it is there.
 
 use std::time::Duration;
 
@@ -25,15 +25,15 @@ use crate::{Console, sources::ANSWER_TIMEOUT};
 /// The fastest and the longest load.
 const MAX_RATE: u32 = 200;
 const MAX_SECONDS: u32 = 300;
-/// How many POSTs may be under way at once. At more, the load is slower than it was asked to be.
+/// How many POSTs may be in flight at once. When they are, the load is slower than requested.
 const UNDER_WAY: usize = 64;
-/// How many tickets are looked for at once, and how many a round.
+/// How many tickets are looked for at once, and how many per round.
 const LOOKS: usize = 16;
 const ROUND: usize = 256;
-/// How often what waits is looked for.
+/// How often waiting tickets are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// What is to be posted.
+/// The load to generate.
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     /// Tickets per second.
@@ -44,8 +44,9 @@ pub(super) struct Wanted {
 pub(super) async fn load(State(console): State<Console>, Json(wanted): Json<Wanted>) -> Response {
     let Wanted { rate, seconds } = wanted;
     if !(1..=MAX_RATE).contains(&rate) || !(1..=MAX_SECONDS).contains(&seconds) {
-        let detail =
-            format!("The rate must be 1 to {MAX_RATE} a second, the time 1 to {MAX_SECONDS} s.");
+        let detail = format!(
+            "The rate must be 1 to {MAX_RATE} per second, the duration 1 to {MAX_SECONDS} s."
+        );
         return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).into_response();
     }
     let (ledger, services) = (console.ledger, console.services);
@@ -54,7 +55,7 @@ pub(super) async fn load(State(console): State<Console>, Json(wanted): Json<Want
         return Problem::new(StatusCode::CONFLICT, detail).into_response();
     }
     if !ledger.begin() {
-        return Problem::new(StatusCode::CONFLICT, "A load is running already.").into_response();
+        return Problem::new(StatusCode::CONFLICT, "A load is already running.").into_response();
     }
     info!(rate, seconds, "posting tickets");
     let stopping = console.shutdown.clone();
@@ -70,7 +71,7 @@ pub(super) async fn load(State(console): State<Console>, Json(wanted): Json<Want
 
 async fn post_all(services: &Services, ledger: &Ledger, rate: u32, seconds: u32) {
     let mut tick = interval(Duration::from_secs(1) / rate);
-    // What was late is made up for: as many as were asked for.
+    // Makes up for late ticks, so that the requested number is posted.
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let under_way = std::sync::Arc::new(Semaphore::new(UNDER_WAY));
     let mut posts = JoinSet::new();
@@ -107,7 +108,7 @@ async fn post(services: &Services, ledger: &Ledger, number: u32) {
     }
 }
 
-/// Looks in orders for what was accepted, until the process stops.
+/// Looks in orders for accepted tickets until the process stops.
 pub(crate) async fn look(
     services: Services,
     ledger: Ledger,

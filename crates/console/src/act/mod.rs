@@ -1,5 +1,5 @@
-//! What a person can do by the page, and a program by the same paths: post a ticket, order one, publish to a
-//! stream, post many and see where they are, and, on one's own machine, break something and see what comes of it.
+//! What a person can do on the page, and a program through the same paths: post a ticket, order one, publish to a
+//! stream, generate load and count what arrives, and, on the local machine, break something and follow the outcome.
 
 mod break_it;
 mod cut;
@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub(crate) use experiments::COUNTERS;
-pub use experiments::{Experiment, Experiments, Sight};
+pub use experiments::{Experiment, Experiments, Observation};
 pub use ledger::{Ledger, Sums};
 pub(crate) use load::look;
 pub use publish::ticket_of;
@@ -41,10 +41,10 @@ pub use rights::Rights;
 
 /// How long a service may take to answer: below the console's own limit on a request.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(9);
-/// The largest answer of a service that is read, in bytes.
+/// The largest answer read from a service, in bytes.
 const LARGEST_ANSWER: usize = 1024 * 1024;
 
-/// The services that a person acts by.
+/// The APIs of the services that a person acts through.
 #[derive(Debug, Clone)]
 pub struct Services {
     directory: Directory,
@@ -60,7 +60,7 @@ struct Answered {
 }
 
 impl Services {
-    /// With the APIs at these URLs; without, those that `cargo run` has written down.
+    /// Uses the APIs at these URLs; by default, those that `cargo run` recorded in the data folder.
     ///
     /// # Errors
     /// When no HTTP client can be made.
@@ -72,7 +72,7 @@ impl Services {
         Ok(Self { directory, tickets, orders, client: http_client(SERVICE_TIMEOUT)? })
     }
 
-    /// The API of a service, at a replica that has one.
+    /// The URL of a service's API.
     async fn api(&self, service: &str) -> anyhow::Result<Url> {
         let given = if service == "tickets" { &self.tickets } else { &self.orders };
         if let Some(url) = given {
@@ -96,7 +96,7 @@ impl Services {
     }
 }
 
-/// The routes, behind the check of who may act.
+/// The routes. All of them require the right to act.
 pub(crate) fn routes(rights: &Rights) -> Router<Console> {
     Router::new()
         .route("/api/act/ticket", post(ticket))

@@ -1,4 +1,4 @@
-//! Publishes by hand, past the services and their databases: an event, or any bytes.
+//! Publishes an event, or any bytes, directly to a stream, bypassing the services and their databases.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use crate::Console;
 /// How long NATS may take to answer a request, as in the bus.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is to be published.
+/// What to publish.
 #[derive(Debug, Deserialize)]
 pub(super) struct Publication {
     subject: String,
@@ -43,9 +43,9 @@ pub(super) struct Publication {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Kind {
-    /// A ticket as JSON, of which the event is made.
+    /// A ticket as JSON, to make an event of.
     Ticket,
-    /// What the stream is to store, to the byte.
+    /// The exact bytes to store.
     #[default]
     Bytes,
 }
@@ -55,7 +55,7 @@ pub(super) async fn publish(
     Json(wanted): Json<Publication>,
 ) -> Response {
     let invalid = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why).into_response();
-    // Only what a stream stores: the console must not speak to members, or to the server.
+    // Only subjects of a stream: the console must not send messages to members or to the server.
     let stored = async {
         let report = console.nats.report().await?;
         let mut streams = report.streams.into_iter().map(|stream| stream.info.config);
@@ -81,7 +81,7 @@ pub(super) async fn publish(
     }
 }
 
-/// Publishes, and waits until it is stored. Returns where.
+/// Publishes a message and waits until it is stored. Returns its sequence.
 pub(super) async fn send(
     console: &Console,
     subject: String,
@@ -98,13 +98,13 @@ pub(super) async fn send(
     Ok(sequence)
 }
 
-/// The event of this subject about a ticket.
+/// An event of this subject about this ticket.
 fn event(subject: &str, ticket: &str) -> anyhow::Result<PublishMessage> {
     let (id, now) = (Uuid::now_v7(), OffsetDateTime::now_utc());
     let encoded = match subject {
         TicketCreated::SUBJECT => envelope::encode(id, now, &TicketCreated(ticket_of(ticket)?))?,
         TicketUpdated::SUBJECT => envelope::encode(id, now, &TicketUpdated(ticket_of(ticket)?))?,
-        _ => bail!("events of {subject} come from their service; any bytes can be published there"),
+        _ => bail!("only its service makes events of {subject}; to publish there, choose bytes"),
     };
     Ok(PublishMessage::build()
         .header("content-type", envelope::CONTENT_TYPE)
@@ -112,7 +112,7 @@ fn event(subject: &str, ticket: &str) -> anyhow::Result<PublishMessage> {
         .payload(encoded.into()))
 }
 
-/// The ticket of this JSON, with what is missing made up.
+/// The ticket in this JSON. Fills in id, version, times and seller if they are missing.
 ///
 /// # Errors
 /// It is not JSON, not an object, or no ticket.
@@ -126,7 +126,7 @@ pub fn ticket_of(payload: &str) -> anyhow::Result<Ticket> {
     });
     let mut ticket = Map::new();
     ticket.extend(made_up.as_object().cloned().unwrap_or_default());
-    // Their names before 0.1.0 will do as well.
+    // Also accepts the names used before 0.1.0.
     for (old, new) in [("created_at", "createdAt"), ("updated_at", "updatedAt")] {
         if given.contains_key(old) {
             ticket.remove(new);
@@ -137,7 +137,7 @@ pub fn ticket_of(payload: &str) -> anyhow::Result<Ticket> {
     let created =
         TicketCreated::decode(TicketCreated::SUBJECT, TicketCreated::SCHEMA_VERSION, &text)
             .map_err(|error| {
-                // The place is one in that text, which the person has never seen.
+                // Leaves out the position: it is one in `text`, which the person has not seen.
                 let why = error.to_string();
                 let why = why.split(" at line").next().unwrap_or_default();
                 anyhow!("the payload is not a ticket: {why}")

@@ -1,11 +1,11 @@
-//! Who may act, and not only look. Acting is posting, publishing, and breaking things to see what comes of it.
+//! Who may act rather than only look. Acting means posting, publishing, and breaking things.
 //!
-//! - With `CONSOLE_TOKEN`: whoever sends it as a bearer token.
-//! - Without, on a loopback address: whoever is on this machine.
+//! - With `CONSOLE_TOKEN`: anyone who sends it as a bearer token.
+//! - Without, on a loopback address: anyone on this machine.
 //! - Without, elsewhere: nobody.
 //!
-//! A page of a stranger that is open in the same browser must not act either. What it sends bears its own
-//! `Origin`, and it cannot send JSON here without being asked first (there is no CORS).
+//! Another website open in the same browser must not act either. Its requests have its own `Origin`, and it cannot
+//! send JSON here: that takes a preflight, which fails because there is no CORS.
 
 use std::net::SocketAddr;
 
@@ -21,23 +21,23 @@ use serde::Serialize;
 /// Who may act.
 #[derive(Debug, Clone)]
 pub enum Rights {
-    /// Whoever reaches the console, which listens on this machine alone.
+    /// Anyone who reaches the console, which listens on this machine only.
     Open,
-    /// Whoever has this token.
+    /// Anyone with this token.
     Token(Bearer),
     /// Nobody.
     ReadOnly,
 }
 
-/// What the page is told of them.
+/// What the page knows of [`Rights`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Told {
-    /// Acting needs nothing.
+pub enum Access {
+    /// Acting needs no token.
     Open,
     /// Acting needs a token.
     Token,
-    /// There is no acting.
+    /// Nobody may act.
     ReadOnly,
 }
 
@@ -52,13 +52,13 @@ impl Rights {
         }
     }
 
-    /// What the page is told.
+    /// What the page needs to know.
     #[must_use]
-    pub fn told(&self) -> Told {
+    pub fn access(&self) -> Access {
         match self {
-            Self::Open => Told::Open,
-            Self::Token(_) => Told::Token,
-            Self::ReadOnly => Told::ReadOnly,
+            Self::Open => Access::Open,
+            Self::Token(_) => Access::Token,
+            Self::ReadOnly => Access::ReadOnly,
         }
     }
 
@@ -86,7 +86,7 @@ impl Rights {
     }
 }
 
-/// Whether no browser has sent it for a page of somebody else. A program sends neither header.
+/// Whether the request comes from the console's own page, or from a program, which sends neither header.
 fn is_of_our_page(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let same_site = text(header::HeaderName::from_static("sec-fetch-site"))
@@ -98,7 +98,7 @@ fn is_of_our_page(headers: &HeaderMap) -> bool {
     same_site && origin.is_some() && origin == host
 }
 
-/// Refuses what may not act.
+/// Refuses requests that may not act.
 pub async fn may_act(State(rights): State<Rights>, request: Request, next: Next) -> Response {
     match rights.check(request.headers()) {
         Ok(()) => next.run(request).await,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_a_stranger_may_not_act() {
+    fn a_page_of_another_website_may_not_act() {
         let ours = ("host", "localhost:3900");
         assert!(is_of_our_page(&headers(&[ours])));
         assert!(is_of_our_page(&headers(&[ours, ("origin", "http://localhost:3900")])));

@@ -62,7 +62,7 @@ impl Composer {
         let Acts { rights, breakable, cuttable, ledger, experiments } = &self.acts;
         let mut snapshot = Snapshot {
             at: now,
-            rights: rights.told(),
+            rights: rights.access(),
             breakable: *breakable,
             cuttable: *cuttable,
             sums: ledger.sums(),

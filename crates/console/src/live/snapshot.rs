@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::{
-    act::{Experiment, Sums, rights::Told},
+    act::{Experiment, Sums, rights::Access},
     sources::replicas::State,
 };
 
@@ -16,7 +16,7 @@ pub struct Snapshot {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// Who may act.
-    pub rights: Told,
+    pub rights: Access,
     /// Whether the system is on this machine, to be broken.
     pub breakable: bool,
     /// Whether the links of its services can be cut.
