@@ -1,12 +1,12 @@
-//! The console: shows where events are, from the request to the row it ends in. It reads NATS, the
-//! monitoring of nats-server, and the probes and metrics of the services; it opens no service's database.
+//! The console: shows where events are, from the request to the row in a database. It reads NATS, nats-server's
+//! monitoring, and the services' probes and metrics; it opens no service's database.
 //!
-//! - [`sources`]: what is asked, how often, and for how long an answer is waited for.
-//! - [`live`]: what that comes to, twice a second.
+//! - [`sources`]: what the console asks, how often, and how long it waits for an answer.
+//! - [`live`]: a snapshot of the answers, twice a second.
 //! - [`page`]: the page that shows it.
 //! - [`streaming`]: `/streaming/...`, in the JSON of NATS Streaming's monitoring.
-//! - [`act`]: what can be done by it, and who may.
-//! - [`operations`]: what the services' operations APIs answer, passed on.
+//! - [`act`]: what can be done through the console, and who may do it.
+//! - [`operations`]: dead letters, timelines and totals, from the services' operations APIs.
 //! - [`guard`]: which requests are answered at all.
 
 pub mod act;
@@ -42,10 +42,10 @@ use sources::{
     replicas::{Directory, ServiceAt},
 };
 
-/// Shows streams, queue groups and their members, and what waits where.
+/// Shows streams, queue groups and their members, and where events wait.
 ///
-/// Every setting is an option or an environment variable. A bad one ends the process with status 64 and its
-/// name, before anything is opened.
+/// Every setting is an option or an environment variable. If one is invalid, the process names it and exits with
+/// status 64 before it opens anything.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "console", version)]
 pub struct Settings {
@@ -53,16 +53,16 @@ pub struct Settings {
     #[command(flatten)]
     pub pod: PodSettings,
 
-    /// The NATS that it watches.
+    /// The NATS server to watch.
     #[command(flatten)]
     pub nats: NatsSettings,
 
-    /// The monitoring port of nats-server, such as http://127.0.0.1:8222. Default: not asked.
+    /// The monitoring port of nats-server, such as http://127.0.0.1:8222. Default: none.
     #[arg(long, env, value_name = "NATS_MONITOR_URL", help_heading = "NATS")]
     pub nats_monitor_url: Option<Url>,
 
     /// The services, and where the probes and metrics of their replicas are, separated by commas:
-    /// orders=http://orders-operations:9000. Every address that the name resolves to is a replica.
+    /// orders=http://orders-operations:9000. Every address that the host name resolves to is a replica.
     #[arg(
         long,
         env,
@@ -72,20 +72,20 @@ pub struct Settings {
     )]
     pub console_services: Vec<ServiceAt>,
 
-    /// The data folder of a system that `cargo run` has brought up, which knows where its replicas are.
+    /// The data folder of a system started by `cargo run`, which records where its replicas are.
     #[arg(long, env, value_name = "CONSOLE_DATA_FOLDER", help_heading = "Console")]
     pub console_data_folder: Option<PathBuf>,
 
-    /// The API of tickets, to post to. Default: that of the system in CONSOLE_DATA_FOLDER.
+    /// The URL of the tickets API, to post to. Default: that of the system in CONSOLE_DATA_FOLDER.
     #[arg(long, env, value_name = "CONSOLE_TICKETS_URL", help_heading = "Console")]
     pub console_tickets_url: Option<Url>,
 
-    /// The API of orders, to order by. Default: that of the system in CONSOLE_DATA_FOLDER.
+    /// The URL of the orders API, to order from. Default: that of the system in CONSOLE_DATA_FOLDER.
     #[arg(long, env, value_name = "CONSOLE_ORDERS_URL", help_heading = "Console")]
     pub console_orders_url: Option<Url>,
 
     /// The token required to post, publish and break things. Without one, the console is read-only, unless
-    /// HTTP_ADDRESS is a loopback address: then any local user may.
+    /// HTTP_ADDRESS is a loopback address: then any local user may do so.
     #[arg(
         long,
         env,
@@ -107,7 +107,7 @@ pub struct Settings {
     )]
     pub console_operations_token: Option<Secret>,
 
-    /// The names under which browsers may reach the console, separated by commas, besides localhost and
+    /// The host names under which browsers may reach the console, separated by commas, in addition to localhost and
     /// loopback addresses. Requests with another Host header are refused, so that a website cannot reach a
     /// local console by DNS rebinding.
     #[arg(
@@ -141,15 +141,15 @@ pub struct Console {
     pub services: Services,
     /// The operations APIs of the services.
     pub operations: Operations,
-    /// The account of what the console has posted.
+    /// The counts of what loads posted.
     pub ledger: Ledger,
-    /// What was broken, and what came of it.
+    /// What was broken, and the outcomes.
     pub experiments: Experiments,
-    /// Whether the links of that system can be cut.
+    /// Whether the links of the system on this machine can be cut.
     pub cuttable: bool,
     /// The data folder of the system on this machine.
     pub data_folder: Option<PathBuf>,
-    /// The process's end.
+    /// The shutdown of the process.
     pub shutdown: Shutdown,
     /// The newest snapshot.
     pub newest: Newest,
@@ -178,7 +178,7 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
     };
     let experiments = acts.experiments.clone();
     let look = act::look(services.clone(), ledger.clone(), pod.shutdown.clone());
-    pod.shutdown.spawn("look for what was posted", look);
+    pod.shutdown.spawn("look for posted tickets", look);
     let (newest, replicas) = live::spawn(nats.clone(), directory, acts, &pod.shutdown);
     let console = Console {
         newest,
@@ -198,7 +198,7 @@ async fn start(settings: Settings, pod: Pod) -> anyhow::Result<impl AsyncFnOnce(
     Ok(async move || bus.close().await)
 }
 
-/// Everything that the console answers, without the guard.
+/// All routes, without the guard.
 pub fn router(console: Console, rights: &Rights) -> Router {
     let looking = streaming::routes().merge(page::routes());
     looking.merge(act::routes(rights)).merge(operations::routes(rights)).with_state(console)

@@ -1,4 +1,4 @@
-//! The console as a program; the library says what it does.
+//! The console. See the library.
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {

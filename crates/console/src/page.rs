@@ -19,13 +19,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{Console, live::Newest};
 
-/// How long one answer with events lasts. The browser asks for the next one by itself. Below the time in
-/// which an answer has to be taken.
+/// How long one event stream lasts; then the browser reconnects. Shorter than the time a client has to take an
+/// answer.
 const LASTS: Duration = Duration::from_secs(20);
-/// How long the browser waits before it does, also after the console was away.
+/// How long the browser waits before it reconnects, also after an outage of the console.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Nothing but what the console itself serves; no script or style within the page.
+/// Allows only what the console itself serves, and no inline script or style.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -33,7 +33,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What the page consists of: path, kind, text.
+/// The files of the page: path, content type, text.
 const FILES: [(&str, &str, &str); 8] = [
     ("/", HTML, include_str!("../page/index.html")),
     ("/console.css", CSS, include_str!("../page/console.css")),
@@ -80,12 +80,12 @@ async fn live(
     State(console): State<Console>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut newest = console.newest;
-    // The first comes at once.
+    // Sends the first snapshot at once.
     newest.mark_changed();
     let end = Instant::now() + LASTS;
     Sse::new(unfold(newest, move |mut newest: Newest| async move {
         let changed = timeout_at(end, newest.changed()).await;
-        // The time has passed, or the console stops.
+        // Ends when the time is over or the console stops.
         changed.ok()?.ok()?;
         let snapshot: Arc<str> = newest.borrow_and_update().clone();
         Some((Ok(Event::default().retry(RETRY).data(snapshot)), newest))

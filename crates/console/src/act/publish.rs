@@ -104,7 +104,7 @@ fn event(subject: &str, ticket: &str) -> anyhow::Result<PublishMessage> {
     let encoded = match subject {
         TicketCreated::SUBJECT => envelope::encode(id, now, &TicketCreated(ticket_of(ticket)?))?,
         TicketUpdated::SUBJECT => envelope::encode(id, now, &TicketUpdated(ticket_of(ticket)?))?,
-        _ => bail!("only its service makes events of {subject}; to publish there, choose bytes"),
+        _ => bail!("only its service publishes events of {subject}; publish bytes instead"),
     };
     Ok(PublishMessage::build()
         .header("content-type", envelope::CONTENT_TYPE)

@@ -1,4 +1,4 @@
-//! Puts a snapshot together of what NATS and the replicas have said.
+//! Composes snapshots from the answers of NATS and the replicas.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::sources::{
     replicas::{ReplicaReport, Replicas, State},
 };
 
-/// Puts snapshots together, and remembers what it needs for the next one.
+/// Composes snapshots, and remembers what it needs for the next one.
 #[derive(Debug)]
 pub(super) struct Composer {
     tracker: Tracker,
@@ -103,7 +103,7 @@ impl Composer {
 
     fn flow(&mut self, known: &Known<'_>, report: &NatsReport, stream: &StreamReport) -> Flow {
         let (config, state) = (&stream.info.config, &stream.info.state);
-        // A stream bears its service's name, in capitals.
+        // A stream has the name of its service, in capitals.
         let publisher = self.publisher(known, &config.name.to_lowercase());
         let rate = self.tracker.rate(
             &format!("published to {}", config.name),
@@ -127,13 +127,13 @@ impl Composer {
     fn publisher(&mut self, known: &Known<'_>, service: &str) -> Option<Publisher> {
         known.of_service(service).next()?;
         let answering = || known.of_service(service).filter(|replica| replica.state.answers());
-        // All replicas look at the same outbox; the one that sees most is nearest to the truth.
+        // All replicas measure the same outbox, at different times: shows the worst.
         let largest = |name| {
             answering().filter_map(|replica| replica.samples.sum(name, &[])).max_by(f64::total_cmp)
         };
         let waiting = largest("bus_outbox_depth");
         let mut rate = 0.0;
-        // Unknown is not zero: the first number that is read would be a rate.
+        // A replica without metrics does not count as 0: its first number would look like a rate.
         for replica in known.of_service(service).filter(|replica| !replica.samples.is_empty()) {
             let made = [("method", "POST"), ("status", "201")];
             let posted = replica.samples.sum("http_request_seconds_count", &made);
@@ -196,7 +196,7 @@ impl Composer {
             .filter(|holder| holder.queue_groups.iter().any(|name| name == group));
         let mut by_id: BTreeMap<String, Option<&Holder>> =
             holders.map(|holder| (holder.client_id.to_string(), Some(holder))).collect();
-        // Its lease ends with its silence; it is a member that is missing all the same.
+        // The lease of a silent replica expires, but it remains a member.
         for replica in known.replicas.values() {
             let mut groups = replica.samples.label("bus_dead_letters", "group");
             if groups.any(|name| name == group) {
@@ -215,11 +215,11 @@ impl Composer {
         holder: Option<&Holder>,
     ) -> Member {
         let replica = known.by_client_id(&client_id);
-        // What has no probes is as alive as its lease.
+        // A process without probes is alive if its lease is.
         let state = replica.map_or(State::Ready, |replica| replica.state);
         let of_group = [("group", group)];
         let number = |name| replica.and_then(|replica| replica.samples.sum(name, &of_group));
-        // A counter comes to be with the first thing that it counts.
+        // A counter that has not counted anything yet is not in the metrics.
         let measured = replica.is_some_and(|replica| !replica.samples.is_empty());
         let counted = |name| number(name).or(measured.then_some(0.0));
         let acknowledged = counted("bus_acked_total");

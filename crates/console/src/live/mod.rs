@@ -1,5 +1,5 @@
-//! Keeps a `Snapshot` up to date: asks NATS and the replicas each by itself, and puts together twice a
-//! second what they have said. One that says nothing is shown as frozen and keeps nobody waiting.
+//! Keeps a `Snapshot` up to date: asks NATS and each replica independently, and combines their latest answers twice a
+//! second. One that does not answer is shown as frozen and delays no other.
 
 mod compose;
 pub mod snapshot;
@@ -26,25 +26,25 @@ use snapshot::Snapshot;
 
 /// The newest snapshot as JSON, to be watched. Empty until there is one.
 pub type Newest = watch::Receiver<Arc<str>>;
-/// Who is told each snapshot.
-type Told = Box<dyn Fn(Snapshot) -> anyhow::Result<()> + Send>;
+/// Receives each snapshot.
+type Sink = Box<dyn Fn(Snapshot) -> anyhow::Result<()> + Send>;
 
-/// What can be done by the page.
+/// What can be done on the page, and its results.
 #[derive(Debug, Clone)]
 pub struct Acts {
     /// Who may act.
     pub rights: Rights,
-    /// Whether the system is on this machine, to be broken.
+    /// Whether the system runs on this machine, so that it can be broken.
     pub breakable: bool,
     /// Whether its links can be cut.
     pub cuttable: bool,
-    /// The account of what the console has posted.
+    /// The counts of what loads posted.
     pub ledger: Ledger,
-    /// What was broken, and what came of it.
+    /// What was broken, and the outcomes.
     pub experiments: Experiments,
 }
 
-/// What NATS said last.
+/// The state of NATS, and its last report.
 #[derive(Debug, Clone)]
 struct NatsKnown {
     state: State,
@@ -52,7 +52,7 @@ struct NatsKnown {
     report: Option<Arc<NatsReport>>,
 }
 
-/// Begins to watch, for viewers that read JSON. Returns what is known of everything, and of the replicas.
+/// Starts to watch, for viewers that read JSON. Returns the newest snapshot and the replicas.
 pub fn spawn(
     nats: Nats,
     directory: Directory,
@@ -60,21 +60,21 @@ pub fn spawn(
     shutdown: &Shutdown,
 ) -> (Newest, watch::Receiver<Replicas>) {
     let (newest, watched) = watch::channel(Arc::from(""));
-    let told = move |snapshot: Snapshot| {
+    let sink = move |snapshot: Snapshot| {
         newest.send_replace(serde_json::to_string(&snapshot)?.into());
         Ok(())
     };
-    (watched, watch_all(nats, directory, acts, Box::new(told), shutdown))
+    (watched, watch_all(nats, directory, acts, Box::new(sink), shutdown))
 }
 
-/// Begins to watch, for a viewer in this process that only looks.
+/// Starts to watch, for a viewer in this process that only looks.
 pub fn snapshots(
     nats: Nats,
     directory: Directory,
     shutdown: &Shutdown,
 ) -> watch::Receiver<Option<Arc<Snapshot>>> {
     let (newest, watched) = watch::channel(None);
-    let told = move |snapshot| {
+    let sink = move |snapshot| {
         newest.send_replace(Some(Arc::new(snapshot)));
         Ok(())
     };
@@ -85,7 +85,7 @@ pub fn snapshots(
         ledger: Ledger::default(),
         experiments: Experiments::default(),
     };
-    watch_all(nats, directory, acts, Box::new(told), shutdown);
+    watch_all(nats, directory, acts, Box::new(sink), shutdown);
     watched
 }
 
@@ -93,7 +93,7 @@ fn watch_all(
     nats: Nats,
     directory: Directory,
     acts: Acts,
-    told: Told,
+    sink: Sink,
     shutdown: &Shutdown,
 ) -> watch::Receiver<Replicas> {
     let unknown =
@@ -103,7 +103,7 @@ fn watch_all(
     let (known, replicas) = watch::channel(Replicas::new());
     shutdown.spawn("watch of replicas", replicas::follow(directory, known, shutdown.clone()));
     let composer = Composer::new(acts);
-    let composing = compose_all(composer, nats_known, replicas.clone(), told, shutdown.clone());
+    let composing = compose_all(composer, nats_known, replicas.clone(), sink, shutdown.clone());
     shutdown.spawn("snapshots", composing);
     replicas
 }
@@ -136,7 +136,7 @@ async fn compose_all(
     mut composer: Composer,
     nats: watch::Receiver<NatsKnown>,
     replicas: watch::Receiver<Replicas>,
-    told: Told,
+    sink: Sink,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut tick = interval(ASK_EVERY);
@@ -148,6 +148,6 @@ async fn compose_all(
         }
         let nats = nats.borrow().clone();
         let snapshot = composer.compose(&nats, &replicas.borrow());
-        told(snapshot)?;
+        sink(snapshot)?;
     }
 }

@@ -1,4 +1,4 @@
-//! What the page shows, at one moment: a value that is sent as JSON, whole, twice a second.
+//! What the page shows at one moment: sent whole, as JSON, twice a second.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -8,26 +8,26 @@ use crate::{
     sources::replicas::State,
 };
 
-/// Everything.
+/// The whole system at one moment.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// When it was put together.
+    /// When it was taken.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// Who may act.
     pub rights: Access,
-    /// Whether the system is on this machine, to be broken.
+    /// Whether the system runs on this machine, so that it can be broken.
     pub breakable: bool,
     /// Whether the links of its services can be cut.
     pub cuttable: bool,
-    /// The account of what the console has posted.
+    /// The counts of what loads posted.
     pub sums: Sums,
-    /// What was broken, and what came of it; the newest first.
+    /// What was broken, and the outcomes; the newest first.
     pub experiments: Vec<Experiment>,
     /// NATS and every replica.
     pub parts: Vec<Part>,
-    /// The way of events through each stream.
+    /// The path of events through each stream.
     pub flows: Vec<Flow>,
 }
 
@@ -37,16 +37,16 @@ pub struct Snapshot {
 pub struct Part {
     /// Its client id, or `nats`.
     pub name: String,
-    /// The service that it is of.
+    /// The service it belongs to.
     pub service: String,
-    /// How it is.
+    /// Its state.
     pub state: State,
-    /// Since when it is so, as far as the console has seen.
+    /// Since when it has been in this state, as far as the console has seen.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
     /// Why it is not ready.
     pub why: String,
-    /// Whether it is connected to NATS, by its own account; `None` when it does not say.
+    /// Whether it reports that it is connected to NATS; `None` if it does not report it.
     pub connected: Option<bool>,
 }
 
@@ -68,7 +68,7 @@ pub struct Flow {
     pub last_sequence: u64,
     /// New messages per second.
     pub rate: f64,
-    /// Whether these are numbers of now: NATS answers.
+    /// Whether these numbers are current: NATS answers.
     pub current: bool,
     /// The queue groups.
     pub groups: Vec<Group>,
@@ -82,11 +82,11 @@ pub struct Publisher {
     pub service: String,
     /// Requests answered 201 per second, by all replicas.
     pub rate: f64,
-    /// Events in the outbox that wait to be published; `None` while nobody knows.
+    /// Events in the outbox that wait to be published; `None` while unknown.
     pub waiting: Option<f64>,
     /// How long the oldest of them has waited, in seconds.
     pub oldest_seconds: Option<f64>,
-    /// Since when some wait.
+    /// Since when any have waited.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
 }
@@ -97,12 +97,12 @@ pub struct Publisher {
 pub struct Group {
     /// Its name.
     pub name: String,
-    /// Events that no member has been sent yet.
+    /// Events not yet sent to any member.
     pub waiting: u64,
-    /// Since when some wait.
+    /// Since when any have waited.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
-    /// Events with a member, not acknowledged.
+    /// Events sent to a member and not yet acknowledged.
     pub in_hand: usize,
     /// Those of them that were sent more than once.
     pub redelivered: usize,
@@ -116,17 +116,17 @@ pub struct Group {
     pub ack_wait_seconds: f64,
     /// The most events in hand, of all members together; 0 is no limit.
     pub max_in_hand: i64,
-    /// There are as many in hand as there may be.
+    /// `max_in_hand` is reached.
     pub stalled: bool,
     /// It is paused.
     pub paused: bool,
-    /// Dead letters; `None` while nobody knows.
+    /// Dead letters; `None` while unknown.
     pub dead_letters: Option<f64>,
     /// Its members, by client id.
     pub members: Vec<Member>,
 }
 
-/// A member of a queue group. Numbers are of this process, since it started; `None` where it measures none.
+/// A member of a queue group. Numbers count since its process started; `None` where it reports none.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
@@ -134,21 +134,21 @@ pub struct Member {
     pub client_id: String,
     /// The node that it runs on; empty when unknown.
     pub node: String,
-    /// Since when it holds its client id; `None` when it holds it no more.
+    /// Since when it has held its client id; `None` if it no longer does.
     #[serde(with = "time::serde::rfc3339::option")]
     pub since: Option<OffsetDateTime>,
-    /// How it is.
+    /// Its state.
     pub state: State,
-    /// Since when it is so, as far as the console has seen.
+    /// Since when it has been in this state, as far as the console has seen.
     #[serde(with = "time::serde::rfc3339")]
     pub state_since: OffsetDateTime,
-    /// The last sequence that it was sent.
+    /// The last sequence sent to it.
     pub last_sent: Option<f64>,
-    /// Events that it has, and has not answered for.
+    /// Events that it received and has not answered yet.
     pub in_hand: Option<f64>,
     /// Events that it has acknowledged.
     pub acknowledged: Option<f64>,
-    /// Events that it was sent after another had them.
+    /// Events received that had been delivered before.
     pub redelivered: Option<f64>,
     /// Events whose effect it committed.
     pub applied: Option<f64>,

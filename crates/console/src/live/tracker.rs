@@ -1,4 +1,4 @@
-//! What can only be known by looking twice: since when something is as it is, and how fast a number grows.
+//! Compares snapshots over time: since when something has been in its state, and how fast a number grows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,12 +8,12 @@ use std::{
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// Over how long a rate is taken: short enough to follow, long enough not to jump.
+/// The period of a rate: short enough to be current, long enough not to jump.
 const WINDOW: Duration = Duration::from_secs(4);
-/// After how long what is not seen any more is forgotten.
+/// How long something that is no longer seen is remembered.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// Remembers what it was shown.
+/// Remembers states and recent numbers.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     states: BTreeMap<String, Seen>,
@@ -55,14 +55,14 @@ impl Tracker {
         waits.then_some(since)
     }
 
-    /// How fast a number grows, per second. One that has become smaller has begun anew.
+    /// How fast a number grows, per second. A smaller number is a counter that was reset.
     pub(super) fn rate(&mut self, what: &str, number: f64, now: Instant) -> f64 {
         let samples = self.numbers.entry(what.to_owned()).or_default();
         if samples.back().is_some_and(|(_, last)| number < *last) {
             samples.clear();
         }
         samples.push_back((now, number));
-        // One from before the window stays, to reach back all of it.
+        // Keeps one sample from before the window, so that the rate covers all of it.
         while samples.get(1).is_some_and(|(at, _)| now - *at >= WINDOW) {
             samples.pop_front();
         }
@@ -72,7 +72,7 @@ impl Tracker {
         }
     }
 
-    /// Forgets what has not been seen for long.
+    /// Forgets what has not been seen for [`FORGET`].
     pub(super) fn forget(&mut self, now: Instant) {
         self.states.retain(|_, seen| now.duration_since(seen.looked) < FORGET);
         self.numbers.retain(|_, samples| {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_that_of_the_last_seconds_and_a_counter_may_begin_anew() {
+    fn a_rate_covers_the_last_seconds_and_restarts_when_a_counter_is_reset() {
         let (mut tracker, begun) = (Tracker::default(), Instant::now());
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         assert_eq!(tracker.rate("a", 100.0, at(0)), 0.0);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn since_when_holds_until_the_state_changes() {
+    fn the_start_of_a_state_is_kept_until_the_state_changes() {
         let mut tracker = Tracker::default();
         let at = |seconds: i64| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds);
         assert_eq!(tracker.since("a", "ready", at(1)), at(1));

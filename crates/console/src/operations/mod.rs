@@ -1,5 +1,5 @@
-//! What services answer by their operations APIs, passed on to the page: each request goes to one replica that is
-//! ready. What acts is behind the check of who may, and bears the services' token, which no browser is told.
+//! Passes the page's requests on to the services' operations APIs, each to one replica, if possible a ready one.
+//! Requests that act require the right to act, and carry the services' token, which no browser learns.
 
 mod replica;
 mod timeline;
@@ -24,7 +24,7 @@ use crate::{
 
 pub use replica::Operations;
 
-/// The routes. `/api/act/…` is behind the check of who may act.
+/// The routes. `/api/act/…` requires the right to act.
 pub(crate) fn routes(rights: &Rights) -> Router<Console> {
     let acting = Router::new()
         .route("/api/act/operations/{service}/{act}", post(act))
@@ -40,7 +40,7 @@ pub(crate) fn routes(rights: &Rights) -> Router<Console> {
         .merge(acting)
 }
 
-/// Every service that is known, and what its operations API says of itself.
+/// Every known service, and what its operations API says about itself.
 async fn services(State(console): State<Console>) -> Json<Value> {
     let operations = &console.operations;
     let asked = operations.services().into_iter().map(async |service| {
@@ -93,11 +93,11 @@ async fn act(
     Json(body): Json<Value>,
 ) -> Response {
     if !["redrive", "discard"].contains(&act.as_str()) {
-        return Problem::new(StatusCode::NOT_FOUND, "There is no such act.").into_response();
+        return Problem::new(StatusCode::NOT_FOUND, "There is no such action.").into_response();
     }
     let path = format!("/operations/dead-letters/{act}");
     match console.operations.post(&service, &path, &body).await {
-        // The page would ask for the console's own token.
+        // A 401 would mean that the console's own token is wrong.
         Ok((StatusCode::UNAUTHORIZED, _)) => {
             let detail = "The service does not accept this console's CONSOLE_OPERATIONS_TOKEN.";
             Problem::new(StatusCode::BAD_GATEWAY, detail).into_response()

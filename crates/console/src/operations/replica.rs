@@ -1,4 +1,4 @@
-//! Asks a replica of a service by its operations API.
+//! Asks a replica of a service through its operations API.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::sources::{
 
 /// How long a service may take: below the console's own limit on a request.
 const TIMEOUT: Duration = Duration::from_secs(9);
-/// The largest answer that is read, in bytes: a dead letter of a megabyte, in Base64.
+/// The largest answer that is read, in bytes. A dead letter of a megabyte, in Base64, fits.
 const LARGEST: usize = 4 * 1024 * 1024;
 
 /// The operations APIs of all services.
@@ -28,7 +28,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Those of these replicas, with the token that acting requires there.
+    /// Uses these replicas, and the token that their APIs require for acting.
     ///
     /// # Errors
     /// When no HTTP client can be made.
@@ -36,12 +36,12 @@ impl Operations {
         Ok(Self { replicas, client: http_client(TIMEOUT)?, token })
     }
 
-    /// Every service of which a replica has been seen.
+    /// Every service that has a known replica.
     pub(super) fn services(&self) -> BTreeSet<String> {
         self.replicas.borrow().values().map(|replica| replica.service.clone()).collect()
     }
 
-    /// A replica that answers, a ready one if there is one.
+    /// The URL of a replica that answers, a ready one if there is one.
     fn replica(&self, service: &str) -> anyhow::Result<Url> {
         let known = self.replicas.borrow();
         let answering = |wanted: State| {
@@ -52,7 +52,7 @@ impl Operations {
         Ok(url.parse()?)
     }
 
-    /// What a replica answers to a GET.
+    /// Sends a GET to a replica.
     ///
     /// # Errors
     /// When none answers in time.
@@ -68,7 +68,7 @@ impl Operations {
         answer(self.client.get(url)).await
     }
 
-    /// What a replica answers to a question that is too long for a GET. It needs no token.
+    /// Sends a query that is too long for a GET to a replica. It needs no token.
     ///
     /// # Errors
     /// When none answers in time.
@@ -83,7 +83,7 @@ impl Operations {
         answer(self.client.post(url).json(body)).await
     }
 
-    /// What a replica answers to a POST that acts, with the services' token.
+    /// Sends a POST that acts to a replica, with the services' token.
     ///
     /// # Errors
     /// When none answers in time: it may or may not have acted.
@@ -108,7 +108,7 @@ async fn answer(request: RequestBuilder) -> anyhow::Result<(StatusCode, Value)> 
     let answer = request.send().await.map_err(reqwest::Error::without_url)?;
     let status = answer.status();
     let body = body(answer, LARGEST).await?;
-    // What is not found by an API that is off has no body.
+    // A 404 from an API that is off has no body.
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     Ok((status, body))
 }

@@ -1,5 +1,5 @@
 //! The timeline of a ticket, an order, or any other entity: its events, from the service that committed each to the
-//! queue groups that take it, put together of what the services' operations APIs and NATS say.
+//! queue groups that take it. Combines the answers of the services' operations APIs and of NATS.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +21,9 @@ use crate::{
     sources::nats::{NatsReport, listener},
 };
 
-/// How many events services are asked about at once, as their API limits it.
+/// How many events to ask a service about at once: the limit of its API.
 const AT_ONCE: usize = 400;
-/// The most pages of events that are read of one service.
+/// The most pages of events read from one service.
 const PAGES: usize = 5;
 
 #[derive(Debug, Deserialize)]
@@ -31,7 +31,7 @@ pub(super) struct Wanted {
     entity: String,
 }
 
-/// What is known of one event in queue groups: by queue group, with the service that it is of.
+/// What each queue group knows of one event, with the service that the group belongs to.
 pub(super) type Received = BTreeMap<String, (String, Value)>;
 
 /// `/api/timeline?entity=…`.
@@ -78,7 +78,7 @@ pub(super) async fn timeline(
         .into_response()
 }
 
-/// The events that a service committed about an entity, and whether all can be found.
+/// The events that a service committed about an entity, and whether these are all.
 async fn published(
     operations: &Operations,
     service: &str,
@@ -107,7 +107,7 @@ async fn published(
     Ok((events, false))
 }
 
-/// What each queue group knows of these events, by event; and the groups of all services that answered.
+/// What each queue group knows of these events, by event id; and the groups of all services that answered.
 pub(super) async fn received(
     operations: &Operations,
     services: &BTreeSet<String>,
@@ -136,7 +136,7 @@ pub(super) async fn received(
     (received, groups)
 }
 
-/// Where an event is in each queue group that takes it, and with each listener that is in none.
+/// The state of an event in each queue group that takes it, and for each listener that is in no group.
 fn steps(
     event: &Value,
     received: &Received,
@@ -176,7 +176,7 @@ pub(super) fn takes(group: &consumer::Info, subject: &str) -> bool {
     one.is_empty() && many.is_empty() || one == subject || many.iter().any(|many| many == subject)
 }
 
-/// The state of an event in a queue group, in one word.
+/// The state of an event in a queue group.
 fn state(
     event: &Value,
     known: &Value,
@@ -204,7 +204,7 @@ fn state(
         return "unknown";
     };
     match sequence {
-        // Whether it was applied, only its service can tell.
+        // Only the group's service can tell whether it was applied.
         sequence if sequence <= consumer.ack_floor.stream_sequence && asked => "missing",
         sequence if sequence <= consumer.ack_floor.stream_sequence => "acknowledged",
         sequence if sequence > consumer.delivered.stream_sequence => "waiting",

@@ -1,10 +1,10 @@
-//! Whether the sums agree: the newest events that each service committed, one by one, against what became of them in
-//! every queue group that takes them. Counters begin anew with a process and would agree by chance; an event that is
-//! neither applied, nor a dead letter, nor on its way is missing, and is named.
+//! Whether the sums agree: compares the newest events that each service committed, one by one, with their state in
+//! every queue group that takes them. It does not compare counters: a restart resets them, so they would agree only by
+//! chance. An event that is neither applied, nor a dead letter, nor on its way is missing, and is named.
 //!
-//! The order of the questions makes it exact while everything runs: first what was committed, then what NATS has
-//! still to deliver, then what was applied. What NATS did not hold any more after the first question must be in the
-//! answer to the last one, because members acknowledge after their commit.
+//! The order of the queries makes it exact while everything runs: first what was committed, then what NATS still has
+//! to deliver, then what was applied. An event that NATS no longer held after the first query must be in the answer
+//! to the last one, because members acknowledge after their commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,10 +26,10 @@ use super::{
 };
 use crate::Console;
 
-/// How many of the newest events of a stream are checked at most, and unless it is said.
+/// How many of the newest events of a stream are checked at most, and by default.
 const MOST: usize = 5_000;
 const USUAL: usize = 2_000;
-/// How many events one answer of a service has.
+/// How many events to request from a service at once.
 const PAGE: usize = 1_000;
 /// How many missing events are named.
 const NAMED: usize = 20;
@@ -45,7 +45,7 @@ pub(super) struct Wanted {
 struct OfStream {
     stream: String,
     service: String,
-    /// When the oldest event that was checked was written.
+    /// When the oldest checked event was written.
     since: Option<String>,
     /// Whether there are older events in the log, which were not checked.
     more: bool,
@@ -53,12 +53,12 @@ struct OfStream {
     published: usize,
     /// Committed and not yet published.
     unpublished: usize,
-    /// Confirmed by the stream, lost by it, and to be republished: of the whole log.
+    /// Confirmed by the stream, then lost by it, and to be republished; counted in the whole log.
     lost: i64,
     groups: Vec<OfGroup>,
 }
 
-/// The sums of one queue group: `taken` is the sum of the others.
+/// The sums of one queue group: `taken` is the sum of the other numbers.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OfGroup {
@@ -71,11 +71,11 @@ struct OfGroup {
     retrying: usize,
     dead: usize,
     discarded: usize,
-    /// NATS has still to deliver them, or waits for their acknowledgement.
+    /// NATS still has to deliver them, or waits for their acknowledgement.
     waiting: usize,
     /// Neither applied nor a dead letter, and NATS waits for nothing.
     missing: usize,
-    /// The first of these.
+    /// The ids of the first missing ones.
     named: Vec<String>,
 }
 
@@ -181,7 +181,7 @@ fn of_group(
         service: groups.get(&group.name).cloned(),
         ..OfGroup::default()
     };
-    // Nobody can tell for a group without an operations API.
+    // A group without an operations API cannot be checked.
     if sums.service.is_none() {
         return sums;
     }

@@ -8,7 +8,7 @@ pub mod samples;
 
 use std::time::Duration;
 
-/// How long an answer is waited for. What is silent for longer counts as frozen.
+/// How long to wait for an answer. A source that is silent for longer counts as frozen.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often each source is asked.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);

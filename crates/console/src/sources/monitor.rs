@@ -1,4 +1,4 @@
-//! What nats-server says of itself on its monitoring port: `/varz`.
+//! What nats-server reports on its monitoring port: `/varz`.
 
 use anyhow::{Context, ensure};
 use reqwest::{Client, Response, Url, redirect};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ANSWER_TIMEOUT;
 
-/// The largest answer that is read, in bytes. `/varz` takes some five thousand.
+/// The largest answer that is read, in bytes. `/varz` has about five thousand.
 const LARGEST: usize = 1024 * 1024;
 
 /// The monitoring port of a nats-server, if it is known.
@@ -18,7 +18,7 @@ pub struct Monitor {
     varz: Option<Url>,
 }
 
-/// The part of `/varz` that the console shows. What another release leaves out is 0 or empty.
+/// The part of `/varz` that the console shows. A field that another release leaves out is 0 or empty.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Varz {
@@ -54,7 +54,7 @@ pub struct Varz {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Cluster {
-    /// Its name; empty for a server by itself.
+    /// Its name; empty for a single server.
     pub name: String,
 }
 
@@ -63,7 +63,7 @@ pub struct Cluster {
 /// # Errors
 /// TLS cannot be set up.
 pub fn http_client(timeout: Duration) -> anyhow::Result<Client> {
-    // Another part of the process was first.
+    // Fails if another part of the process has installed one already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .redirect(redirect::Policy::none())
@@ -73,7 +73,7 @@ pub fn http_client(timeout: Duration) -> anyhow::Result<Client> {
         .context("cannot make an HTTP client")
 }
 
-/// The body of a GET that is answered 200.
+/// The body of the successful answer to a GET.
 ///
 /// # Errors
 /// When there is no such answer in time, or it is larger than `largest` bytes.
@@ -86,7 +86,7 @@ pub async fn get(client: &Client, url: Url, largest: usize) -> anyhow::Result<Ve
 /// The body of an answer.
 ///
 /// # Errors
-/// It does not come in time, or is larger than `largest` bytes.
+/// When it does not arrive in time, or is larger than `largest` bytes.
 pub async fn body(mut answer: Response, largest: usize) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
@@ -97,16 +97,16 @@ pub async fn body(mut answer: Response, largest: usize) -> anyhow::Result<Vec<u8
 }
 
 impl Monitor {
-    /// The monitoring port at this URL. Asks nothing yet.
+    /// The monitoring port at this URL. Sends no request yet.
     ///
     /// # Errors
-    /// It is a URL without paths, or no HTTP client can be made.
+    /// When the URL cannot have a path, or no HTTP client can be made.
     pub fn new(url: Option<&Url>) -> anyhow::Result<Self> {
         let varz = url.map(|url| url.join("varz")).transpose().context("NATS_MONITOR_URL")?;
         Ok(Self { client: http_client(ANSWER_TIMEOUT)?, varz })
     }
 
-    /// What the server says of itself. `None` when its monitoring port is not known.
+    /// The server's `/varz`. `None` when its monitoring port is not known.
     ///
     /// # Errors
     /// When it does not answer in time.

@@ -15,10 +15,10 @@ use super::{ANSWER_TIMEOUT, replicas::State};
 const MAX_STREAMS: usize = 100;
 const MAX_GROUPS: usize = 256;
 const MAX_SUBJECTS: usize = 1_000;
-/// How many questions are open at once.
+/// How many requests are open at once.
 const AT_ONCE: usize = 16;
 
-/// NATS, to be asked.
+/// Queries NATS.
 #[derive(Debug, Clone)]
 pub struct Nats {
     bus: Bus,
@@ -31,16 +31,16 @@ pub struct StreamReport {
     pub info: stream::Info,
     /// Its durable consumers, by name.
     pub groups: Vec<consumer::Info>,
-    /// Its other consumers, by name: listeners on their own.
+    /// Its other consumers, by name: those of listeners in no group.
     pub listeners: Vec<consumer::Info>,
 }
 
-/// Everything that NATS says, at one time.
+/// Everything that NATS reports, at one time.
 #[derive(Debug, Clone)]
 pub struct NatsReport {
-    /// The streams by name, without those that are buckets underneath.
+    /// The streams by name, without those behind key-value buckets.
     pub streams: Vec<StreamReport>,
-    /// Every process that holds a client id, by that.
+    /// Every process that holds a client id, sorted by it.
     pub holders: Vec<Holder>,
     /// When it was asked.
     pub at: OffsetDateTime,
@@ -57,17 +57,17 @@ pub struct SubjectReport {
     pub last_sequence: u64,
 }
 
-/// Names, in a consumer's metadata, the listener that has it for itself alone.
+/// The key in a consumer's metadata whose value is the client id of the only listener that uses it.
 pub const LISTENER: &str = "client-id";
 
-/// The client id of the listener that has this consumer for itself alone, as `ticketing listen` without a queue group.
+/// The client id of the only listener that uses this consumer: `ticketing listen` without a queue group.
 #[must_use]
 pub fn listener(consumer: &consumer::Info) -> Option<&str> {
     consumer.config.metadata.get(LISTENER).map(String::as_str)
 }
 
 impl Nats {
-    /// By this connection.
+    /// Uses this connection.
     #[must_use]
     pub fn new(bus: Bus) -> Self {
         Self { bus }
@@ -85,15 +85,15 @@ impl Nats {
         self.bus.link().borrow().up
     }
 
-    /// How NATS is when it has not answered, and why, told within `limit`.
+    /// The state of NATS after it has not answered, and the reason; takes at most `limit`.
     pub async fn state(&self, limit: Duration) -> (State, &'static str) {
         if self.is_connected() {
             return (State::Frozen, "it does not answer");
         }
         match self.bus.reach(limit).await {
-            Reach::Refused => (State::Away, "nobody listens at its address"),
+            Reach::Refused => (State::Away, "nothing listens at its address"),
             Reach::Silent => (State::Frozen, "it does not answer"),
-            Reach::Greets => (State::Away, "it turns this user away, or has only just started"),
+            Reach::Greets => (State::Away, "it rejects this user, or has just started"),
         }
     }
 
@@ -105,7 +105,7 @@ impl Nats {
         self.report_within(ANSWER_TIMEOUT).await
     }
 
-    /// The same, for one who waits longer or less long.
+    /// The same, with another time limit.
     ///
     /// # Errors
     /// When NATS does not answer within `limit`.
@@ -122,14 +122,14 @@ impl Nats {
     async fn streams(&self) -> anyhow::Result<Vec<StreamReport>> {
         let listed = self.bus.jetstream.streams().take(MAX_STREAMS);
         let infos: Vec<stream::Info> = listed.try_collect().await.context("the streams")?;
-        // Buckets are streams underneath.
+        // Every key-value bucket is a stream.
         let infos = infos.into_iter().filter(|info| !info.config.name.starts_with("KV_"));
         let reports = iter(infos).map(|info| async move {
             let stream = self.bus.jetstream.get_stream_no_info(&info.config.name).await?;
             let consumers = stream.consumers().take(MAX_GROUPS);
             let mut groups: Vec<consumer::Info> = consumers.try_collect().await?;
             groups.sort_by(|one, other| one.name.cmp(&other.name));
-            // What has no durable name is somebody's look at the stream.
+            // A consumer without a durable name belongs to no queue group.
             let durable = |group: &consumer::Info| group.config.durable_name.is_some();
             let (groups, listeners) = groups.into_iter().partition(durable);
             anyhow::Ok(StreamReport { info, groups, listeners })
@@ -163,7 +163,7 @@ impl Nats {
     }
 }
 
-/// An answer within this time.
+/// Fails unless the answer arrives within `limit`.
 async fn bounded<T>(
     limit: Duration,
     asked: impl Future<Output = anyhow::Result<T>>,

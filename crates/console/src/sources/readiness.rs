@@ -1,4 +1,4 @@
-//! What a process answers at `/readyz`, and what that, or its silence, says of it.
+//! The state of a process, from its answer at `/readyz` or its silence.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::monitor::body;
 /// The largest reason for not being ready, in bytes. It is sent to every viewer twice a second.
 const LARGEST_REASON: usize = 16 * 1024;
 
-/// How something is, as far as can be told from here.
+/// The state of a server or process, as far as can be told from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -18,14 +18,14 @@ pub enum State {
     Ready,
     /// It answers that it is not ready.
     NotReady,
-    /// Nobody is there.
+    /// It cannot be reached.
     Away,
-    /// Something is there, and does not answer.
+    /// It is there, but does not answer.
     Frozen,
 }
 
 impl State {
-    /// Whether what it says is of now.
+    /// Whether it answers, so that its numbers are current.
     #[must_use]
     pub fn answers(self) -> bool {
         matches!(self, Self::Ready | Self::NotReady)
@@ -44,7 +44,7 @@ struct Gate {
     reason: String,
 }
 
-/// How the process at this address is, and why it is not ready. Waits as long as the client does.
+/// The state of the process at this address, and why it is not ready. Waits as long as the client does.
 pub async fn readiness(client: &Client, address: &Url) -> (State, String) {
     let Ok(url) = address.join("readyz") else { return (State::Away, String::new()) };
     let answer = match client.get(url).send().await {

@@ -1,5 +1,5 @@
-//! What each replica of a service says of itself: `/readyz` and `/metrics`. Each is asked by itself, so
-//! that one that is frozen keeps no other waiting.
+//! Asks each replica of a service for `/readyz` and `/metrics`, independently of the others: one that is frozen
+//! delays no other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,11 +32,11 @@ pub use super::readiness::State;
 
 /// The largest metrics that are read, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;
-/// How many replicas are asked.
+/// The most replicas that are asked.
 const MAX_REPLICAS: usize = 200;
 
 /// A service, and where its replicas' probes and metrics are: `orders=http://orders-operations:9000`. Every
-/// address that the name resolves to is a replica.
+/// address that the host name resolves to is a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAt {
     /// The service's name.
@@ -62,9 +62,9 @@ impl FromStr for ServiceAt {
 pub struct ReplicaReport {
     /// Its client id, or its address while that is not known.
     pub client_id: String,
-    /// The service that it is of.
+    /// The service it belongs to.
     pub service: String,
-    /// How it is.
+    /// Its state.
     pub state: State,
     /// Why it is not ready.
     pub why: String,
@@ -80,7 +80,7 @@ pub type Replicas = BTreeMap<String, ReplicaReport>;
 pub struct Directory {
     /// Services by name.
     pub services: Vec<ServiceAt>,
-    /// The data folder of a system that `cargo run` has brought up.
+    /// The data folder of a system that `cargo run` started.
     pub data_folder: Option<PathBuf>,
 }
 
@@ -88,10 +88,10 @@ pub struct Directory {
 #[derive(Debug, Default, Deserialize)]
 struct RunningSystem {
     services: BTreeMap<String, String>,
-    /// Where probes and metrics are, and the operations API.
+    /// The URLs of probes, metrics and the operations API, by client id.
     #[serde(default)]
     operations: BTreeMap<String, String>,
-    /// Where the console is, once it is up.
+    /// The console's URL, once it is up.
     #[serde(default)]
     console_url: Option<String>,
     /// Whether its links can be cut.
@@ -99,7 +99,7 @@ struct RunningSystem {
     cuttable: bool,
 }
 
-/// A replica to be asked.
+/// A replica to ask.
 #[derive(Debug, Clone)]
 struct Target {
     url: Url,
@@ -108,12 +108,12 @@ struct Target {
 }
 
 impl Directory {
-    /// The addresses of processes' APIs by client id, as `cargo run` has written them down.
+    /// The URLs of the processes' APIs by client id, as `cargo run` recorded them.
     pub async fn on_this_machine(&self) -> BTreeMap<String, String> {
         self.running_system().await.services
     }
 
-    /// Where the console of that system is, once it is up.
+    /// The URL of that system's console, once it is up.
     pub async fn console(&self) -> Option<Url> {
         self.running_system().await.console_url?.parse().ok()
     }
@@ -169,7 +169,7 @@ pub async fn look(directory: &Directory, limit: Duration) -> anyhow::Result<Repl
     Ok(known)
 }
 
-/// Asks every replica again and again until the process stops, and tells what it knows of all.
+/// Asks every replica periodically until the process stops, and keeps `known` up to date.
 ///
 /// # Errors
 /// When no HTTP client can be made.
@@ -227,7 +227,7 @@ fn note(known: &mut Replicas, target: Target, answer: Answer) {
 }
 
 async fn ask(client: Client, target: Target) -> (Target, Answer) {
-    // Both at once: what is frozen is known after one timeout.
+    // Both at once, so that a frozen replica costs one timeout.
     let ready = readiness(&client, &target.url);
     let (ready, samples) = tokio::join!(ready, metrics(&client, &target));
     let samples = samples.inspect_err(|error| debug!(%error, "no metrics")).ok();

@@ -1,4 +1,4 @@
-//! Metrics in the text format of Prometheus, as far as the services write it.
+//! Metrics in Prometheus's text format, as far as the services use it.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ struct Sample {
     value: f64,
 }
 
-/// What a process has measured.
+/// The metrics of a process.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Samples(Vec<Sample>);
 
 impl Samples {
-    /// Reads what it can; a line that is none of the format is passed over.
+    /// Reads the samples, and skips lines that it cannot parse.
     #[must_use]
     pub fn read(text: &str) -> Self {
         Self(text.lines().filter_map(sample).take(MAX_SAMPLES).collect())
@@ -30,8 +30,8 @@ impl Samples {
         self.0.is_empty()
     }
 
-    /// The sum of the samples of this name that have all these labels. `None` when there are none, or one
-    /// is not known to the process (NaN).
+    /// The sum of the samples with this name and all these labels. `None` when there are none, or one
+    /// is unknown to the process (NaN).
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut found = self.0.iter().filter(|sample| {

@@ -1,5 +1,4 @@
-//! `/streaming/clientsz`: who holds a client id; `?client=` one of them, `?subs=1` with what it is
-//! subscribed to.
+//! `/streaming/clientsz`: who holds a client id; `?client=` one of them, `?subs=1` with their subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +36,7 @@ struct Clientsz {
     clients: Vec<Client>,
 }
 
-/// STAN's `Clientz`, with what the lease says besides.
+/// STAN's `Clientz`, plus what the lease records.
 #[derive(Debug, Serialize)]
 struct Client {
     id: String,

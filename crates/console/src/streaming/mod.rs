@@ -28,7 +28,7 @@ use tracing::debug;
 
 use crate::{Console, sources::monitor::Varz};
 
-/// How many entries an answer has at most, unless `limit` says less: STAN's own number.
+/// The most entries in an answer, unless `limit` is smaller: the same number as in STAN.
 const LIMIT: usize = 1024;
 
 /// The routes.
@@ -40,7 +40,7 @@ pub(crate) fn routes() -> Router<Console> {
         .route("/streaming/channelsz", get(channelsz::channelsz))
 }
 
-/// What every answer begins with.
+/// The first fields of every answer.
 #[derive(Debug, Serialize)]
 struct Server {
     cluster_id: String,
@@ -59,14 +59,14 @@ impl Server {
     }
 }
 
-/// Which part of a list is wanted.
+/// The requested part of a list.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
     offset: Option<usize>,
     limit: Option<usize>,
 }
 
-/// A part of a list, and where it is.
+/// Which part of the list an answer has.
 #[derive(Debug, Serialize)]
 struct Part {
     offset: usize,
@@ -76,7 +76,7 @@ struct Part {
 }
 
 impl Window {
-    /// Cuts a list down to what is wanted.
+    /// Cuts a list down to the requested part.
     fn cut<T>(self, all: Vec<T>) -> (Part, Vec<T>) {
         let (offset, total) = (self.offset.unwrap_or(0), all.len());
         let limit = self.limit.filter(|limit| *limit > 0).unwrap_or(LIMIT).min(LIMIT);
@@ -90,7 +90,7 @@ fn is_set(flag: Option<&str>) -> bool {
     flag == Some("1")
 }
 
-/// Why there is no answer.
+/// The response when NATS does not answer.
 struct Failed(Response);
 
 impl IntoResponse for Failed {

@@ -1,4 +1,4 @@
-//! `/streaming/storez`: what is stored, and how much may be.
+//! `/streaming/storez`: what is stored, and the limits.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(super) struct Storez {
     total_bytes: u64,
 }
 
-/// STAN's `StoreLimits`. The limits of each stream stand for those of its channels.
+/// STAN's `StoreLimits`, by stream: the channels of a stream share its limits.
 #[derive(Debug, Serialize)]
 struct Limits {
     /// By stream.

@@ -20,16 +20,16 @@ pub(super) struct Subscription {
     max_inflight: i64,
     /// Seconds.
     ack_wait: u64,
-    /// The last sequence that the group was sent.
+    /// The last sequence sent to the group.
     last_sent: u64,
-    /// What the group has in its hands, unacknowledged.
+    /// Events sent to the group and not yet acknowledged.
     pending_count: usize,
-    /// The group may have no more in its hands.
+    /// The group has as many unacknowledged events as it may.
     is_stalled: bool,
 }
 
 impl Subscription {
-    /// Of a listener in no group, whose consumer ends with it.
+    /// The subscription of a listener in no group, whose consumer ends with it.
     fn alone(client_id: &str, consumer: &consumer::Info) -> Self {
         Self {
             durable_name: String::new(),
