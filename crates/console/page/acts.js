@@ -1,8 +1,8 @@
-// What a person can do by the page. Each form says below it what came of it.
+// What a person can do on the page. Each form shows its result below it.
 
 import { byId, each, make, text, tenth } from "/dom.js";
 
-/** The problem's own words, or the answer in short. */
+/** The detail of a problem, or a summary of the answer. */
 function words(answer, body) {
   if (!answer.ok) return `${answer.status} ${body?.detail ?? body?.title ?? answer.statusText}`;
   const inner = body?.body;
@@ -46,7 +46,7 @@ form("break", "/api/act/break", (data, button) => {
   return how === "cut" ? { how, what, from: data.get("from"), seconds: Number(data.get("seconds")) } : { how, what };
 });
 
-/** Keeps a select's options, and what is chosen. */
+/** Updates the options of a select and keeps the selection. */
 function options(select, names) {
   if ([...select.options].map((option) => option.value).join("\n") === names.join("\n")) return;
   const chosen = select.value;
@@ -66,30 +66,30 @@ export function showActs({ rights, breakable, cuttable, parts, flows, experiment
   const subject = byId("subject");
   const isFirst = subject.options.length === 0;
   options(subject, flows.flatMap((flow) => flow.subjects));
-  // What the form has in it at first is a ticket.
+  // The payload that the form starts with is a ticket.
   if (isFirst && [...subject.options].some((option) => option.value === "ticket:created")) subject.value = "ticket:created";
   options(byId("break-stream"), flows.map((flow) => flow.stream));
   options(byId("break-part"), [...parts.map((part) => part.name), "postgres"]);
 }
 
-/** What was broken, what was seen since, and what it came to. */
+/** What was broken, the changes seen since, and the outcome. */
 function showExperiments(experiments) {
   byId("outcomes").hidden = experiments.length === 0;
   each(byId("experiments"), experiments, ({ at }) => at, () => {
     const item = make("li");
-    item.append(make("strong"), make("ol", "sights"), make("p", "outcome"));
+    item.append(make("strong"), make("ol", "observations"), make("p", "outcome"));
     item.lastChild.setAttribute("role", "status");
     return item;
   }, (item, { at, what, seen, outcome }) => {
     text(item.children[0], `${at.slice(11, 19)} UTC: ${what}`);
-    const sights = seen.map((sight, index) => ({ ...sight, index }));
-    each(item.children[1], sights, ({ index }) => String(index), () => make("li"), (line, sight) =>
-      text(line, `after ${tenth.format(sight.after)} s: ${sight.text}`));
-    text(item.children[2], outcome || "Being followed…");
+    const observations = seen.map((observation, index) => ({ ...observation, index }));
+    each(item.children[1], observations, ({ index }) => String(index), () => make("li"), (line, observation) =>
+      text(line, `after ${tenth.format(observation.after)} s: ${observation.text}`));
+    text(item.children[2], outcome || "In progress…");
   });
 }
 
-/** The account of what was posted by load: whether anything is missing. */
+/** The counts of what loads posted, and whether anything is missing. */
 export function showSums(sums, now, span) {
   const whole = new Intl.NumberFormat("en");
   for (const name of ["sent", "accepted", "refused", "unanswered", "applied", "waiting"]) {
@@ -99,7 +99,7 @@ export function showSums(sums, now, span) {
   }
   const verdict = byId("verdict");
   const waited = sums.waitingSince ? (now - Date.parse(sums.waitingSince)) / 1000 : 0;
-  let text = "Nothing has been posted by load yet.";
+  let text = "No load has been generated yet.";
   let look = "";
   if (sums.accepted > 0 && sums.waiting === 0) {
     text = `Nothing is lost: all ${whole.format(sums.accepted)} tickets answered 201 are in orders.`;

@@ -1,5 +1,5 @@
-// Keeps the page up to date with the console's snapshots. Whatever came in an event or from a process is
-// set as text, never as HTML.
+// Keeps the page up to date with the console's snapshots. Data from events and processes is set as text, never as
+// HTML.
 
 import { showActs, showSums } from "/acts.js";
 import { showDeadLetters } from "/dead-letters.js";
@@ -15,7 +15,7 @@ const STATES = {
 };
 let lastHeard = 0;
 
-/** A step of the flow: its title, how it looks, and lines of a name and a value. */
+/** The steps of a flow, each with a title, a look, and lines of a name and a value. */
 function steps(list, items) {
   each(list, items, (step) => step.key, () => {
     const item = make("li");
@@ -122,7 +122,7 @@ function show(snapshot) {
   const troubled = parts.filter((part) => part.state !== "ready");
   const dead = groups.reduce((sum, { group }) => sum + (group.deadLetters ?? 0), 0);
   const words = troubled.map((part) => `${part.name} is ${STATES[part.state][0]}`);
-  // Of an outage of NATS itself, one is enough.
+  // When NATS itself is down, saying so once is enough.
   const cutOff = parts.filter((part) => part.state === "ready" && part.connected === false);
   if (parts.some((part) => part.name === "nats" && part.state === "ready")) {
     words.push(...cutOff.map((part) => `${part.name} is disconnected from NATS`));
@@ -143,13 +143,13 @@ function listen() {
     lastHeard = performance.now();
     show(JSON.parse(message.data));
   };
-  // After an error status the browser does not retry by itself.
+  // After an error status the browser does not reconnect on its own.
   live.onerror = () => {
     if (live.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
   };
 }
 listen();
-// One answer with events ends every 20 s, and the browser asks for the next: no outage.
+// Every event stream ends after 20 s and the browser reconnects, which is no outage.
 setInterval(() => {
   if (performance.now() - lastHeard > 2500) summary("The console does not respond. The numbers below are out of date.", "bad");
 }, 500);

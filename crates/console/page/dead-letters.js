@@ -1,11 +1,11 @@
-// Dead letters: grouped by reason, searched, shown to the byte, redriven or discarded with a preview, and who did it.
-// Whatever came in an event is set as text, never as HTML.
+// Dead letters: grouped by reason, searched, shown byte by byte, redriven or discarded after a preview, and who did it.
+// Data from events is set as text, never as HTML.
 
 import { byId, each, look, make, number, text } from "/dom.js";
 
 /** How many bytes of a payload are shown at once. */
 const PIECE = 8192;
-/** How soon to look again after a service did not answer, in milliseconds. */
+/** How soon to retry after a service did not answer, in milliseconds. */
 const RETRY = 5000;
 let known = "";
 let service = "";
@@ -27,9 +27,9 @@ const at = (path, query) => {
   const parameters = new URLSearchParams(given);
   return `/api/operations/${encodeURIComponent(service)}${path}${given.length ? `?${parameters}` : ""}`;
 };
-/** What came of what the person did; what is shown is said elsewhere, so that a look in between does not hide it. */
+/** Shows the result of the last action. What the list shows is written elsewhere, so that a refresh keeps the result. */
 const say = (words, name = "") => { text(byId("letters-said"), words); look(byId("letters-said"), name); };
-/** Does something, and says what went wrong with it. */
+/** Does something, and shows the error if it fails. */
 async function trying(work) {
   try { say(""); await work(); } catch (error) { say(error.message, "bad"); }
 }
@@ -49,7 +49,7 @@ function fill(row, values) {
 }
 const time = (value) => (value ? new Date(value).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "–");
 
-/** What is shown now, in words. */
+/** The current filter, in words. */
 function filterWords() {
   const parts = [filter.queueGroup && `group ${filter.queueGroup}`, filter.subject && `subject ${filter.subject}`,
     filter.reason && `reason “${filter.reason}”`, filter.text && `text “${filter.text}”`].filter(Boolean);
@@ -69,7 +69,7 @@ async function showGroups() {
       })]);
   });
 }
-/** Rows keep their places and the focus while what they show is looked up again. */
+/** Rows keep their places and the focus during a refresh. */
 function showRows() {
   each(byId("letters"), rows, (letter) => `${service} ${letter.id} ${mayAct}`, (letter) => {
     const row = make("tr");
@@ -84,7 +84,7 @@ function showRows() {
     return row;
   }, (row, letter) => {
     text(row.cells[1], time(letter.deadAt));
-    text(row.cells[5], letter.redriveAt ? `waits to be tried again; ${letter.reason}` : letter.reason);
+    text(row.cells[5], letter.redriveAt ? `waiting to be retried; ${letter.reason}` : letter.reason);
     text(row.cells[6], number(letter.attempts));
     text(row.cells[7], number(letter.copies));
     text(row.cells[8], letter.clientId);
@@ -93,7 +93,7 @@ function showRows() {
   byId("letters-bulk").hidden = !mayAct || rows.length === 0;
   text(byId("letters-status"), `${number(rows.length)} shown: ${filterWords()}${next === null ? "" : ". There may be more."}`);
 }
-/** Looks from the newest on, or for what comes after the rows that are shown. Of several looks at a time, the last counts. */
+/** Searches from the newest on, or after the rows that are shown. Of several searches at a time, only the last counts. */
 async function search(after = null) {
   const mine = ++looks;
   const found = await ask(at("/dead-letters", { ...filter, after }));
@@ -142,7 +142,7 @@ async function act(name, body) {
   if (token) headers.authorization = `Bearer ${token}`;
   return ask(`/api/act/operations/${encodeURIComponent(service)}/${name}`, { method: "POST", headers, body: JSON.stringify(body) });
 }
-/** Each answer is of a part: asks until the selection ends, or `going` says no. Tells what it was in all. */
+/** Each request handles a part: repeats until the selection ends or `going` returns false. Returns the totals. */
 async function all(name, body, going = () => true) {
   let letters = 0;
   let answer = {};
@@ -164,8 +164,8 @@ async function prepare(name, selection) {
   wanted = { name, selection: selection.ids ? selection : { ...selection, upTo: preview.upTo } };
   const what = selection.ids ? `dead letter ${selection.ids.join(", ")}` : `${preview.more ? "more than " : ""}${number(preview.letters)} dead letter${preview.letters === 1 ? "" : "s"} (${filterWords()})`;
   text(byId("confirm-title"), name === "redrive" ? "Redrive?" : "Discard?");
-  text(byId("confirm-words"), preview.letters === 0 ? "Nothing to do: there are no such dead letters any more."
-    : name === "redrive" ? `${service} tries ${what} again, in the group in which ${selection.ids ? "it" : "they"} failed.`
+  text(byId("confirm-words"), preview.letters === 0 ? "Nothing to do: these dead letters no longer exist."
+    : name === "redrive" ? `${service} retries ${what} in the group in which ${selection.ids ? "it" : "they"} failed.`
       : `This deletes ${what} of ${service} permanently. Their effects will never happen.`);
   text(byId("confirm-yes"), name === "redrive" ? "Redrive" : "Discard permanently");
   byId("confirm-yes").disabled = preview.letters === 0;
@@ -197,7 +197,6 @@ async function services() {
   const select = byId("letters-service");
   if ([...select.options].map((option) => option.value).join() !== names.join()) {
     select.replaceChildren(...names.map((name) => new Option(name, name)));
-    // The service that has something to be done.
     select.value = names.includes("orders") ? "orders" : names[0] ?? "";
   }
   service = select.value;
@@ -219,16 +218,16 @@ byId("bulk-redrive").addEventListener("click", () => trying(() => prepare("redri
 byId("bulk-discard").addEventListener("click", () => trying(() => prepare("discard", { filter })));
 byId("confirm").addEventListener("close", () => { if (byId("confirm").returnValue === "yes") trying(confirmed); });
 
-/** Looks again when the number of dead letters or of parts has changed. */
+/** Refreshes when the number of dead letters, the rights, or the ready parts have changed. */
 export function showDeadLetters({ parts, rights }, dead) {
   const state = `${dead} ${rights} ${parts.filter((part) => part.state === "ready").map((part) => part.name).join()}`;
   if (state === known) return;
   known = state;
-  const lookAgain = async () => {
+  const refreshAll = async () => {
     await services();
     if (service) await refresh();
   };
-  lookAgain().catch((error) => {
+  refreshAll().catch((error) => {
     say(error.message, "bad");
     setTimeout(() => { known = ""; }, RETRY);
   });

@@ -1,9 +1,9 @@
-// What the parts of the page share: elements, and numbers for people. Whatever came in an event or from a process is
-// set as text, never as HTML.
+// Shared by the scripts of the page: elements, and numbers for people. Data from events and processes is set as text,
+// never as HTML.
 
 export const byId = (id) => document.getElementById(id);
 
-/** Sets text only if it changed: a selection or a screen reader is not disturbed for nothing. */
+/** Sets text only if it changed, so as not to disturb a selection or a screen reader. */
 export function text(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
@@ -16,7 +16,7 @@ export function make(tag, name, content) {
   if (content !== undefined) element.textContent = content;
   return element;
 }
-/** Keeps one child per item, in order, known by its key. */
+/** Keeps one child per item, in order, identified by its key. */
 export function each(parent, items, key, create, update) {
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, at) => {

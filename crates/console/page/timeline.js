@@ -1,16 +1,16 @@
-// The timeline of a ticket or an order: every step of every event about it, in the order of time. Whatever came in an
-// event is set as text, never as HTML.
+// The timeline of a ticket or an order: every step of every event about it, in chronological order. Data from events
+// is set as text, never as HTML.
 
 import { byId, look, make, number, text } from "/dom.js";
 
-/** What became of an event in a queue group, when it is not a step with a time of its own. */
+/** The states of an event in a queue group that have no time. */
 const STATES = {
-  unpublished: ["waits to be published", "warn"],
-  waiting: ["waits for a member of the group", "warn"],
+  unpublished: ["waiting to be published", "warn"],
+  waiting: ["waiting for a member of the group", "warn"],
   delivered: ["with a member, not acknowledged yet", "warn"],
   acknowledged: ["acknowledged", ""],
   missing: ["MISSING: acknowledged, and neither applied nor a dead letter", "bad"],
-  unknown: ["not known", "warn"],
+  unknown: ["unknown", "warn"],
 };
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const time = (value) => new Date(value).toISOString().replace("T", " ").replace("Z", "");
@@ -24,9 +24,9 @@ function publication(event) {
     case "stored": return { at: found.at, what: "published", where, details: `sequence #${number(found.sequence)}` };
     case "within": return { at: found.to, what: "published", where,
       details: `one of #${number(found.firstSequence)} to #${number(found.lastSequence)}, confirmed between ${time(found.from)} and ${time(found.to)}` };
-    case "waiting": return { what: "waits to be published", where: `outbox of ${event.service}`, details: "", look: "warn" };
-    case "lost": return { what: "lost by the stream, waits to be republished", where: `outbox of ${event.service}`, details: "", look: "bad" };
-    default: return { what: "published", where, details: "when and where is not known any more" };
+    case "waiting": return { what: "waiting to be published", where: `outbox of ${event.service}`, details: "", look: "warn" };
+    case "lost": return { what: "lost by the stream, waiting to be republished", where: `outbox of ${event.service}`, details: "", look: "bad" };
+    default: return { what: "published", where, details: "when and where is no longer known" };
   }
 }
 /** The steps of an event in a queue group. */
@@ -36,15 +36,15 @@ function received(group) {
   const steps = (known?.acts ?? []).map((act) => ({ at: act.at, where,
     what: act.act === "discard" ? `dead letter discarded by ${act.operator}` : `dead letter redriven by ${act.operator}`, details: "",
     look: act.act === "discard" ? "bad" : "" }));
-  const tries = (attempts) => (attempts ? `${number(attempts)} attempt${attempts === 1 ? "" : "s"} of its own` : "took effect at once, with its batch");
+  const tries = (attempts) => (attempts ? `${number(attempts)} attempt${attempts === 1 ? "" : "s"} on its own` : "took effect at once, with its batch");
   if (state === "applied") {
     if (known.deliveredAt) steps.push({ at: known.deliveredAt, what: `delivered to ${known.appliedBy}`, where, details: "" });
     steps.push({ at: known.appliedAt, what: `applied by ${known.appliedBy}`, where, details: tries(known.attempts), look: "good" });
   } else if (state === "dead" || state === "redriven") {
     steps.push({ at: known.deadAt, what: `dead letter ${known.deadLetter}, given up by ${known.deadBy}`, where, details: `${known.attempts ? tries(known.attempts) : "not tried"}: ${known.reason}`, look: "bad" });
-    if (state === "redriven") steps.push({ what: "waits to be tried again", where, details: "", look: "warn" });
+    if (state === "redriven") steps.push({ what: "waiting to be retried", where, details: "", look: "warn" });
   } else if (state === "retrying") {
-    steps.push({ at: known.lastAttemptAt, what: "failed, is tried again", where, details: `${tries(known.attempts)}: ${known.lastError}`, look: "warn" });
+    steps.push({ at: known.lastAttemptAt, what: "failed, will be retried", where, details: `${tries(known.attempts)}: ${known.lastError}`, look: "warn" });
   } else if (STATES[state]) {
     const [what, name] = STATES[state];
     steps.push({ what, where, details: state === "acknowledged" && !group.listener ? "this group has no operations API to ask" : "", look: name });
@@ -60,7 +60,7 @@ function steps(event) {
   ];
   return all.map((step) => ({ ...step, event }));
 }
-/** In the order of time; what has not happened yet comes last. */
+/** Chronological; what has not happened yet comes last. */
 const inOrder = (one, other) => (one.at ? Date.parse(one.at) : Infinity) - (other.at ? Date.parse(other.at) : Infinity) || 0;
 
 function row(step) {
@@ -74,7 +74,7 @@ function row(step) {
   }
   return line;
 }
-/** Ids of other things that the events name: an order of a ticket, the ticket of an order. */
+/** Ids of related entities in the events: an order of a ticket, the ticket of an order. */
 function related(entity, events) {
   const ids = new Map();
   for (const { data } of events) {
@@ -97,13 +97,13 @@ function verdict({ entity, events, services, nats }) {
   if (count("dead", "redriven")) parts.push(`${number(count("dead", "redriven"))} dead letters`);
   if (count("discarded")) parts.push(`${number(count("discarded"))} discarded`);
   const open = count("unpublished", "waiting", "delivered", "retrying");
-  if (open) parts.push(`${number(open)} under way`);
+  if (open) parts.push(`${number(open)} in progress`);
   if (count("missing")) parts.push(`${number(count("missing"))} MISSING`);
-  if (count("unknown", "acknowledged")) parts.push(`${number(count("unknown", "acknowledged"))} not known`);
+  if (count("unknown", "acknowledged")) parts.push(`${number(count("unknown", "acknowledged"))} unknown`);
   const gaps = services.filter((one) => one.why || !one.complete)
     .map((one) => (one.why ? `${one.service}: ${one.why}` : `${one.service}: some events cannot be found`));
   if (nats) gaps.push(`NATS: ${nats}`);
-  const words = events.length ? parts.join(", ") : `No event of ${entity} is in the services' logs. They keep 14 days.`;
+  const words = events.length ? parts.join(", ") : `No event of ${entity} is in the services' logs, which keep 14 days`;
   const bad = count("dead", "discarded", "missing") > 0;
   return [gaps.length ? `${words}. Not complete: ${gaps.join("; ")}.` : `${words}.`,
     bad ? "bad" : open || gaps.length || !events.length ? "warn" : "good"];

@@ -1,11 +1,11 @@
-// Whether the sums agree: what the services committed against what became of it, event by event.
+// Whether the sums agree: what the services committed, and the state of each event in every queue group.
 
 import { byId, each, look, make, number, text } from "/dom.js";
 
 const COLUMNS = ["applied", "retrying", "dead", "discarded", "waiting", "missing"];
 const time = (value) => (value ? new Date(value).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "–");
 
-/** Where the sums do not agree, or that they do. */
+/** Whether the sums agree, and if not, where. */
 function verdict({ streams, unknown }) {
   const committed = streams.reduce((sum, stream) => sum + stream.committed, 0);
   const problems = [];
@@ -25,7 +25,7 @@ function verdict({ streams, unknown }) {
   const gaps = unknown.length ? ` Not checked: ${unknown.join("; ")}.` : "";
   if (problems.length) return [`The sums do not agree. ${problems.join("; ")}.${gaps}`, "bad"];
   const parts = [`Nothing is lost: each of the ${number(committed)} newest events is accounted for`];
-  if (open) parts.push(`${number(open)} under way`);
+  if (open) parts.push(`${number(open)} in progress`);
   if (dead) parts.push(`${number(dead)} dead letters or discarded`);
   return [`${parts.join(", ")}.${gaps}`, gaps || dead ? "warn" : "good"];
 }
