@@ -141,9 +141,9 @@ pub struct Console {
     pub services: Services,
     /// The operations APIs of the services.
     pub operations: Operations,
-    /// The counts of what loads posted.
+    /// The counts of the tickets that loads posted.
     pub ledger: Ledger,
-    /// What was broken, and the outcomes.
+    /// The experiments and their outcomes.
     pub experiments: Experiments,
     /// Whether the links of the system on this machine can be cut.
     pub cuttable: bool,

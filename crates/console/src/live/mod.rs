@@ -38,9 +38,9 @@ pub struct Acts {
     pub breakable: bool,
     /// Whether its links can be cut.
     pub cuttable: bool,
-    /// The counts of what loads posted.
+    /// The counts of the tickets that loads posted.
     pub ledger: Ledger,
-    /// What was broken, and the outcomes.
+    /// The experiments and their outcomes.
     pub experiments: Experiments,
 }
 

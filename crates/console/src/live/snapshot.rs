@@ -21,9 +21,9 @@ pub struct Snapshot {
     pub breakable: bool,
     /// Whether the links of its services can be cut.
     pub cuttable: bool,
-    /// The counts of what loads posted.
+    /// The counts of the tickets that loads posted.
     pub sums: Sums,
-    /// What was broken, and the outcomes; the newest first.
+    /// The experiments and their outcomes; the newest first.
     pub experiments: Vec<Experiment>,
     /// NATS and every replica.
     pub parts: Vec<Part>,

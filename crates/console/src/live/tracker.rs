@@ -72,7 +72,7 @@ impl Tracker {
         }
     }
 
-    /// Forgets what has not been seen for [`FORGET`].
+    /// Forgets everything not seen for [`FORGET`].
     pub(super) fn forget(&mut self, now: Instant) {
         self.states.retain(|_, seen| now.duration_since(seen.looked) < FORGET);
         self.numbers.retain(|_, samples| {
