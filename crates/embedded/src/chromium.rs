@@ -61,7 +61,7 @@ impl Chromium {
             .spawn()?;
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            ensure!(child.exited().is_none(), "{} ended at its start", driver.display());
+            ensure!(child.exited().is_none(), "{} exited during startup", driver.display());
             ensure!(Instant::now() < deadline, "{} was not ready in time", driver.display());
             sleep(LOOK_EVERY).await;
         }

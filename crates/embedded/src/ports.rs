@@ -48,7 +48,7 @@ pub fn free() -> anyhow::Result<u16> {
 /// # Errors
 /// As [`free`].
 pub fn consecutive(count: u16) -> anyhow::Result<u16> {
-    ensure!((1..=BLOCK).contains(&count), "between 1 and {BLOCK} ports can be had in a row");
+    ensure!((1..=BLOCK).contains(&count), "the count must be between 1 and {BLOCK}");
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         while reserved.rest.len() >= usize::from(count) {

@@ -52,7 +52,7 @@ async fn check(binary: &Path) -> anyhow::Result<()> {
     let version = text.split_once(": v").map(|(_, version)| version.trim()).unwrap_or_default();
     let mut numbers = version.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        bail!("{} does not say its version: {text:?}", binary.display());
+        bail!("{} does not print its version: {text:?}", binary.display());
     };
     ensure!(
         (major, minor) >= OLDEST,

@@ -177,7 +177,7 @@ async fn wait_until_ready(monitor_port: u16, child: &Child) -> anyhow::Result<()
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         if let Some(status) = child.exited() {
-            bail!("nats-server ended at its start ({status})");
+            bail!("nats-server exited during startup ({status})");
         }
         if let Ok(Ok(true)) = timeout(Duration::from_secs(1), is_healthy(monitor_port)).await {
             return Ok(());

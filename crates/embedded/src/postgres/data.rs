@@ -19,13 +19,13 @@ pub(super) async fn initialize(server: &Postgres, progress: &Progress) -> anyhow
     if let Ok(found) = fs::read_to_string(&version) {
         ensure!(
             found.trim() == MAJOR,
-            "{} was made by Postgres {}, this is {MAJOR}: move it away, or start afresh",
+            "{} was created by Postgres {}, but this is {MAJOR}: move or delete it",
             server.data.display(),
             found.trim()
         );
         return Ok(());
     }
-    progress("making the database folder");
+    progress("creating the database folder");
     // Created under another name and renamed, so that an interrupted initdb leaves no half-made
     // folder.
     let unfinished = server.data.with_extension("unfinished");

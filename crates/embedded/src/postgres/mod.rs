@@ -181,7 +181,7 @@ impl Postgres {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(status) = child.exited() {
-                bail!("postgres ended at its start ({status})");
+                bail!("postgres exited during startup ({status})");
             }
             let connect = PgConnection::connect(&self.url("postgres"));
             if let Ok(Ok(mut connection)) = timeout(Duration::from_secs(2), connect).await

@@ -48,7 +48,7 @@ pub(super) fn file(server: &Postgres) -> anyhow::Result<NamedTempFile> {
 /// Makes databases created by an earlier release, which had no password, require it.
 pub(super) async fn required(server: &Postgres) -> anyhow::Result<()> {
     let file = server.data.join("pg_hba.conf");
-    let rules = fs::read_to_string(&file).context("cannot read who may connect")?;
+    let rules = fs::read_to_string(&file).context("cannot read pg_hba.conf")?;
     let trusts = |line: &&str| !line.starts_with('#') && line.ends_with("trust");
     if !rules.lines().any(|line| trusts(&line)) {
         return Ok(());
@@ -63,7 +63,7 @@ pub(super) async fn required(server: &Postgres) -> anyhow::Result<()> {
         _ => format!("{line}\n"),
     });
     // Overwritten in place, so that the file keeps its owner.
-    fs::write(&file, lines.collect::<String>()).context("cannot write who may connect")?;
+    fs::write(&file, lines.collect::<String>()).context("cannot write pg_hba.conf")?;
     sqlx::raw_sql("select pg_reload_conf()").execute(&mut connection).await?;
     connection.close().await?;
     Ok(())

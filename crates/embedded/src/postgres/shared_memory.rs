@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Stdio};
 /// <https://github.com/postgres/postgres/blob/REL_18_STABLE/src/include/utils/pidfile.h>
 const SEGMENT_LINE: usize = 7;
 
-/// The id of the segment of the server on this data folder. `None` if the server has ended by itself.
+/// The id of the segment of the server on this data folder. `None` if the server stopped normally.
 pub(super) fn segment(data: &Path) -> Option<String> {
     let lock = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let line = lock.lines().nth(SEGMENT_LINE - 1)?;
@@ -17,7 +17,7 @@ pub(super) fn segment(data: &Path) -> Option<String> {
 /// Removes the segment of a server that was killed, once its last process has ended.
 pub(super) fn remove(data: &Path) {
     let Some(id) = segment(data) else { return };
-    // If this fails, the segment stays as it would have without it.
+    // If this fails, the segment stays.
     let _ = std::process::Command::new("ipcrm")
         .args(["-m", &id])
         .stdin(Stdio::null())

@@ -260,8 +260,7 @@ fn read_lines(child: &mut std::process::Child) -> mpsc::Receiver<String> {
         let sender = sender.clone();
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Keeps reading to the end nevertheless, so that the child never writes to a closed
-                // pipe.
+                // Keeps reading if nobody receives the lines: the child must never write to a closed pipe.
                 let _ = sender.blocking_send(line);
             }
         });

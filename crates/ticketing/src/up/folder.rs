@@ -85,7 +85,7 @@ impl Folder {
     }
 }
 
-/// Locks the folder until the file is closed, which the death of the process does too.
+/// Locks the folder until the file is closed, which also happens when the process is killed.
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("lock");
     let open = File::options().create(true).read(true).write(true).truncate(false).open(&path);

@@ -1,6 +1,6 @@
 //! With `--cuttable`: the links between each process of the services and NATS and Postgres, so that one can be cut
-//! while both ends live. A cut link is silent, as a network is: nothing passes, nothing is refused, and what waits
-//! goes on once the time is over.
+//! while both ends live. A cut link is silent, like a partitioned network: no bytes pass, no connection is refused, and
+//! pending bytes arrive once the cut is over.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -40,8 +40,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Makes the link of a process to the server at this URL, `nats` or `postgres`. Returns the URL by which the
-    /// process reaches it.
+    /// Adds a link from a process to the server at this URL, `nats` or `postgres`. Returns the URL of the link.
     pub(super) async fn add(
         &mut self,
         process: &str,
@@ -136,13 +135,13 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a byte takes that passes.
+    /// Longer than a byte takes to pass through a link.
     const A_WHILE: Duration = Duration::from_millis(300);
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-    async fn what_is_sent_on_a_link_that_is_cut_arrives_once_it_is_over_and_not_before() {
+    async fn bytes_sent_over_a_cut_link_arrive_after_the_cut_and_not_before() {
         let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("nats://user:secret@127.0.0.1:{}", server.local_addr().unwrap().port());
         let mut links = Links::default();
@@ -158,8 +157,8 @@ mod tests {
         let nobody = Cut { process: "orders-2".into(), ..wanted.clone() };
         assert!(links.cut(&nobody).is_none(), "there is no such process");
         let over = links.cut(&wanted).unwrap();
-        assert!(links.cut(&wanted).is_none(), "it is cut already");
-        // In either direction, and of a connection that is new.
+        assert!(links.cut(&wanted).is_none(), "it is already cut");
+        // In both directions, and over a new connection.
         old.write_all(b"b").await.unwrap();
         old_served.write_all(b"c").await.unwrap();
         let mut new = connect().await.unwrap();

@@ -16,7 +16,7 @@ pub(super) enum Said {
     Joined(String),
     /// The process lost NATS or Postgres, or found it again.
     Outage(String),
-    /// The console wants a link to be cut.
+    /// The console requests a cut of a link.
     Cut(Cut),
     /// Anything else worth showing.
     Line(String),

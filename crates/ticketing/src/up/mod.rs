@@ -23,7 +23,7 @@ use self::{
     folder::Folder,
     link::{Cut, Links},
     servers::{NATS, POSTGRES, Servers, wanted_or_other},
-    service::{Service, Told, Up},
+    service::{Report, Service, Up},
     signals::Signals,
     view::View,
     watch::Watch,
@@ -160,7 +160,7 @@ fn console(
     })
 }
 
-/// What runs, and what is known of it.
+/// Everything that runs.
 struct Run {
     servers: Servers,
     watch: Watch,
@@ -181,7 +181,7 @@ impl Run {
         let (stop_services, stop_servers) = (CancellationToken::new(), CancellationToken::new());
         // Nothing depends on the console, so nothing waits for it.
         let expected = services.iter().filter(|service| service.name != CONSOLE).count();
-        let (tell, mut told) = mpsc::channel(services.len() * 2);
+        let (tell, mut reports) = mpsc::channel(services.len() * 2);
         let mut running = JoinSet::new();
         for service in services {
             let (folder, view) = (folder.clone(), view.clone());
@@ -194,9 +194,9 @@ impl Run {
         loop {
             tokio::select! {
                 () = stop_wanted.next() => break,
-                Some(said) = told.recv() => match said {
-                    Told::Up(up) => is_up(up, &mut system, &folder, &view, expected)?,
-                    Told::Cut(wanted) => cut(&links, wanted, &view),
+                Some(report) = reports.recv() => match report {
+                    Report::Up(up) => is_up(up, &mut system, &folder, &view, expected)?,
+                    Report::Cut(wanted) => cut(&links, wanted, &view),
                 },
                 _ = tick.tick() => view.tick(),
             }
@@ -204,7 +204,7 @@ impl Run {
         links.mend_all();
         view.print("Stopping. Press Ctrl-C again to kill everything immediately.");
         let in_good_order = async {
-            // Closed first, so that what stops now is not reported as an outage.
+            // Closed first, so that the stop is not reported as an outage.
             watch.close().await;
             stop_services.cancel();
             while running.join_next().await.is_some() {}
@@ -218,7 +218,7 @@ impl Run {
     }
 }
 
-/// A process is of use: the tools find it, and once all are, a person is told what to try.
+/// Records a process that is up, so that the tools find it. Once all are up, prints what to try.
 fn is_up(
     up: Up,
     system: &mut RunningSystem,
@@ -243,7 +243,7 @@ fn is_up(
     Ok(())
 }
 
-/// Cuts a link as the console asks for, and says when it begins and when it ends.
+/// Cuts a link at the console's request, and reports the beginning and the end.
 fn cut(links: &Links, wanted: Cut, view: &Arc<View>) {
     let Some(over) = links.cut(&wanted) else { return };
     let Cut { process, server, seconds } = wanted;

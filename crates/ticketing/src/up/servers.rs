@@ -130,7 +130,7 @@ async fn nats(
     }
 }
 
-/// What supervising needs of both servers.
+/// What the supervisor needs from either server.
 trait Server {
     const NAME: &'static str;
     fn pid(&self) -> Option<u32>;

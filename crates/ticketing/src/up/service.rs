@@ -62,21 +62,21 @@ pub(super) struct Up {
     pub(super) operations_port: Option<u16>,
 }
 
-/// What is told of a process.
+/// A message from a process's supervisor.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// It is up.
+pub(super) enum Report {
+    /// The process is up.
     Up(Up),
-    /// It is the console, and wants a link to be cut.
+    /// The process is the console, and requests a cut of a link.
     Cut(Cut),
 }
 
-/// Runs the process until `stop`, then shuts it down gracefully. Says so each time it comes up.
+/// Runs the process until `stop`, then shuts it down gracefully. Reports each time it comes up.
 pub(super) async fn supervise(
     mut service: Service,
     folder: Arc<Folder>,
     view: Arc<View>,
-    tell: mpsc::Sender<Told>,
+    tell: mpsc::Sender<Report>,
     stop: CancellationToken,
 ) {
     let name = service.name.clone();
@@ -156,7 +156,7 @@ impl Service {
 struct Watched<'a> {
     service: &'a Service,
     view: &'a View,
-    tell: &'a mpsc::Sender<Told>,
+    tell: &'a mpsc::Sender<Report>,
     /// Whether this process has been reported as up.
     reported: AtomicBool,
 }
@@ -210,8 +210,8 @@ impl Watched<'_> {
             }
             Said::Line(text) => self.view.say(name, &text),
             Said::Outage(text) => self.view.outage(name, &text),
-            // Nobody listens any more while everything stops.
-            Said::Cut(cut) if *name == CONSOLE => drop(self.tell.try_send(Told::Cut(cut))),
+            // During shutdown nobody receives this.
+            Said::Cut(cut) if *name == CONSOLE => drop(self.tell.try_send(Report::Cut(cut))),
             Said::Cut(_) | Said::Listening(_) | Said::Nothing => {}
         }
     }
@@ -226,7 +226,7 @@ impl Watched<'_> {
         self.view.runs(name, format!("http://127.0.0.1:{port}  process {pid}"));
         // During shutdown nobody receives this.
         let up = Up { name: name.clone(), port: *port, operations_port: *operations_port };
-        let _ = self.tell.try_send(Told::Up(up));
+        let _ = self.tell.try_send(Report::Up(up));
     }
 }
 

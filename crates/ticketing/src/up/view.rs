@@ -56,7 +56,7 @@ impl View {
         Self { panel, state: Mutex::default() }
     }
 
-    /// Something slow has begun.
+    /// Shows that a slow step has begun.
     pub(super) fn progress(&self, what: &str) {
         match &self.panel {
             Some(panel) => {
@@ -67,7 +67,7 @@ impl View {
         }
     }
 
-    /// Nothing slow is going on any more.
+    /// Shows that all slow steps are over.
     pub(super) fn progress_done(&self) {
         if let Some(panel) = &self.panel {
             panel.set_style(style("{msg}"));

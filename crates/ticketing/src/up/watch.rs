@@ -42,7 +42,7 @@ pub(super) struct Watch {
     shutdown: Shutdown,
 }
 
-/// How something is, and why it is not ready; `None` while it has not been asked.
+/// The state of a part, and why it is not ready; `None` until it has been asked.
 type Known = Option<(State, String)>;
 
 impl Watch {
