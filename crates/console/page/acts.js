@@ -89,7 +89,7 @@ function showExperiments(experiments) {
   });
 }
 
-/** The counts of what loads posted, and whether anything is missing. */
+/** Counts of the tickets that loads posted, and whether any is missing. */
 export function showSums(sums, now, span) {
   const whole = new Intl.NumberFormat("en");
   for (const name of ["sent", "accepted", "refused", "unanswered", "applied", "waiting"]) {
