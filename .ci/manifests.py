@@ -1,6 +1,6 @@
-"""Renders every overlay and component, and holds what comes out to the schemas of Kubernetes and of
-the custom resources, and to what CONTRIBUTING.md says of manifests. Lints the Dockerfiles, and
-reads the workspace as the first stage of ours builds it."""
+"""Renders every overlay and component, and checks the result against the schemas of Kubernetes and of the
+custom resources, and against the rules for manifests in CONTRIBUTING.md. Lints the Dockerfiles, and checks
+that Cargo can read the workspace as the first stage of the Dockerfile copies it."""
 
 import json
 import os
@@ -16,19 +16,17 @@ import kubernetes_validate
 import yaml
 
 K8S = pathlib.Path("infra/k8s")
-# The oldest Kubernetes that the manifests have been tried with, and the newest that
-# is known here.
+# The oldest Kubernetes that the manifests have been tested with, and the newest one with a schema.
 VERSIONS = ["1.32", "1.37"]
-# Components with a further service, by the accounts that they bring. They come first: the others change every service
-# that is there.
+# Components that add a service: they have a users.conf. They come first, because the others change every service.
 FURTHER = sorted(path.parent.name for path in K8S.glob("components/*/users.conf"))
 COMPONENTS = FURTHER + sorted({path.name for path in (K8S / "components").iterdir()} - set(FURTHER))
 SERVICES = ["tickets", "orders", *FURTHER]
-# Stands for `ticketing nkey --seed-file FILE`, which takes a build. The tests run the real one.
+# Replaces `ticketing nkey --seed-file FILE`, which would have to be built. The tests run the real one.
 MAKES_NO_KEY = """#!/bin/sh
 echo seed > "$3" && echo UPUBLIC
 """
-# Overlays for one's own machine: no tokens, one account of NATS for all.
+# Overlays for a developer's machine: no tokens, one NATS account for all.
 LOCAL = sorted(path.name for path in (K8S / "overlays").glob("local*"))
 complaints = []
 
@@ -55,17 +53,17 @@ def custom_schemas():
 
 
 def closed(schema):
-    """The schema with every object closed to unknown fields, as the server would warn of them."""
+    """The schema, with unknown fields forbidden, because the server warns of them."""
     if isinstance(schema, dict):
         schema = {key: closed(value) for key, value in schema.items()}
         if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
             loose = schema.get("x-kubernetes-preserve-unknown-fields")
-            # What every resource has is not spelt out in such schemas.
             if not loose and "additionalProperties" not in schema:
                 schema["additionalProperties"] = False
+        # Schemas of custom resources do not list the fields of metadata.
         if schema.get("properties", {}).get("metadata") == {"type": "object"}:
             schema["properties"]["metadata"] = {}
-        # Kubernetes knows formats, patterns (Go's), and an integer-or-string that others do not.
+        # jsonschema does not know the formats, Go patterns and integer-or-string type of Kubernetes.
         schema.pop("format", None)
         if isinstance(schema.get("pattern"), str) and "(?" in schema["pattern"]:
             schema.pop("pattern")
@@ -78,7 +76,7 @@ def closed(schema):
 
 
 def rendered(folder):
-    """Every resource of a kustomization."""
+    """All resources of a kustomization."""
     ran = subprocess.run(["kustomize", "build", str(folder)], capture_output=True, text=True)
     if ran.returncode != 0:
         complain(folder.name, ran.stderr.strip())
@@ -87,7 +85,7 @@ def rendered(folder):
 
 
 def pin_images(folder):
-    """What pin-images writes, with digests of no image."""
+    """Writes what pin-images would, with made-up digests."""
     folder.mkdir()
     images = [{"name": name, "digest": f"sha256:{'0' * 64}"} for name in ("nats", "postgres")]
     kustomization = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component",
@@ -96,7 +94,7 @@ def pin_images(folder):
 
 
 def variants():
-    """Each way to deploy that a person may choose, with its resources."""
+    """Each overlay, each component alone and all components together, with their resources."""
     with tempfile.TemporaryDirectory() as temporary:
         k8s = pathlib.Path(temporary, "k8s")
         shutil.copytree(K8S, k8s, ignore=shutil.ignore_patterns("secrets", "pinned-images"))
@@ -158,7 +156,7 @@ def pod_templates(resources):
 
 
 def check_pods(variant, resources):
-    """What CONTRIBUTING.md asks of every pod."""
+    """The rules of CONTRIBUTING.md for pods."""
     for name, template in pod_templates(resources):
         where, spec = f"{variant}: {name}", template["spec"]
         security = spec.get("securityContext", {})
@@ -177,7 +175,7 @@ def check_pods(variant, resources):
             if not rights.get("readOnlyRootFilesystem"):
                 complain(where, "can write to its root")
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-                # Kubernetes's own is 1 s, which a busy node misses.
+                # The default is 1 s, which a busy node exceeds.
                 if kind in container and container[kind].get("timeoutSeconds", 1) < 3:
                     complain(where, f"its {kind} needs timeoutSeconds of 3 or more")
             wanted = container.get("resources", {})
@@ -189,7 +187,7 @@ def check_pods(variant, resources):
 
 
 def check_selectors(variant, resources):
-    """Whatever selects pods selects those of its own name, and no others."""
+    """Each Service and disruption budget selects the pods of its own name, and no others."""
     labels = {name: template["metadata"]["labels"] for name, template in pod_templates(resources)}
     for resource in resources:
         kind, name = resource["kind"], resource["metadata"]["name"]
@@ -200,11 +198,11 @@ def check_selectors(variant, resources):
         else:
             continue
         found = [pod.split()[1] for pod, has in labels.items() if selector.items() <= has.items()]
-        # The replicas' own addresses, for whoever looks at each of them.
+        # Headless Services for the console and Prometheus, which need each replica's address.
         if found != [re.sub("-(operations|metrics)$", "", name)]:
             complain(f"{variant}: {kind} {name}", f"selects the pods of {found}")
         if kind == "Service" and resource["spec"].get("type", "ClusterIP") != "ClusterIP":
-            complain(f"{variant}: {kind} {name}", "is open to the outside")
+            complain(f"{variant}: {kind} {name}", "is reachable from outside the cluster")
 
 
 def check_replicas(variant, resources):
@@ -216,8 +214,8 @@ def check_replicas(variant, resources):
 
 
 def check_secrets(variant, resources):
-    """Passwords and keys are in Secrets that an overlay brings, each private key in the pods of one user
-    alone, and nobody is anonymous but locally."""
+    """Passwords and keys are in Secrets of the overlay, each private key is mounted only in its user's pods,
+    and only local overlays allow anonymous access."""
     secrets = {resource["metadata"]["name"]: resource for resource in resources
                if resource["kind"] == "Secret"}
     keys = {name: set(secret["data"]) for name, secret in secrets.items()}
@@ -226,32 +224,32 @@ def check_secrets(variant, resources):
             for variable in container.get("env", []):
                 reference = variable.get("valueFrom", {}).get("secretKeyRef")
                 if reference and reference["key"] not in keys.get(reference["name"], set()):
-                    complain(f"{variant}: {name}", f"{variable['name']}: no Secret has its value")
+                    complain(f"{variant}: {name}", f"{variable['name']}: no Secret contains its value")
                 if variant not in LOCAL and (variable["name"], variable.get("value")) == ("AUTH", "off"):
-                    complain(f"{variant}: {name}", "asks nobody for a token")
+                    complain(f"{variant}: {name}", "requires no token")
         for volume in template["spec"].get("volumes", []):
             secret = volume.get("secret", {}).get("secretName", "")
             user = re.fullmatch(r"nats-seed-(.*)-[a-z0-9]{10}", secret)
             if secret.startswith("nats-seed") and (not user or user[1] != name.split()[1]):
-                complain(f"{variant}: {name}", f"mounts the private key {secret}, which is another's")
+                complain(f"{variant}: {name}", f"mounts the private key {secret} of another user")
             if user and secret not in keys:
                 complain(f"{variant}: {name}", f"there is no Secret {secret}")
     maps = {resource["metadata"]["name"]: resource.get("data", {}) for resource in resources
             if resource["kind"] == "ConfigMap"}
     users = next((data["users.conf"] for data in maps.values() if "users.conf" in data), "")
     if variant in LOCAL and "accounts {" in users:
-        complain(variant, "NATS asks for keys, which nobody has here")
+        complain(variant, "NATS requires keys, which local overlays do not have")
     if variant not in LOCAL:
         if "no_auth_user" in users or "accounts {" not in users:
-            complain(variant, "lets anonymous clients into NATS, or has one account for all")
+            complain(variant, "NATS admits anonymous clients, or has one account for all")
         known = next((data for name, data in maps.items() if name.startswith("nats-public-keys")), {})
         for key in re.findall(r"nkey: \$(\w+)", users):
             if key not in known:
-                complain(variant, f"users.conf has the key {key}, which nobody brings")
+                complain(variant, f"users.conf uses the key {key}, which nats-public-keys lacks")
 
 
 def check_services(variant, resources):
-    """What a component sets for services, it sets for every one that is there."""
+    """A variable that a component sets for services, it sets for every service."""
     services = {}
     for resource in resources:
         labels = resource["metadata"].get("labels", {})
@@ -264,7 +262,7 @@ def check_services(variant, resources):
         if without and len(without) < len(services):
             complain(f"{variant}: {', '.join(without)}", f"lacks {variable}, which other services have")
     if len(services) < 2:
-        complain(variant, f"has the services {', '.join(services)}: the others lack their label")
+        complain(variant, f"has only the services {', '.join(services)}: the others lack the label component=service")
 
 
 def size(text):
@@ -274,7 +272,7 @@ def size(text):
 
 
 def check_accounts(variant, resources):
-    """All accounts of NATS together may not have more than the server: it would refuse the last ones."""
+    """The limits of all NATS accounts add up to at most the server's, which would refuse the last accounts."""
     configs = [resource["data"] for resource in resources
                if resource["kind"] == "ConfigMap" and "users.conf" in resource.get("data", {})]
     servers = [resource["spec"]["template"]["spec"]["containers"][0] for resource in resources
@@ -287,32 +285,32 @@ def check_accounts(variant, resources):
         for limit, whole, of_all in (("max_file", disk, copies), ("max_memory", env["$MEMORY_STORE"], copies)):
             accounts = re.findall(rf"{limit}: (\$?\w+)", config["users.conf"])
             if sum(size(env.get(account, account)) for account in accounts) > size(whole) * of_all:
-                complain(f"{variant}: nats", f"the accounts' {limit} are together more than the server's {whole}")
+                complain(f"{variant}: nats", f"the accounts' {limit} add up to more than the server's {whole}")
 
 
 def check_further_accounts():
-    """A component with a service has the accounts of the base, and adds to them."""
+    """The users.conf of a component with a service contains that of the base, and adds to it."""
     base = (K8S / "base/nats/users.conf").read_text().splitlines()
     for file in K8S.glob("components/*/users.conf"):
         lines = iter(file.read_text().splitlines())
         for line in base:
             if line not in lines:
-                complain(file, f"lacks this line of base/nats/users.conf, or has it elsewhere: {line.strip()}")
+                complain(file, f"lacks this line of base/nats/users.conf, or has it out of order: {line.strip()}")
                 break
 
 
 def check_images(resources):
-    """In production, every image that is not ours is named by its digest."""
+    """In production, every third-party image is pinned by digest."""
     for name, template in pod_templates(resources):
         for container in template["spec"]["containers"] + template["spec"].get("initContainers", []):
             image = container["image"]
             if image not in SERVICES and "@sha256:" not in image:
-                complain(f"production: {name}", f"{image} is not pinned: pin-images does not see it")
+                complain(f"production: {name}", f"{image} is not pinned: pin-images misses it")
 
 
 def check_metrics():
-    """Every metric that an alert or the dashboard asks for is one that the services have. That it is there
-    when they run, a test checks."""
+    """Every metric of an alert or the dashboard is in the services' code. A test checks that running services
+    report it."""
     rules = yaml.safe_load((K8S / "components/prometheus/rules.yaml").read_text())
     dashboard = json.loads((K8S / "components/observability/dashboard.json").read_text())
     asked = [(f"alert {rule['alert']}", rule["expr"])
@@ -336,8 +334,8 @@ def lint_dockerfiles():
 
 
 def check_dependency_stage():
-    """The first stage of the Dockerfile copies every manifest and stands in for every source that one names:
-    Cargo can read the workspace that the stage builds."""
+    """The first stage of the Dockerfile copies every Cargo.toml and creates every source file that one names, so
+    that Cargo can read the workspace."""
     stage = pathlib.Path("Dockerfile").read_text().split(" AS dependencies\n")[1].split("\nFROM ")[0]
     stand_ins = re.search(r"^RUN (for (?:.*\\\n)*.*)$", stage, re.MULTILINE).group(1)
     with tempfile.TemporaryDirectory() as empty:
