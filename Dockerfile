@@ -87,13 +87,13 @@ LABEL org.opencontainers.image.licenses="Apache-2.0"
 
 FROM service AS tickets
 LABEL org.opencontainers.image.title="tickets" \
-      org.opencontainers.image.description="Takes tickets over HTTP, and tells of them on NATS."
+      org.opencontainers.image.description="Accepts tickets over HTTP and publishes them to NATS."
 COPY --from=build-tickets /usr/local/bin/tickets /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/tickets"]
 
 FROM service AS orders
 LABEL org.opencontainers.image.title="orders" \
-      org.opencontainers.image.description="Reserves tickets for buyers, and takes their payments."
+      org.opencontainers.image.description="Reserves tickets for buyers and takes their payments."
 COPY --from=build-orders /usr/local/bin/orders /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/orders"]
 
@@ -107,6 +107,6 @@ FROM service AS console
 ENV HTTP_ADDRESS=0.0.0.0:3900
 EXPOSE 3900
 LABEL org.opencontainers.image.title="console" \
-      org.opencontainers.image.description="Shows where events are, and what is away."
+      org.opencontainers.image.description="Shows where events are and what is down."
 COPY --from=build-console /usr/local/bin/console /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/console"]

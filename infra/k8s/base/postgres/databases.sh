@@ -1,7 +1,7 @@
 #!/bin/sh
 # Creates a database for each service, and a role that owns it and may connect to no other. Runs at every
 # start of the container, because an earlier run may have been interrupted and passwords may change; the
-# pod is not ready before. If this fails, Kubernetes restarts the container.
+# pod is not ready until it ends. If this fails, Kubernetes restarts the container.
 set -eu
 
 # By TCP: during initialization, the server listens on its Unix socket only. Waits up to half an hour,
@@ -27,7 +27,7 @@ limit() {
         *) echo 70 ;;
     esac
 }
-# The services, by the variables with their passwords: TICKETS_PASSWORD is that of tickets.
+# The names of the services, from the variables with their passwords: TICKETS_PASSWORD is that of tickets.
 services=$(awk 'BEGIN {
     for (name in ENVIRON)
         if (name ~ /^[A-Z0-9]+_PASSWORD$/ && name != "POSTGRES_PASSWORD")
