@@ -10,7 +10,7 @@ import { byId, each, look, make, number, rate, since, span, tenth, text } from "
 const STATES = {
   "ready": ["ready", "good"],
   "not-ready": ["not ready", "warn"],
-  "away": ["down", "bad"],
+  "down": ["down", "bad"],
   "frozen": ["frozen (not responding)", "bad"],
 };
 let lastHeard = 0;

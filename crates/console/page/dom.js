@@ -36,6 +36,8 @@ export function each(parent, items, key, create, update) {
 const whole = new Intl.NumberFormat("en");
 export const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 export const number = (value) => (value === null || value === undefined ? "unknown" : whole.format(value));
+/** A number of things: `1 dead letter`, `2 dead letters`. */
+export const count = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
 export const rate = (value) => (value === null || value === undefined ? "unknown" : `${tenth.format(value)}/s`);
 export function span(seconds) {
   const s = Math.max(0, Math.floor(seconds));

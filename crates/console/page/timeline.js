@@ -1,7 +1,7 @@
 // The timeline of a ticket or an order: every step of every event about it, in chronological order. Data from events
 // is set as text, never as HTML.
 
-import { byId, look, make, number, text } from "/dom.js";
+import { byId, count, look, make, number, text } from "/dom.js";
 
 /** The states of an event in a queue group that have no time. */
 const STATES = {
@@ -36,7 +36,7 @@ function received(group) {
   const steps = (known?.acts ?? []).map((act) => ({ at: act.at, where,
     what: act.act === "discard" ? `dead letter discarded by ${act.operator}` : `dead letter redriven by ${act.operator}`, details: "",
     look: act.act === "discard" ? "bad" : "" }));
-  const tries = (attempts) => (attempts ? `${number(attempts)} attempt${attempts === 1 ? "" : "s"} on its own` : "took effect at once, with its batch");
+  const tries = (attempts) => (attempts ? `${count(attempts, "attempt")} on its own` : "took effect at once, with its batch");
   if (state === "applied") {
     if (known.deliveredAt) steps.push({ at: known.deliveredAt, what: `delivered to ${known.appliedBy}`, where, details: "" });
     steps.push({ at: known.appliedAt, what: `applied by ${known.appliedBy}`, where, details: tries(known.attempts), look: "good" });
@@ -91,20 +91,20 @@ function related(entity, events) {
 }
 function verdict({ entity, events, services, nats }) {
   const groups = events.flatMap((event) => event.groups.filter((group) => !group.listener).map((group) => group.state));
-  const count = (...states) => groups.filter((state) => states.includes(state)).length;
-  const parts = [`${number(events.length)} event${events.length === 1 ? "" : "s"} of ${entity}`];
-  if (count("applied")) parts.push(`${number(count("applied"))} applied`);
-  if (count("dead", "redriven")) parts.push(`${number(count("dead", "redriven"))} dead letters`);
-  if (count("discarded")) parts.push(`${number(count("discarded"))} discarded`);
-  const open = count("unpublished", "waiting", "delivered", "retrying");
+  const are = (...states) => groups.filter((state) => states.includes(state)).length;
+  const parts = [`${count(events.length, "event")} of ${entity}`];
+  if (are("applied")) parts.push(`${number(are("applied"))} applied`);
+  if (are("dead", "redriven")) parts.push(count(are("dead", "redriven"), "dead letter"));
+  if (are("discarded")) parts.push(`${number(are("discarded"))} discarded`);
+  const open = are("unpublished", "waiting", "delivered", "retrying");
   if (open) parts.push(`${number(open)} in progress`);
-  if (count("missing")) parts.push(`${number(count("missing"))} MISSING`);
-  if (count("unknown", "acknowledged")) parts.push(`${number(count("unknown", "acknowledged"))} unknown`);
+  if (are("missing")) parts.push(`${number(are("missing"))} MISSING`);
+  if (are("unknown", "acknowledged")) parts.push(`${number(are("unknown", "acknowledged"))} unknown`);
   const gaps = services.filter((one) => one.why || !one.complete)
     .map((one) => (one.why ? `${one.service}: ${one.why}` : `${one.service}: some events cannot be found`));
   if (nats) gaps.push(`NATS: ${nats}`);
   const words = events.length ? parts.join(", ") : `No event of ${entity} is in the services' logs, which keep 14 days`;
-  const bad = count("dead", "discarded", "missing") > 0;
+  const bad = are("dead", "discarded", "missing") > 0;
   return [gaps.length ? `${words}. Not complete: ${gaps.join("; ")}.` : `${words}.`,
     bad ? "bad" : open || gaps.length || !events.length ? "warn" : "good"];
 }

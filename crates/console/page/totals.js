@@ -1,6 +1,6 @@
 // Whether the sums agree: what the services committed, and the state of each event in every queue group.
 
-import { byId, each, look, make, number, text } from "/dom.js";
+import { byId, count, each, look, make, number, text } from "/dom.js";
 
 const COLUMNS = ["applied", "retrying", "dead", "discarded", "waiting", "missing"];
 const time = (value) => (value ? new Date(value).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "–");
@@ -18,15 +18,16 @@ function verdict({ streams, unknown }) {
       open += group.waiting + group.retrying;
       dead += group.dead + group.discarded;
       if (group.service === null) unknown = unknown.concat(`${group.queueGroup} has no operations API`);
-      if (group.missing) problems.push(`${number(group.missing)} events of ${stream.stream} are missing in ${group.queueGroup}: ${group.named.join(", ")}`);
-      if (group.service !== null && sum !== group.taken) problems.push(`${group.queueGroup}: ${number(sum)} of ${number(group.taken)} events are accounted for`);
+      if (group.missing) problems.push(`${group.queueGroup} misses ${count(group.missing, "event")} of ${stream.stream}: ${group.named.join(", ")}`);
+      if (group.service !== null && sum !== group.taken) problems.push(`${group.queueGroup}: ${number(sum)} of ${count(group.taken, "event")} accounted for`);
     }
   }
   const gaps = unknown.length ? ` Not checked: ${unknown.join("; ")}.` : "";
   if (problems.length) return [`The sums do not agree. ${problems.join("; ")}.${gaps}`, "bad"];
-  const parts = [`Nothing is lost: each of the ${number(committed)} newest events is accounted for`];
-  if (open) parts.push(`${number(open)} in progress`);
-  if (dead) parts.push(`${number(dead)} dead letters or discarded`);
+  const newest = committed === 1 ? "the newest event" : `each of the ${number(committed)} newest events`;
+  const parts = [`Nothing is lost: ${newest} is accounted for`];
+  if (open) parts.push(`${count(open, "delivery", "deliveries")} in progress`);
+  if (dead) parts.push(`${count(dead, "dead letter")}, discarded ones included`);
   return [`${parts.join(", ")}.${gaps}`, gaps || dead ? "warn" : "good"];
 }
 function show(found) {

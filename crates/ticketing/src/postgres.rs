@@ -25,7 +25,7 @@ impl From<sqlx::Error> for Unanswered {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Io(_) => {
-                Self { state: State::Away, why: "nothing listens at its address".to_owned() }
+                Self { state: State::Down, why: "nothing listens at its address".to_owned() }
             }
             error => Self { state: State::NotReady, why: error.to_string() },
         }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use async_nats::jetstream::message::PublishMessage;
 use axum::{
     Json,
@@ -78,20 +78,42 @@ pub(super) async fn break_it(
             }
             Json(json!({ "status": 200, "body": { "said": said } })).into_response()
         }
-        Err(error) => failed(&error),
+        Err(NotDone::Invalid(why)) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why).into_response()
+        }
+        Err(NotDone::Conflict(why)) => Problem::new(StatusCode::CONFLICT, why).into_response(),
+        Err(NotDone::Failed(error)) => failed(&error),
     }
 }
 
 /// What was done, and how long it lasts.
-type Done = anyhow::Result<(String, Duration)>;
+pub(super) type Done = Result<(String, Duration), NotDone>;
+
+/// Why nothing was broken.
+pub(super) enum NotDone {
+    /// No system has such a part.
+    Invalid(String),
+    /// Not possible in the present state of the system.
+    Conflict(String),
+    /// NATS or the operating system failed.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for NotDone {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
 
 /// Sends a signal to a process of the system, found by its pid file.
 async fn signal(folder: &Path, part: &str, signal: Signal) -> Done {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    ensure!(!part.is_empty() && part.chars().all(fits), "there is no such process");
+    if part.is_empty() || !part.chars().all(fits) {
+        return Err(NotDone::Invalid("There is no such process.".to_owned()));
+    }
     let text = tokio::fs::read_to_string(folder.join(format!("{part}.pid"))).await;
     let pid = text.ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
-    let pid = pid.with_context(|| format!("{part} is not running"))?;
+    let pid = pid.ok_or_else(|| NotDone::Conflict(format!("{part} is not running.")))?;
     kill_process(pid, signal).with_context(|| format!("{part}, process {pid}"))?;
     let did = match signal {
         Signal::KILL => "killed",
@@ -101,12 +123,12 @@ async fn signal(folder: &Path, part: &str, signal: Signal) -> Done {
     Ok((format!("{did} {part}, process {pid}"), Duration::ZERO))
 }
 
-async fn subjects(console: &Console, stream: &str) -> anyhow::Result<Vec<String>> {
+async fn subjects(console: &Console, stream: &str) -> Result<Vec<String>, NotDone> {
     let report = console.nats.report().await?;
     let mut configs = report.streams.into_iter().map(|stream| stream.info.config);
     match configs.find(|config| config.name == stream) {
         Some(config) => Ok(config.subjects),
-        None => bail!("there is no stream {stream}"),
+        None => Err(NotDone::Conflict(format!("There is no stream {stream}."))),
     }
 }
 

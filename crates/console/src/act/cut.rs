@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::break_it::Wanted;
+use super::break_it::{Done, NotDone, Wanted};
 use crate::Console;
 
 /// The longest cut, and how long one is by default.
@@ -33,17 +32,23 @@ impl Server {
 }
 
 /// Requests a cut. Returns a description of it, and how long it lasts.
-pub(super) async fn cut(console: &Console, wanted: &Wanted) -> anyhow::Result<(String, Duration)> {
-    ensure!(
-        console.cuttable,
-        "this system has no links that can be cut: start it with `cargo run -- --cuttable`"
-    );
+pub(super) async fn cut(console: &Console, wanted: &Wanted) -> Done {
+    if !console.cuttable {
+        return Err(NotDone::Conflict(
+            "No link can be cut: start the system with `cargo run -- --cuttable`.".to_owned(),
+        ));
+    }
+    let invalid = |why: &str| NotDone::Invalid(why.to_owned());
     let Wanted { what, from, seconds, .. } = wanted;
     let seconds = seconds.unwrap_or(DEFAULT_SECONDS);
-    ensure!((1..=MAX_SECONDS).contains(&seconds), "a cut lasts 1 to {MAX_SECONDS} seconds");
-    let from = from.context("`from` is missing: nats or postgres")?;
+    if !(1..=MAX_SECONDS).contains(&seconds) {
+        return Err(invalid(&format!("A cut lasts 1 to {MAX_SECONDS} seconds.")));
+    }
+    let from = from.ok_or_else(|| invalid("`from` is missing: nats or postgres."))?;
     let known = console.services.directory.on_this_machine().await;
-    ensure!(known.contains_key(what), "only a process of a service can be cut off");
+    if !known.contains_key(what) {
+        return Err(invalid("Only a process of a service can be cut off."));
+    }
     let (server, name) = from.names();
     warn!(
         notice = "cut",

@@ -79,6 +79,9 @@ pub struct Experiment {
     /// Tickets of a load answered 201 before it began.
     #[serde(skip)]
     accepted_before: u64,
+    /// Whether another experiment was in progress at the same time.
+    #[serde(skip)]
+    overlaps: bool,
 }
 
 /// A change that the console saw.
@@ -97,6 +100,8 @@ impl Experiments {
         let (at, mut inner) = (OffsetDateTime::now_utc(), self.inner());
         let accepted_before = inner.before.as_ref().map_or(0, |before| before.sums.accepted);
         inner.known.truncate(KEPT - 1);
+        let open = inner.known.iter_mut().filter(|known| known.outcome.is_empty());
+        let overlaps = open.map(|other| other.overlaps = true).count() > 0;
         inner.known.push_front(Experiment {
             at,
             what,
@@ -107,6 +112,7 @@ impl Experiments {
             counted: [0.0; 3],
             waited: BTreeMap::new(),
             accepted_before,
+            overlaps,
         });
     }
 
@@ -168,7 +174,7 @@ impl Before {
                 seen.push(match part.state {
                     State::Ready => format!("{name} is ready again"),
                     State::NotReady => format!("{name} is not ready{why}"),
-                    State::Away => format!("{name} is down{why}"),
+                    State::Down => format!("{name} is down{why}"),
                     State::Frozen => format!("{name} is frozen{why}"),
                 });
             }
@@ -261,7 +267,11 @@ impl Experiment {
                 " All {accepted} tickets that the load posted since then and that were answered 201 are in orders."
             );
         } else if sums.waiting > 0 {
-            account += &format!(" {} tickets are not in orders yet.", sums.waiting);
+            let tickets = if sums.waiting == 1 { "ticket is" } else { "tickets are" };
+            account += &format!(" {} {tickets} not in orders yet.", sums.waiting);
+        }
+        if self.overlaps {
+            account += " Another experiment was in progress too: these numbers are of both.";
         }
         account
     }

@@ -97,7 +97,7 @@ fn watch_all(
     shutdown: &Shutdown,
 ) -> watch::Receiver<Replicas> {
     let unknown =
-        NatsKnown { state: State::Away, why: "it has not answered yet".to_owned(), report: None };
+        NatsKnown { state: State::Down, why: "it has not answered yet".to_owned(), report: None };
     let (known, nats_known) = watch::channel(unknown);
     shutdown.spawn("watch of NATS", follow_nats(nats, known, shutdown.clone()));
     let (known, replicas) = watch::channel(Replicas::new());

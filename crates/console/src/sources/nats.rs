@@ -91,9 +91,9 @@ impl Nats {
             return (State::Frozen, "it does not answer");
         }
         match self.bus.reach(limit).await {
-            Reach::Refused => (State::Away, "nothing listens at its address"),
+            Reach::Refused => (State::Down, "nothing listens at its address"),
             Reach::Silent => (State::Frozen, "it does not answer"),
-            Reach::Greets => (State::Away, "it rejects this user, or has just started"),
+            Reach::Greets => (State::Down, "it rejects this user, or has just started"),
         }
     }
 

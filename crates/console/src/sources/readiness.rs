@@ -19,7 +19,7 @@ pub enum State {
     /// It answers that it is not ready.
     NotReady,
     /// It cannot be reached.
-    Away,
+    Down,
     /// It is there, but does not answer.
     Frozen,
 }
@@ -46,13 +46,13 @@ struct Gate {
 
 /// The state of the process at this address, and why it is not ready. Waits as long as the client does.
 pub async fn readiness(client: &Client, address: &Url) -> (State, String) {
-    let Ok(url) = address.join("readyz") else { return (State::Away, String::new()) };
+    let Ok(url) = address.join("readyz") else { return (State::Down, String::new()) };
     let answer = match client.get(url).send().await {
         Ok(answer) => answer,
         Err(error) if error.is_timeout() => {
             return (State::Frozen, "it does not answer".to_owned());
         }
-        Err(_) => return (State::Away, "cannot connect to its address".to_owned()),
+        Err(_) => return (State::Down, "cannot connect to its address".to_owned()),
     };
     if answer.status().is_success() {
         return (State::Ready, String::new());

@@ -12,7 +12,7 @@ pub(crate) fn name(state: State) -> &'static str {
     match state {
         State::Ready => "ready",
         State::NotReady => "not ready",
-        State::Away => "away",
+        State::Down => "down",
         State::Frozen => "frozen",
     }
 }

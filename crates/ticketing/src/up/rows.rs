@@ -186,7 +186,7 @@ impl Row {
             None => Style::new(),
             Some(State::Ready) => Style::new().fg(Color::Green),
             Some(State::NotReady) => Style::new().fg(Color::Yellow),
-            Some(State::Away | State::Frozen) => Style::new().fg(Color::Red),
+            Some(State::Down | State::Frozen) => Style::new().fg(Color::Red),
         };
         let state = color.apply_to(format!("{:<9}", state.map_or("running", name_of)));
         let events =
@@ -205,7 +205,7 @@ impl Seen {
     fn is_worth_reporting(&self, now: Instant, server_out: Option<Instant>) -> bool {
         match self.state {
             State::Ready => false,
-            State::Away | State::Frozen => now - self.since >= REPORT_SILENCE_AFTER,
+            State::Down | State::Frozen => now - self.since >= REPORT_SILENCE_AFTER,
             State::NotReady => {
                 let since = server_out.map_or(self.since, |out| out.max(self.since));
                 now - since >= REPORT_NOT_READY_AFTER
@@ -282,7 +282,7 @@ mod tests {
         rows.runs("orders-1", "here".to_owned());
         said(&mut rows, &mut now, 3, &[("orders-1", State::Ready)]);
         rows.is_not("orders-1", "down".to_owned());
-        assert!(said(&mut rows, &mut now, 30, &[("orders-1", State::Away)]).is_empty());
+        assert!(said(&mut rows, &mut now, 30, &[("orders-1", State::Down)]).is_empty());
         rows.runs("orders-1", "here".to_owned());
         // One late answer.
         assert!(said(&mut rows, &mut now, 1, &[("orders-1", State::Frozen)]).is_empty());

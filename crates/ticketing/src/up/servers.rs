@@ -178,7 +178,7 @@ async fn supervise<S: Server>(
             () = stop.cancelled() => return,
             status = server.ended() => view.say(S::NAME, &format!("exited ({status}), restarting")),
         }
-        view.is_not(S::NAME, "away      restarting");
+        view.is_not(S::NAME, "down      restarting");
         let mut restart = RESTART;
         loop {
             tokio::select! {

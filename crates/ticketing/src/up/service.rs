@@ -107,7 +107,7 @@ pub(super) async fn supervise(
             restart.reset();
         }
         let pause = restart.pause();
-        view.is_not(&name, format!("away      restarting in {:.1} s", pause.as_secs_f32()));
+        view.is_not(&name, format!("down      restarting in {:.1} s", pause.as_secs_f32()));
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
