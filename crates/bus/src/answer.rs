@@ -53,13 +53,14 @@ impl<L: Listener> Batch<L> {
         match confirmed {
             Ok(()) => metrics::counter!("bus_acked_total", "group" => L::QUEUE_GROUP)
                 .increment(slots.len() as u64),
-            // They are redelivered, and the inbox recognizes them. Mostly NATS is away, which the connection tells.
+            // They are redelivered, and the inbox recognizes them. The usual cause is an outage of NATS, which the
+            // connection logs.
             Err(error) => debug!(events = slots.len(), %error, "acks were not confirmed"),
         }
     }
 
-    /// Acknowledges events that took effect before, and makes dead letters of those that have another
-    /// event's id. Returns the rest.
+    /// Acknowledges events that took effect before, and turns those that have another event's id into dead
+    /// letters. Returns the rest.
     pub(crate) async fn settle_duplicates(
         &mut self,
         slots: Vec<usize>,
@@ -86,7 +87,7 @@ impl<L: Listener> Batch<L> {
         Ok(rest)
     }
 
-    /// Makes dead letters of events that the inbox cannot check, unless it knows them all the same.
+    /// Turns events that the inbox cannot check into dead letters, unless it knows that they took effect.
     pub(crate) async fn dead_letter_uncheckable(
         &mut self,
         undeliverable: Vec<Undeliverable>,
@@ -100,8 +101,8 @@ impl<L: Listener> Batch<L> {
         self.dead_letter(unknown.collect()).await
     }
 
-    /// Acknowledges events that took effect together, and makes dead letters of those that have another
-    /// event's id.
+    /// Acknowledges events that took effect together, and turns those that have another event's id into dead
+    /// letters.
     pub(crate) async fn settle_effects(
         &mut self,
         slots: Vec<usize>,

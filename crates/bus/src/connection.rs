@@ -62,7 +62,7 @@ pub enum ConnectError {
 
 /// The connection was closed and will not come back. Ends the process.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection to NATS was closed for good")]
+#[error("the connection to NATS was closed permanently")]
 struct ClosedForGood;
 
 /// A connection to NATS with JetStream. Clones share it.
@@ -193,7 +193,7 @@ fn connect_options(options: &Options, servers: &[ServerAddr]) -> ConnectOptions 
         connect = connect.user_and_password(user, password);
     }
     if let Some(User { name, proof }) = &options.user {
-        // A prefix of its own, so that the server can deny other users to subscribe to this user's replies.
+        // A prefix of its own, so that the server can forbid other users to subscribe to this user's replies.
         connect = connect.custom_inbox_prefix(format!("_INBOX.{name}"));
         connect = match proof {
             Proof::Password(password) => connect.user_and_password(name.clone(), password.clone()),

@@ -39,7 +39,7 @@ pub struct DeadLetter {
     pub id: i64,
     /// The group in which it failed.
     pub queue_group: String,
-    /// The event's id. If the message is no event, or has another event's id: an id made from its bytes.
+    /// The event's id. If the message is not an event, or has another event's id: an id made from its bytes.
     pub event_id: Uuid,
     /// The message's NATS subject.
     pub subject: String,

@@ -19,7 +19,7 @@ pub(crate) struct Decoded<E> {
     pub(crate) claim: Claim,
     /// The id of its entity.
     pub(crate) entity_id: String,
-    /// For as long as it is in hand.
+    /// The span that lasts as long as it is in hand.
     pub(crate) process: Span,
 }
 

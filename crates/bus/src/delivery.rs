@@ -129,7 +129,7 @@ impl<L: Listener> Delivery<L> {
         if joined_on.replace(epoch).is_none_or(|before| before == epoch) {
             info!(notice = "joined", queue.group = L::QUEUE_GROUP, client.id = %client_id, "joined the queue group");
         } else {
-            // The end of an outage of NATS, which the connection tells.
+            // After an outage of NATS, whose end the connection logs.
             debug!(queue.group = L::QUEUE_GROUP, client.id = %client_id, "joined the queue group again");
         }
         let ended = tokio::select! {

@@ -48,7 +48,7 @@ pub(crate) struct MemberContext<L> {
     pub(crate) pool: Pool,
     pub(crate) bus: Bus,
     pub(crate) client_id: ClientId,
-    /// Events whose latest attempt an outage of the database interrupted, still counted.
+    /// Events whose latest attempt was interrupted by an outage of the database and is still counted.
     pub(crate) interrupted_attempts: Mutex<Vec<Uuid>>,
     /// Held while they are uncounted.
     pub(crate) uncounting: tokio::sync::Mutex<()>,

@@ -45,8 +45,7 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the database cannot be reached at all: an outage, which whoever watches the database sees and tells as
-/// well. In the other cases of [`database_is_away`], such as a full disk, it may answer questions.
+/// Whether the database cannot be reached at all: an outage, which the task that watches the database also logs. In the other cases of [`database_is_away`], such as a full disk, it may answer questions.
 #[must_use]
 pub fn database_is_gone(error: &sqlx::Error) -> bool {
     match error {

@@ -39,7 +39,7 @@ pub struct Options {
     pub certificate_authority: Option<PathBuf>,
     /// How many replicas a new stream has in the cluster: 1, 3 or 5. Default: 1.
     pub stream_replicas: usize,
-    /// What keeps the events of a stream. Every process that shares the stream should set the same. Default: none,
+    /// Where the events of a stream are kept. Every process that shares the stream should set the same. Default: none,
     /// which is [`Store::File`] for a new stream, and leaves the storage of an existing one alone.
     pub store: Option<Store>,
     /// The name of this process. Two processes must not share one: see [`Lease`](crate::Lease).
@@ -126,7 +126,7 @@ impl Options {
         }
     }
 
-    /// Whether what a stream has lost is published again.
+    /// Whether events that a stream has lost are republished.
     pub(crate) fn refills(&self) -> bool {
         self.store.is_none_or(Store::refills)
     }

@@ -1,5 +1,5 @@
-//! Whether a NATS server is there, told from a new connection to it. The client alone cannot tell a server that
-//! is gone from one that is frozen: to both it reconnects in vain.
+//! Whether a NATS server answers, found with a new connection to it. The client alone cannot tell a server that
+//! is gone from one that is frozen: it fails to reconnect to either.
 
 use std::time::Duration;
 
@@ -9,20 +9,19 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
 use crate::{connection::Bus, options::servers};
 
-/// What comes of a new connection to a server.
+/// The result of a new connection to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
-    /// Nobody listens there.
+    /// Nothing listens there.
     Refused,
-    /// It is accepted, or not even refused, and nothing is said: the server is frozen or cut off.
+    /// It is accepted or not even refused, and nothing arrives: the server is frozen or cut off.
     Silent,
-    /// The server greets.
+    /// The server sends its greeting.
     Greets,
 }
 
 impl Bus {
-    /// Opens a connection of its own to each server of the options, and returns the best that comes of one
-    /// within `limit`.
+    /// Opens a new connection to each server of the options, and returns the best result within `limit`.
     pub async fn reach(&self, limit: Duration) -> Reach {
         let servers = servers(&self.options.servers).unwrap_or_default();
         let reached = servers.iter().map(|server| reach(server, limit));

@@ -1,4 +1,4 @@
-//! Warns once of a nats-server with a bug that no relay can make up for.
+//! Warns once about a nats-server with a bug that no relay can work around.
 
 use tracing::warn;
 

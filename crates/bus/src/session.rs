@@ -116,7 +116,7 @@ impl<L: Listener> Session<L> {
                 pulled = self.pull.next(), if listens => self.pulled(pulled),
                 () = paused(&mut self.mode) => {
                     self.mode = Mode::Taking;
-                    // An outage that lasted is told by whoever watches the database.
+                    // A long outage is logged by the task that watches the database.
                     debug!("the database is available again, pulling events");
                 }
                 () = shutdown.begun(), if stoppable => {

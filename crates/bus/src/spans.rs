@@ -26,7 +26,7 @@ const NATS: &str = "nats";
 /// `error.type` where an error has no class of its own.
 const OTHER: &str = "_OTHER";
 
-/// A span of an event, with what the three of them have in common. Its operation is its name.
+/// A span of an event, with the fields that all three kinds have in common. Its operation is its name.
 macro_rules! event_span {
     ($operation:literal, $kind:literal, $subject:expr, $id:expr $(, $($fields:tt)+)?) => {
         info_span!(
@@ -143,7 +143,7 @@ pub(crate) fn transaction(
     span
 }
 
-/// What these spans stand for has failed.
+/// Marks these spans as failed.
 pub(crate) fn failed<'a>(spans: impl IntoIterator<Item = &'a Span>, error: &dyn std::fmt::Display) {
     for span in spans.into_iter().filter(|span| !span.is_disabled()) {
         span.record("otel.status_code", "ERROR");

@@ -1,18 +1,18 @@
-//! Where NATS keeps the events of a stream, and what becomes of those that it loses.
+//! Where the events of a stream are kept, and whether those that NATS loses are republished.
 
 use std::{fmt, str::FromStr};
 
 use async_nats::jetstream::stream::StorageType;
 
-/// What keeps the events.
+/// Where the events are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
-    /// NATS, in memory. What it loses, as with every restart, no group gets that had not acknowledged it. It
-    /// stays in the log in Postgres: a process with another store publishes it again.
+    /// NATS, in memory. Every restart loses all events, and groups that had not acknowledged them do not get them.
+    /// They stay in the log in Postgres: a process with another store republishes them.
     Memory,
-    /// NATS, in files. What it loses is published again from Postgres.
+    /// NATS, in files. Events that it loses are republished from Postgres.
     File,
-    /// Postgres. NATS has the events in memory, and what it loses is published again from Postgres.
+    /// Postgres. NATS has the events in memory, and those that it loses are republished from Postgres.
     Postgres,
 }
 
@@ -26,7 +26,7 @@ impl Store {
         }
     }
 
-    /// Whether what the stream has lost is published again.
+    /// Whether events that the stream has lost are republished.
     #[must_use]
     pub fn refills(self) -> bool {
         !matches!(self, Self::Memory)

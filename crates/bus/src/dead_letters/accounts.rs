@@ -1,4 +1,4 @@
-//! The accounts of what operators did to dead letters: written by [`acts`](super::acts), read and forgotten here.
+//! The accounts of what operators did to dead letters: written by [`acts`](super::acts), read and pruned here.
 
 use std::time::Duration;
 

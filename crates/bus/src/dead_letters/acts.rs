@@ -198,7 +198,7 @@ pub async fn act(
 /// there is no account.
 ///
 /// # Errors
-/// Any database error. Of all dead letters, those with the lowest numbers may be done; acting again continues.
+/// Any database error. With [`Which::All`], those with the lowest numbers may be done; acting again continues.
 pub async fn act_on(
     connection: &mut PgConnection,
     act: Act,

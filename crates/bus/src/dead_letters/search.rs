@@ -42,7 +42,7 @@ pub struct Summary {
     pub id: i64,
     /// The group in which it failed.
     pub queue_group: String,
-    /// The event's id. If the message is no event: an id made from its bytes.
+    /// The event's id. If the message is not an event: an id made from its bytes.
     pub event_id: Uuid,
     /// The message's NATS subject.
     pub subject: String,

@@ -61,7 +61,7 @@ pub(crate) async fn events(
     if indexed.is_empty() {
         return Ok(Found { events: Vec::new(), next: None, complete });
     }
-    // By the names of partitions: one without the index would be read whole.
+    // By the names of partitions: one without the index would be scanned.
     let parts: Vec<String> = indexed
         .iter()
         .map(|slot| {
@@ -117,7 +117,7 @@ async fn hides_events(
     Ok(false)
 }
 
-/// When an entity was made, if its id tells.
+/// When an entity was created, if its id holds that.
 fn made_at(entity: &str) -> Option<OffsetDateTime> {
     let id = Uuid::try_parse(entity).ok().filter(|id| id.get_version_num() == 7)?;
     let (seconds, _) = id.get_timestamp()?.to_unix();

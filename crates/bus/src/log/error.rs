@@ -9,7 +9,7 @@ use crate::{error::database_is_gone, topology::TopologyError};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
     /// Any database error.
-    #[error("the database: {0}")]
+    #[error("database error: {0}")]
     Database(#[from] sqlx::Error),
     /// The stream is not as it must be.
     #[error(transparent)]

@@ -5,8 +5,8 @@
 //! republished. Only the holder of the stream's [`session`] writes either.
 //!
 //! The files by layer, each using only those above it: `place`, `session`; `page`, `cursor`, `ranges`,
-//! `losses`, `import`, `retention`, `wake`, `entity`, `whereabouts`; `depth`, `publish`; `state`, the state of one stream's relay;
-//! `verify`; `send`; `step`, `refill`; `remake`; `stream_relay`, the loop.
+//! `losses`, `import`, `retention`, `wake`, `entity`, `whereabouts`; `depth`, `publish`; `state`, the state of
+//! one stream's relay; `verify`; `send`; `step`, `refill`; `remake`; `stream_relay`, the loop.
 
 mod cursor;
 pub(crate) mod depth;

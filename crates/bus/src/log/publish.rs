@@ -37,20 +37,20 @@ pub(crate) struct Publisher {
     pub(crate) atomic: bool,
 }
 
-/// Why events were not all confirmed. Some may be stored all the same.
+/// Why not every event was confirmed. Some may be stored nevertheless.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PublishError {
     /// The server did not answer in time.
     #[error("no answer in time")]
     NoAnswer,
     /// The server refused the batch.
-    #[error("the server refuses: {0}")]
+    #[error("the server rejected the batch: {0}")]
     Refused(String),
     /// The server stored the messages, but not as a batch.
     #[error("the server did not accept it as one batch")]
     NotABatch,
     /// The stream does not hold an event that it confirmed.
-    #[error("the stream does not hold what it has just confirmed")]
+    #[error("the stream does not hold events that it has just confirmed")]
     NotHeld,
     /// There was nothing to publish.
     #[error("a page without events")]
@@ -82,7 +82,7 @@ impl PublishError {
         match self {
             Self::NoAnswer | Self::Send(_) | Self::Request(_) => true,
             Self::Topology(error) => matches!(error, TopologyError::Away(_)),
-            // A server that has just started knows no stream yet.
+            // A server that has just started does not know its streams yet.
             Self::Unconfirmed(error) => {
                 matches!(error.kind(), BrokenPipe | StreamNotFound | TimedOut)
             }
@@ -125,7 +125,7 @@ impl Publisher {
     /// the stream's duplicate window may still hold the first one of an event that the stream lost.
     ///
     /// # Errors
-    /// When not all were confirmed. Some may be stored all the same.
+    /// When not all were confirmed. Some may be stored nevertheless.
     pub(crate) async fn publish(
         &self,
         events: &[Outgoing],
@@ -227,7 +227,7 @@ impl Publisher {
         self.read_back(&acked, publication).await
     }
 
-    /// Reads back what was confirmed one by one. Between two confirmations the stream may have lost its end,
+    /// Reads back events that were confirmed one by one. Between two confirmations the stream may have lost its end,
     /// and it may have lost what it calls a duplicate.
     async fn read_back(
         &self,

@@ -85,7 +85,7 @@ pub(crate) struct Ranges {
 }
 
 impl Ranges {
-    /// Begins new ranges from now on: those of before may be marked as lost.
+    /// Starts new ranges from now on: the previous ones may be marked as lost.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }

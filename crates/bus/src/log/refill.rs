@@ -52,7 +52,7 @@ impl Lost {
 }
 
 impl StreamRelay {
-    /// Republishes some pages, until it is time for new events. `false` if nothing is lost any more.
+    /// Republishes some pages, until it is time for new events. `false` if nothing is left to republish.
     pub(super) async fn refill(&mut self, until: Instant) -> Result<bool, RelayError> {
         for _ in 0..PAGES_BETWEEN_LOOKS {
             if !self.refill_page().await? {

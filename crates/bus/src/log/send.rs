@@ -4,7 +4,7 @@ use super::{error::RelayError, page::Outgoing, ranges::Stored, state::StreamRela
 use crate::spans;
 
 impl StreamRelay {
-    /// Publishes events, and checks what the confirmation tells about the stream.
+    /// Publishes events, and checks the confirmation for losses of the stream.
     pub(super) async fn publish(
         &mut self,
         events: &[Outgoing],

@@ -1,5 +1,5 @@
 //! The right to relay one stream: a Postgres session that holds an advisory lock. The cursor is written on that
-//! session, so a relay that has lost the lock cannot write it, whatever it believes.
+//! session, so a relay that has lost the lock cannot write it, even if it has not noticed.
 
 use std::{future::Future, sync::Arc, time::Duration};
 

@@ -54,7 +54,7 @@ impl StreamRelay {
         }
     }
 
-    /// Logs a failure at level `warn` once, unless an outage explains it, which others tell.
+    /// Logs a failure at level `warn` once, unless an outage explains it, which is logged elsewhere.
     fn log_failure(&mut self, error: &RelayError) {
         let (stream, failures) = (self.stream.name, self.backoff.failures());
         let is_told = !self.bus.link().borrow().up || self.pool.told().is_away();
@@ -151,7 +151,7 @@ impl StreamRelay {
             self.wake.reset();
             let mut more = self.publish_page().await?;
             if self.lost {
-                // With a store that does not refill, what is lost stays marked in the log.
+                // With a store that does not refill, lost events stay marked in the log.
                 self.lost = self.bus.options.refills() && self.refill(verify_at).await?;
                 more |= self.lost;
             }
@@ -194,7 +194,7 @@ impl StreamRelay {
         match bounded(retention::empty(connection, retain_for, OffsetDateTime::now_utc())).await {
             Ok(slots) if slots.is_empty() => {}
             Ok(slots) => info!(?slots, "emptied expired partitions of the log"),
-            // Another session uses it. There are days left.
+            // Another session uses it. Days remain before it is reused.
             Err(error) if is_locked(&error) => {
                 debug!(%error, "a partition of the log is in use, retrying later");
             }

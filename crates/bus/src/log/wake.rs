@@ -67,7 +67,7 @@ impl Woken {
     pub(crate) fn listen(&self, pool: &Pool, stream: &str) -> Listening {
         let options = (*pool.connect_options()).clone();
         let pool = PgPoolOptions::new().max_connections(1);
-        // That the database is unavailable is told by whoever watches it.
+        // An outage of the database is logged by the task that watches it.
         let pool = pool.acquire_slow_threshold(Duration::MAX).connect_lazy_with(options);
         let (channel, others) = (channel(stream), self.others.clone());
         Listening(tokio::spawn(async move {

@@ -18,7 +18,7 @@ pub(crate) enum Whereabouts {
     Lost,
     /// Its stream confirmed it, as one of this range.
     Published(Range),
-    /// It was published, and nothing more is known: its range is forgotten, or not among those looked at.
+    /// It was published, and nothing more is known: its range was deleted, or is not among those looked at.
     Unknown,
 }
 

@@ -1,6 +1,6 @@
-//! The life of events, for people who look for one: what a service committed about an entity and where that was
-//! [published], and what became of events in its queue groups ([received]); and its [newest] events, to be checked one by one. Nothing here is needed to deliver an
-//! event; each look has a bounded cost.
+//! The history of events, for people who look for one: the events that a service committed about an entity and
+//! where they were [published], their outcome in its queue groups ([received]), and its [newest] events, to be
+//! checked one by one. Nothing here is needed to deliver an event; each query has a bounded cost.
 
 pub mod newest;
 pub mod published;

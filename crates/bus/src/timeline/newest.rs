@@ -1,4 +1,4 @@
-//! The newest events that this service committed to a stream, to be checked one by one against what became of them.
+//! The newest events that this service committed to a stream, to be checked one by one against their outcome.
 
 use std::{fmt, str::FromStr};
 

@@ -24,7 +24,7 @@ use crate::{
 pub const MAX_EVENTS: usize = 100;
 /// How far from its expected place a message is looked for: others may publish to the stream as well.
 const AROUND: i64 = 8;
-/// How long all looks at streams of one answer may take. What was not found until then is told by its range.
+/// How long all looks at streams of one answer may take. An event not found by then is reported with its range.
 const LOOKS: Duration = Duration::from_secs(3);
 
 /// An event that was committed.
@@ -80,7 +80,7 @@ pub enum Publication {
         #[serde(with = "time::serde::rfc3339")]
         to: OffsetDateTime,
     },
-    /// It was published. Where is not known any more.
+    /// It was published. Its place is no longer known.
     Unknown,
 }
 

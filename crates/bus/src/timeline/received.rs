@@ -10,7 +10,7 @@ use crate::dead_letters::accounts;
 /// The most events that are asked for at once.
 pub const MAX_EVENTS: usize = 400;
 
-/// An event in a queue group that knows something of it.
+/// An event in a queue group that has some record of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Received {
@@ -80,7 +80,7 @@ struct Row {
     redrive_at: Option<OffsetDateTime>,
 }
 
-/// What these groups know of these events: a few index probes for each.
+/// The records that these groups have of these events: a few index probes for each.
 ///
 /// # Errors
 /// Any database error.

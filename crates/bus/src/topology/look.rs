@@ -62,7 +62,7 @@ pub(crate) struct StoredMessage {
 }
 
 impl StoredMessage {
-    /// Whether it is this event, also one that was published again.
+    /// Whether it is this event, including a republished copy.
     pub(crate) fn is_event(&self, id: Uuid) -> bool {
         let id = id.to_string();
         let rest = self.message_id.strip_prefix(&id);
