@@ -97,9 +97,10 @@ impl Bus {
         let (link_sender, link) = watch::channel(ConnectionState::default());
         let (closed_sender, closed) = watch::channel(false);
         let servers = servers(&options.servers)?;
-        let told = Told { link: link_sender, closed: closed_sender, away_since: Mutex::default() };
+        let reporter =
+            Reporter { link: link_sender, closed: closed_sender, away_since: Mutex::default() };
         let connect = connect_options(options, &servers).event_callback(move |event| {
-            told.record(&event);
+            reporter.record(&event);
             async {}
         });
         metrics::gauge!("bus_connected").set(0);
@@ -206,15 +207,15 @@ fn connect_options(options: &Options, servers: &[ServerAddr]) -> ConnectOptions 
     connect
 }
 
-/// Who is told what becomes of the connection.
-struct Told {
+/// Reports and logs the state of the connection.
+struct Reporter {
     link: watch::Sender<ConnectionState>,
     closed: watch::Sender<bool>,
-    /// Since when an outage lasts that was logged.
+    /// When the current outage was logged.
     away_since: Mutex<Option<Instant>>,
 }
 
-impl Told {
+impl Reporter {
     fn record(&self, event: &Event) {
         match event {
             Event::Connected => {

@@ -45,7 +45,8 @@ pub fn database_is_away(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the database cannot be reached at all: an outage, which the task that watches the database also logs. In the other cases of [`database_is_away`], such as a full disk, it may answer questions.
+/// Whether the database cannot be reached at all: an outage, which the task that watches the database also logs.
+/// In the other cases of [`database_is_away`], such as a full disk, it may answer queries.
 #[must_use]
 pub fn database_is_gone(error: &sqlx::Error) -> bool {
     match error {

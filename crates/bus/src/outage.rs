@@ -1,6 +1,6 @@
-//! One outage, one line when it begins and one when it ends, told by whoever watches the connection: the
-//! connection to NATS itself, and for Postgres whoever calls [`Pool::watched`](crate::Pool::watched). What fails
-//! because of it says so at level `debug`.
+//! One outage is one log line when it begins and one when it ends. The connection to NATS logs its own outages, and
+//! the caller of [`Pool::watched`](crate::Pool::watched) those of Postgres. Work that fails because of an outage logs
+//! at level `debug`.
 
 use std::{
     sync::atomic::{AtomicU8, Ordering},
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// For how long a failure may be an outage that nobody has told yet. The connection takes up to 12 s to find
+/// For how long a failure may be an outage that was not logged yet. The connection takes up to 12 s to find
 /// that a server has fallen silent.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -17,46 +17,46 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(crate) struct Failing {
     since: Option<Instant>,
-    told: bool,
+    logged: bool,
 }
 
 impl Failing {
-    /// It has failed once more, perhaps because of an outage that somebody else tells of. Returns whether to
-    /// tell: once, if that does not explain it.
-    pub(crate) fn because(&mut self, outage_is_told: bool) -> bool {
+    /// Records a failure that an outage may explain, which is logged elsewhere. Returns whether to log the
+    /// failure: once, if no outage explains it.
+    pub(crate) fn log_unless_outage(&mut self, outage_is_logged: bool) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if outage_is_told {
+        if outage_is_logged {
             self.since = Some(Instant::now());
         }
-        !outage_is_told && since.elapsed() >= PATIENCE && self.by_itself()
+        !outage_is_logged && since.elapsed() >= PATIENCE && self.log_once()
     }
 
-    /// It has failed once more, for a reason of its own. Returns whether to tell: once.
-    pub(crate) fn by_itself(&mut self) -> bool {
-        !std::mem::replace(&mut self.told, true)
+    /// Records a failure that no outage explains. Returns whether to log it: once.
+    pub(crate) fn log_once(&mut self) -> bool {
+        !std::mem::replace(&mut self.logged, true)
     }
 
-    /// It works. Returns whether to tell that.
+    /// Records a success. Returns whether to log it, because a failure was logged.
     pub(crate) fn end(&mut self) -> bool {
-        std::mem::take(self).told
+        std::mem::take(self).logged
     }
 }
 
-/// What is told of a database.
+/// Whether a database is away, if a task watches it.
 #[derive(Debug, Default)]
-pub(crate) struct Told(AtomicU8);
+pub(crate) struct DatabaseState(AtomicU8);
 
-const NOBODY_WATCHES: u8 = 0;
-const THERE: u8 = 1;
+const UNWATCHED: u8 = 0;
+const AVAILABLE: u8 = 1;
 const AWAY: u8 = 2;
 
-impl Told {
+impl DatabaseState {
     pub(crate) fn set(&self, is_away: bool) {
-        self.0.store(if is_away { AWAY } else { THERE }, Ordering::Relaxed);
+        self.0.store(if is_away { AWAY } else { AVAILABLE }, Ordering::Relaxed);
     }
 
     pub(crate) fn is_watched(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != NOBODY_WATCHES
+        self.0.load(Ordering::Relaxed) != UNWATCHED
     }
 
     pub(crate) fn is_away(&self) -> bool {
@@ -71,19 +71,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_an_outage_explains_is_not_told_and_the_rest_is_told_once() {
+    async fn failures_are_logged_once_unless_an_outage_explains_them() {
         let mut failing = Failing::default();
         for _ in 0..60 {
-            assert!(!failing.because(true));
+            assert!(!failing.log_unless_outage(true));
             advance(Duration::from_secs(1)).await;
         }
-        let told = |failing: &mut Failing| failing.because(false);
-        assert!(!told(&mut failing), "the outage may not be known to be over");
+        let logs = |failing: &mut Failing| failing.log_unless_outage(false);
+        assert!(!logs(&mut failing), "the outage may not be known to be over");
         advance(PATIENCE).await;
-        assert!(told(&mut failing));
-        assert!(!told(&mut failing));
+        assert!(logs(&mut failing));
+        assert!(!logs(&mut failing));
         assert!(failing.end());
         assert!(!failing.end());
-        assert!(failing.by_itself());
+        assert!(failing.log_once());
     }
 }

@@ -49,8 +49,8 @@ pub(crate) async fn settle<L: Listener>(
     match batch.settle().instrument(span).await {
         Ok(()) => Outcome::Settled,
         Err(error) => {
-            let told = batch.context.pool.told();
-            if told.is_away() || (told.is_watched() && database_is_gone(&error)) {
+            let database = batch.context.pool.database_state();
+            if database.is_away() || (database.is_watched() && database_is_gone(&error)) {
                 debug!(queue.group = group, %error, "the database is unavailable, returning events");
             } else if database_is_away(&error) {
                 warn!(queue.group = group, %error, "the database is unavailable, returning events");

@@ -40,7 +40,7 @@ impl Undeliverable {
 }
 
 impl<L: Listener> Batch<L> {
-    /// Makes dead letters of events. The server is told only after they are committed.
+    /// Turns events into dead letters. The server is told only after they are committed.
     pub(crate) async fn dead_letter(
         &mut self,
         undeliverable: Vec<Undeliverable>,

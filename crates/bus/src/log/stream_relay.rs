@@ -57,13 +57,13 @@ impl StreamRelay {
     /// Logs a failure at level `warn` once, unless an outage explains it, which is logged elsewhere.
     fn log_failure(&mut self, error: &RelayError) {
         let (stream, failures) = (self.stream.name, self.backoff.failures());
-        let is_told = !self.bus.link().borrow().up || self.pool.told().is_away();
-        let tell = if error.may_be_an_outage() {
-            self.failing.because(is_told)
+        let outage = !self.bus.link().borrow().up || self.pool.database_state().is_away();
+        let should_log = if error.may_be_an_outage() {
+            self.failing.log_unless_outage(outage)
         } else {
-            self.failing.by_itself()
+            self.failing.log_once()
         };
-        if tell {
+        if should_log {
             warn!(stream, %error, failures, "publishing fails, retrying");
         } else {
             debug!(stream, %error, failures, "publishing failed, retrying");

@@ -20,7 +20,9 @@ use tokio::{
 };
 use tracing::{Span, debug};
 
-use crate::{backoff::Backoff, error::database_is_away, outage::Told, spans, trace::TraceContext};
+use crate::{
+    backoff::Backoff, error::database_is_away, outage::DatabaseState, spans, trace::TraceContext,
+};
 use lent::{Generation, Lent, PING_TIMEOUT};
 pub(crate) use lent::{is_alive, lock};
 pub use nodelay::set_nodelay;
@@ -45,7 +47,7 @@ struct Shared {
     options: Arc<PgConnectOptions>,
     size: usize,
     current: Mutex<Arc<Generation>>,
-    told: Told,
+    database_state: DatabaseState,
 }
 
 impl Pool {
@@ -62,7 +64,7 @@ impl Pool {
                 options: Arc::new(options),
                 size,
                 current,
-                told: Told::default(),
+                database_state: DatabaseState::default(),
             }),
         }
     }
@@ -158,15 +160,15 @@ impl Pool {
         timeout(ACQUIRE_TIMEOUT, lent).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Notes how the database is, as found by a caller who watches it and logs when it goes away and when it is
-    /// back. From then on, what fails because the database is away says so at level `debug` only.
+    /// Records whether the database is away, as found by a caller who watches it and logs when it goes away and
+    /// when it is back. From then on, work that fails because the database is away logs at level `debug` only.
     pub fn watched(&self, is_away: bool) {
-        self.shared.told.set(is_away);
+        self.shared.database_state.set(is_away);
     }
 
-    /// What is told of the database.
-    pub(crate) fn told(&self) -> &Told {
-        &self.shared.told
+    /// Whether the database is away, as last recorded by [`Self::watched`].
+    pub(crate) fn database_state(&self) -> &DatabaseState {
+        &self.shared.database_state
     }
 
     /// Whether work on any connection succeeded within this time. A busy pool counts as serving.
