@@ -169,5 +169,5 @@ pub async fn known(
 pub(crate) fn id_conflict(at: Option<OffsetDateTime>) -> String {
     let at = at.and_then(|at| at.format(&Rfc3339).ok());
     let when = at.map_or_else(|| "just now".to_owned(), |at| format!("at {at}"));
-    format!("its id is that of another event, with other bytes, which took effect {when}")
+    format!("another event with the same id but other bytes took effect {when}")
 }

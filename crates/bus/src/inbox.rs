@@ -86,7 +86,7 @@ pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
     if age > CHECKABLE {
         let (age, limit) = (age.whole_days(), CHECKABLE.as_secs() / 86_400);
         Some(format!(
-            "its id is {age} days old: after {limit} days it cannot be told whether it took effect"
+            "its id is {age} days old: after {limit} days nothing records whether it took effect"
         ))
     } else if -age > AHEAD {
         Some(format!("its id is dated {} hours from now", (-age).whole_hours()))

@@ -89,7 +89,7 @@ impl StreamRelay {
             info!(
                 stream = self.stream.name,
                 events = self.refilled,
-                "republished what the stream had lost"
+                "republished events that the stream had lost"
             );
             self.refilled = 0;
         }
