@@ -20,7 +20,7 @@ const SEED: [u8; 32] = [
 ];
 
 /// The answer to a token that is refused without a hint at the fault.
-pub const UNACCEPTED: &str = "The token is not one that this service accepts.";
+pub const UNACCEPTED: &str = "This service does not accept the token.";
 /// The answer to a token that is not valid yet.
 pub const TOO_EARLY: &str = "The token is not valid yet.";
 const CRIT: &str = "The token's header has crit; this service supports no extension.";

@@ -1,4 +1,4 @@
-//! A state as an event brought it, field by field and digit by digit. A service that stores it this
+//! A state exactly as an event carried it, field by field and digit by digit. A service that stores it this
 //! way loses no field that a newer release of the publisher has added.
 
 use std::fmt;

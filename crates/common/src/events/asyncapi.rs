@@ -16,7 +16,7 @@ use bus::envelope;
 /// Every family of events that services share.
 const FAMILIES: &[&[Documented]] = &[ticket::DOCUMENTED, order::DOCUMENTED];
 
-/// The services of a program that knows several.
+/// The services of a program that documents several.
 static ADDED: OnceLock<Vec<ServiceEvents>> = OnceLock::new();
 
 /// Adds the events of these services to every document of this process. Once, before the first document.
@@ -131,7 +131,7 @@ fn message(event: &Documented) -> Value {
                 "id": { "type": "string", "format": "uuid", "description": "The event's id." },
                 "source": { "const": event.source },
                 "type": { "const": event.subject },
-                "subject": text("The id of what it is about, such as a ticket."),
+                "subject": text("The id of the entity that it is about, such as a ticket."),
                 "time": { "type": "string", "format": "date-time", "description": "When it happened." },
                 "datacontenttype": { "const": "application/json" },
                 "dataschema": { "const": dataschema },

@@ -1,5 +1,5 @@
-//! Events as documented: their names, schema and examples, declared with [`family!`](crate::family), and what a
-//! service publishes and receives of them.
+//! Events as documented: their names, schema and examples, declared with [`family!`](crate::family), and which of
+//! them a service publishes and receives.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -93,7 +93,7 @@ impl ServiceEvents {
     }
 }
 
-/// What is wrong with the examples of a family of events, one line each: an example that this release cannot read or
+/// The faults of the examples of a family of events, one line each: an example that this release cannot read or
 /// would write differently, or a field that no example shows. Assert in a test that there is none.
 #[must_use]
 pub fn faults(family: &[Documented]) -> Vec<String> {

@@ -80,7 +80,7 @@ impl FromStr for Price {
     }
 }
 
-/// Returns whether a text that is no valid decimal is a number nevertheless.
+/// Returns whether a text that is not a valid decimal is still a number.
 fn is_numeric(text: &str) -> bool {
     text.contains(|c: char| c.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))

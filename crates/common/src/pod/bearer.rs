@@ -1,4 +1,4 @@
-//! A token that everybody shares who may do something: `Authorization: Bearer …`.
+//! A token shared by everyone who has a permission: `Authorization: Bearer …`.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Bearer {
     pub fn is_in(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = given.and_then(|given| given.strip_prefix("Bearer "));
-        // Of hashes, how many bytes agree tells nothing of the token.
+        // Hashes: the time of the comparison reveals nothing about the token.
         token.is_some_and(|token| hash(token) == *self.0)
     }
 }

@@ -134,12 +134,12 @@ pub async fn watch(pool: Pool, health: Health, shutdown: Shutdown) -> anyhow::Re
 }
 
 /// Checks whether requests can be served. The database may answer although the pool has no working
-/// connection. `told` says whether an outage was logged, which explains connections that fell silent.
-async fn serves(pool: &Pool, witness: &mut Witness, told: bool) -> Result<(), String> {
+/// connection. A logged outage explains connections that fell silent.
+async fn serves(pool: &Pool, witness: &mut Witness, outage_is_logged: bool) -> Result<(), String> {
     witness.ask().await?;
     if witness.silent && pool.renew() {
         const WHAT: &str = "database connections stopped responding, opening new ones";
-        if told {
+        if outage_is_logged {
             debug!("{WHAT}");
         } else {
             warn!("{WHAT}");
@@ -151,7 +151,7 @@ async fn serves(pool: &Pool, witness: &mut Witness, told: bool) -> Result<(), St
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) if pool.served_within(SERVED) => Ok(()),
-        Err(_) => Err("no connection of the pool serves".to_owned()),
+        Err(_) => Err("no connection of the pool answers".to_owned()),
     }
 }
 
@@ -233,7 +233,7 @@ async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
                 return Ok(());
             }
             Ok(Err(error)) if !database_is_away(&error) => {
-                return Err(error).context("the database refuses");
+                return Err(error).context("the database refused the connection");
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),

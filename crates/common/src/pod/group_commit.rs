@@ -26,14 +26,14 @@ const COMMITTERS: usize = 2;
 const BEGIN: &str = "begin; set local lock_timeout = '250ms'; set local statement_timeout = '2s'; \
                      set local idle_in_transaction_session_timeout = '3s'";
 
-/// The answer to a request, and what else its work made. `None`: nothing yet.
+/// The answer to a request, and the other result of its work. `None`: nothing yet.
 pub type Done<T> = Option<(Answer, T)>;
 
 /// Work that many requests can do in one transaction.
 pub trait SharedWork: Send + Sync + 'static {
-    /// What a request asks for.
+    /// The input of a request.
     type Item: Send + Sync + 'static;
-    /// What it made, besides its answer.
+    /// The result of its work, apart from its answer.
     type Made: Send + Sync;
     /// The most requests in one transaction: above what arrives during one commit, and few enough that
     /// the transaction takes milliseconds.
@@ -152,7 +152,7 @@ async fn run<W: SharedWork>(
             // Rolled back. Each request gets a transaction of its own.
             Err(BusError::Database(error)) if database_is_busy(&error) => vec![].into_iter(),
             Err(error) => {
-                // It may have been committed all the same.
+                // It may have been committed nevertheless.
                 wake.wake();
                 let error = Arc::new(anyhow::Error::from(error));
                 for waiting in batch {
@@ -162,7 +162,7 @@ async fn run<W: SharedWork>(
             }
         };
         for waiting in batch {
-            // If the client has gone, what it made stays.
+            // If the client has gone, its result stays committed.
             let _ = waiting.answer.send(Ok(made.next().flatten()));
         }
     }

@@ -1,7 +1,7 @@
-//! The names that a server may be called by in the Host header.
+//! The host names that a server accepts in the Host header.
 //!
-//! A page of a stranger that a person visits can have its own name resolve to a loopback address (DNS rebinding),
-//! and then read whatever a server there answers. It cannot change the Host header, which has that name.
+//! A malicious page that someone visits can make its own name resolve to a loopback address (DNS rebinding), and
+//! then read what a server there answers. It cannot change the Host header, which has that name.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Hosts {
     pub fn are_named_in(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::HOST).iter();
         let host = given.next().and_then(|host| host.to_str().ok());
-        // Two of them are read differently by different programs.
+        // Of two Host headers, some programs use the first, others the last.
         given.next().is_none() && host.is_some_and(|host| self.know(host))
     }
 }

@@ -7,7 +7,7 @@ use super::problem::Problem;
 /// An operation that needs a caller.
 #[derive(Debug, IntoResponses)]
 pub enum CallerResponses {
-    /// No token, or one that is not accepted.
+    /// No token, or a token that is not accepted.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
 }

@@ -35,7 +35,10 @@ fn an_unusable_key_is_refused_by_the_name_of_its_setting() {
         &rsa,
     ] {
         let reason = refused(Scheme::Hs256, Some(key));
-        assert!(reason.starts_with("JWT_KEY is a key in PEM or a like form; for hs256"), "{key}");
+        assert!(
+            reason.starts_with("JWT_KEY is a key in PEM or a similar form; for hs256"),
+            "{key}"
+        );
         assert!(!reason.contains(key), "{reason}");
     }
     let secret = "MFUs3RZ6vmyzm7dYoZ1/nUpSjkMiR8ZYsXw3RbVPRkk=".to_owned();

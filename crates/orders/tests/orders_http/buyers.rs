@@ -13,12 +13,12 @@ use testkit::tokens::{
 
 use crate::service::{self, Answer, Service};
 
-const NO_TOKEN: &str = "Say who you are: Authorization: Bearer, and a token.";
-const NO_BEARER: &str = "Authorization must be Bearer, and a token.";
+const NO_TOKEN: &str = "Send a token: Authorization: Bearer, followed by the token.";
+const NO_BEARER: &str = "Authorization must be Bearer, followed by a token.";
 const EXPIRED: &str = "The token has expired.";
 const INCOMPLETE: &str =
-    "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
-const OTHER_ISSUER: &str = "The token is of another issuer.";
+    "The token lacks a claim: it must have exp and sub, and iss and aud where they are required.";
+const OTHER_ISSUER: &str = "The token is from another issuer.";
 const INVALID: &str = "Bearer error=\"invalid_token\"";
 const OTHER_AUDIENCE: &str = "The token is not for this service.";
 const BAD_SUB: &str =

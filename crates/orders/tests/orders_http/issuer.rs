@@ -24,8 +24,8 @@ const UNKNOWN_KEY: &str = "The token is signed with a key that its issuer does n
 const CANNOT_CHECK: &str =
     "The token issuer's keys cannot be fetched, so this token cannot be verified. Try again later.";
 const INCOMPLETE: &str =
-    "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for.";
-const OTHER_ISSUER: &str = "The token is of another issuer.";
+    "The token lacks a claim: it must have exp and sub, and iss and aud where they are required.";
+const OTHER_ISSUER: &str = "The token is from another issuer.";
 const OTHER_AUDIENCE: &str = "The token is not for this service.";
 /// The shortest time between two fetches that unknown keys can trigger.
 const EVERY: Duration = Duration::from_secs(10);

@@ -36,7 +36,7 @@ async fn without_a_token_every_ticket_can_be_read_and_none_stored_or_changed() {
     let tickets = Service::start().await;
     let created = tickets.post(TICKET).await;
     let path = format!("/api/tickets/{}", created.id());
-    let no_token = "Say who you are: Authorization: Bearer, and a token.";
+    let no_token = "Send a token: Authorization: Bearer, followed by the token.";
     for (method, path) in [(Method::POST, "/api/tickets"), (Method::PUT, &*path)] {
         let request = tickets.anonymous(method, path).header("content-type", "application/json");
         for body in [FREE, "{"] {

@@ -51,7 +51,7 @@ impl Source {
         let discovery = discovery.map_err(|error| format!("JWT_ISSUER is not a URL: {error}"))?;
         if !is_safe(&discovery, true) {
             return Err(
-                "JWT_ISSUER must be an https URL; http is for this machine alone".to_owned()
+                "JWT_ISSUER must be an https URL; http is only allowed for this machine".to_owned()
             );
         }
         let bare = discovery.username().is_empty() && discovery.password().is_none();
@@ -80,7 +80,7 @@ impl Source {
             serde_json::from_slice(&answer).context("its configuration")?;
         ensure!(
             discovered.issuer == self.issuer,
-            "its configuration is of another issuer, {:?}",
+            "its configuration names another issuer, {:?}",
             discovered.issuer
         );
         let keys = Url::parse(&discovered.jwks_uri).context("its jwks_uri")?;
@@ -95,7 +95,7 @@ impl Source {
     async fn get(&self, url: Url) -> anyhow::Result<Response> {
         let request = self.client.get(url).header(header::ACCEPT, "application/json");
         let answer = request.send().await?;
-        ensure!(answer.status() == StatusCode::OK, "{} answers {}", answer.url(), answer.status());
+        ensure!(answer.status() == StatusCode::OK, "{} answered {}", answer.url(), answer.status());
         Ok(answer)
     }
 }

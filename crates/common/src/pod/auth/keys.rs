@@ -96,7 +96,7 @@ impl KeySet {
 /// Returns a key's name, its algorithm and its verifier; or why it is not used.
 fn usable(key: Value) -> Result<(Option<String>, Algorithm, DecodingKey), &'static str> {
     if ["d", "k"].iter().any(|private| key.get(private).is_some()) {
-        return Err("it is a private or a shared key, and everybody can read it");
+        return Err("it is a private or shared key, and anyone can read it");
     }
     let key: Jwk = serde_json::from_value(key).map_err(|_| "it cannot be read")?;
     let common = &key.common;
@@ -130,10 +130,10 @@ fn usable(key: Value) -> Result<(Option<String>, Algorithm, DecodingKey), &'stat
             }
             Algorithm::EdDSA
         }
-        _ => return Err("it is for no algorithm that is used here"),
+        _ => return Err("it is for no supported algorithm"),
     };
     if common.key_algorithm.is_some_and(|named| named != KeyAlgorithm::from(algorithm)) {
-        return Err("it is for another algorithm than is used here");
+        return Err("its alg is not the one supported for this kind of key");
     }
     let verifying = DecodingKey::from_jwk(&key).map_err(|_| "it cannot be read")?;
     Ok((key.common.key_id, algorithm, verifying))

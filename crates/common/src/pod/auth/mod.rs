@@ -61,7 +61,9 @@ impl Auth {
         let by = match settings.auth {
             Scheme::Oidc => {
                 if settings.jwt_audience.is_none() {
-                    return Err("JWT_AUDIENCE must say for whom an issuer's tokens are".to_owned());
+                    return Err(
+                        "JWT_AUDIENCE must name the audience of the issuer's tokens".to_owned()
+                    );
                 }
                 let url = settings.jwt_issuer.as_deref().unwrap_or_default();
                 By::Issuer(Issuer::new(url, rules)?.into())

@@ -14,7 +14,7 @@ pub(super) const SHORTEST: usize = 32;
 pub(super) fn check(text: &str) -> Result<(), String> {
     if is_a_key(text) {
         return Err(
-            "JWT_KEY is a key in PEM or a like form; for hs256 it must be a secret that nobody \
+            "JWT_KEY is a key in PEM or a similar form; for hs256 it must be a secret that nobody \
                     else has. For a public key, set AUTH to eddsa, or to oidc."
                 .to_owned(),
         );

@@ -29,13 +29,13 @@ const LONGEST: usize = 8 * 1024;
 /// The accepted `typ` values; `typ` may also be missing: a JWT, or an access token (RFC 9068).
 const TYPES: [&str; 4] = ["jwt", "at+jwt", "application/jwt", "application/at+jwt"];
 
-pub(super) const UNACCEPTED: &str = "The token is not one that this service accepts.";
+pub(super) const UNACCEPTED: &str = "This service does not accept the token.";
 
 /// Returns the single bearer token of a request.
 pub(super) fn of(parts: &Parts) -> Result<&str, Refusal> {
     let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = given.next() else {
-        let detail = "Say who you are: Authorization: Bearer, and a token.";
+        let detail = "Send a token: Authorization: Bearer, followed by the token.";
         return Err(Refusal::no_token(detail));
     };
     if given.next().is_some() {
@@ -44,7 +44,7 @@ pub(super) fn of(parts: &Parts) -> Result<&str, Refusal> {
     let token = value.to_str().ok().and_then(|value| value.split_once(' '));
     match token {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(Refusal::no_token("Authorization must be Bearer, and a token.")),
+        _ => Err(Refusal::no_token("Authorization must be Bearer, followed by a token.")),
     }
 }
 
@@ -168,10 +168,10 @@ impl Verifier {
             Refusal::invalid_token(match error.kind() {
                 ErrorKind::ExpiredSignature => "The token has expired.",
                 ErrorKind::ImmatureSignature => "The token is not valid yet.",
-                ErrorKind::InvalidIssuer => "The token is of another issuer.",
+                ErrorKind::InvalidIssuer => "The token is from another issuer.",
                 ErrorKind::InvalidAudience => "The token is not for this service.",
                 ErrorKind::MissingRequiredClaim(_) => {
-                    "The token lacks a claim: it must have exp and sub, and iss and aud where they are asked for."
+                    "The token lacks a claim: it must have exp and sub, and iss and aud where they are required."
                 }
                 _ => UNACCEPTED,
             })

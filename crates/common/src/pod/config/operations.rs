@@ -1,4 +1,4 @@
-//! Whether the operations API is served, and to whom.
+//! Whether the operations API is served, and the token that it requires.
 
 use clap::{Args, ValueEnum};
 
@@ -25,16 +25,16 @@ pub struct OperationsSettings {
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It is.
+    /// Serve it.
     On,
-    /// It is not.
+    /// Do not serve it.
     Off,
 }
 
 /// A token of the operations API.
 ///
 /// # Errors
-/// When it is too short, or cannot be sent in a header. Does not repeat it.
+/// When it is too short, or cannot be sent in a header. The error does not repeat it.
 pub fn operations_token(text: &str) -> Result<Secret, String> {
     let fits = text.len() >= SHORTEST_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| text.into()).ok_or_else(|| {

@@ -96,13 +96,13 @@ async fn converse(
 fn say_why(stream: &TcpStream, end: Result<End, oneshot::error::RecvError>) {
     let words = match end {
         Ok(End::Late { half_head: true }) => {
-            problem(408, "Request Timeout", "", "The request's head did not come in time.")
+            problem(408, "Request Timeout", "", "The request's headers did not arrive in time.")
         }
         Ok(End::Room { half_request: true }) => problem(
             503,
             "Service Unavailable",
             "retry-after: 1\r\n",
-            "The request did not come in time while others waited. Try again.",
+            "The request did not arrive in time while others waited. Try again.",
         ),
         _ => return,
     };

@@ -4,9 +4,9 @@
 //! A connection is either *at work* or *waiting for its client*. At work means that its request has
 //! arrived completely and a handler has it: the middleware bounds this, and it is never cut short.
 //! A connection waits for its client to send a request or the rest of one, or to read the answer.
-//! Waiting connections may be closed to make room: first those that never got on with their
+//! Waiting connections may be closed to make room: first those that made no progress with their
 //! request, the oldest of them first, and last those that were kept alive between requests. So a
-//! client that gets on with its request is served, however many others do not.
+//! client that makes progress with its request is served, however many others do not.
 
 use std::{
     sync::{

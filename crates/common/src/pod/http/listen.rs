@@ -34,7 +34,7 @@ impl Http {
             api: server::bind(http.http_address)?,
             operations: http.operations_address.map(server::bind).transpose()?,
             operations_api: Router::new(),
-            // The rest of the grace period is for what the requests have used.
+            // The rest of the grace period is for closing what the requests used.
             stop_within: settings.shutdown_grace * 9 / 10,
             settings: http,
         })

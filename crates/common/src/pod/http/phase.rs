@@ -41,7 +41,7 @@ pub(super) enum Phase {
     Body,
     /// A handler has the request.
     AtWork,
-    /// The client is to read an answer.
+    /// The client still has to read an answer.
     Answer,
     /// Kept alive between two requests.
     Idle,
@@ -89,6 +89,6 @@ pub(super) enum End {
     Late { half_head: bool },
     /// To make room. With half a request, it is answered 503.
     Room { half_request: bool },
-    /// The server stops.
+    /// The server is stopping.
     Stop,
 }

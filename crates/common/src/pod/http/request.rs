@@ -1,8 +1,8 @@
-//! What is told of a request: its log lines, its span in a trace, and its measurement.
+//! How a request is observed: its log lines, its span in a trace, and its metrics.
 //!
-//! Every line that is logged while a request is at work has its ids: `request.id`, `trace.id` and `client.id`. Its
-//! last line says how it ended: a warning when the answer is a 5xx, else at the level `debug`. What a request has
-//! changed is a line of its own at `info`, and a proxy in front logs the rest; a line for each of ten thousand GETs a
+//! Every line logged while a request is in progress has its ids: `request.id`, `trace.id` and `client.id`. Its last
+//! line says how it ended: a warning if the answer is a 5xx, otherwise at the level `debug`. A change that a request
+//! makes has a line of its own at `info`, and a proxy in front logs the rest; a line for each of ten thousand GETs a
 //! second would bury both.
 
 use axum::{
@@ -62,7 +62,7 @@ pub(super) async fn traced(
     response
 }
 
-/// What a request's log lines have. At the level `error`, so that a line at any level has it.
+/// The fields of a request's log lines. At the level `error`, so that a line at any level has them.
 fn log_span(
     request: &Request,
     method: &'static str,

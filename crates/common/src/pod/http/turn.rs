@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use crate::pod::problem::Problem;
 
 /// How long a request waits for its turn. Many times what a request takes: a client that waits
-/// longer had better try another replica.
+/// longer should try another replica.
 const TURN: Duration = Duration::from_secs(1);
 
 /// Passes a request on when its turn comes.

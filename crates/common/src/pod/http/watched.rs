@@ -1,4 +1,4 @@
-//! The socket under hyper, with what is written noted.
+//! The socket under hyper. It reports when everything is written.
 
 use std::{
     io,
@@ -22,12 +22,12 @@ const MAX_LINGERING: usize = 256 * 1024;
 
 pub(super) struct Watched {
     stream: TcpStream,
-    /// What had come before hyper had the connection, and is still to be read.
+    /// Bytes that arrived before hyper got the connection and are still to be read.
     come: Bytes,
     place: Arc<Place>,
     /// The client has closed its side.
     at_end: bool,
-    /// What came after this side was closed, in bytes.
+    /// How many bytes arrived after this side was closed.
     lingered: usize,
 }
 
@@ -36,7 +36,7 @@ impl Watched {
         Self { stream, come, place, at_end: false, lingered: 0 }
     }
 
-    /// The socket, and what came and was not read.
+    /// The socket, and the bytes that arrived and were not read.
     pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
         (self.stream, self.come)
     }
@@ -92,7 +92,7 @@ impl AsyncWrite for Watched {
         Poll::Ready(Ok(()))
     }
 
-    /// Closes this side, and passes over what the client still sends: with bytes left unread, the kernel
+    /// Closes this side, and discards what the client still sends: with bytes left unread, the kernel
     /// would reset the connection, and the client might never see its answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

@@ -12,7 +12,7 @@ crate::statements! {
         "select set_config('idle_in_transaction_session_timeout', $1, true), at
          from unnest($2::bigint[]) with ordinality as asked (lock, at)
          where pg_try_advisory_xact_lock(lock)";
-    /// Which of many requests have an answer already, or came with a key that has another request's.
+    /// Which of many requests have an answer already, or reuse the key of another request.
     KNOWN =
         "select at
          from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality
