@@ -37,8 +37,8 @@ impl Batch {
 }
 
 /// Runs a batch of work every `every`, sooner if the last one says when the next is due, and full batches back to
-/// back, until the process stops. A
-/// failed batch is retried at the next interval, so each must be its own transaction.
+/// back, until the process stops. A failed batch is retried at the next interval, so each must be its own
+/// transaction.
 ///
 /// It has its own connection to the pool's database, so that requests waiting for the pool do not
 /// delay it.

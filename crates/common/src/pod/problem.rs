@@ -108,7 +108,7 @@ impl Problem {
     pub fn internal(error: &anyhow::Error) -> Self {
         if is_unavailable(error) {
             let text = format!("{error:#}");
-            // An outage is told once, by the database's watch, and not by each request that meets it.
+            // The database's watch logs an outage once; the requests that it affects do not.
             if database::is_away() || of_the_database(error).any(database_is_gone) {
                 tracing::debug!(error = text, "database unavailable");
             } else {

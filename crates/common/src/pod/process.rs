@@ -1,4 +1,4 @@
-//! The frame that every service's `main` is: logs, metrics, signals, and an orderly end.
+//! The frame of every service's `main`: logs, metrics, signals, and a clean shutdown.
 
 use std::{
     process::ExitCode,
@@ -20,29 +20,29 @@ use super::{
 };
 use bus::{ClientId, Shutdown};
 
-/// How long the tasks of a start that failed may take to end.
+/// How long the tasks of a failed start may take to end.
 const GIVE_UP: Duration = Duration::from_secs(3);
 
-/// What `/readyz` calls a process's part in its queue group.
+/// The readiness gate of a process's queue group.
 const GATE: &str = "queue group";
 
-/// What a service's parts share: its name, its health, and its end.
+/// State that a service's parts share: its name, its health, and its shutdown.
 #[derive(Debug, Clone)]
 pub struct Pod {
-    /// Who this process is.
+    /// The process's name.
     pub client_id: ClientId,
     /// The node that it runs on; empty when unknown.
     pub node: String,
     /// Its readiness.
     pub health: Health,
-    /// Its end: tasks spawned on this are asked to stop first.
+    /// Its shutdown: tasks spawned on this are asked to stop first.
     pub shutdown: Shutdown,
-    /// The last stage of its end, for what the other tasks need until they have ended: the relay, which
-    /// publishes what they stored.
+    /// The last stage of its shutdown, for what the other tasks need until they have ended: the relay, which
+    /// publishes the events that they stored.
     pub last: Shutdown,
     /// Its metrics, for `/metrics`.
     pub metrics: PrometheusHandle,
-    /// The lease on its client id, once it was taken.
+    /// The lease on its client id, once it is taken.
     lease: Arc<OnceLock<Lease>>,
 }
 
@@ -56,7 +56,7 @@ impl Pod {
     }
 
     /// Takes the lease on the process's client id, as [`Lease::take`]. A start that fails after that releases it,
-    /// so that nobody takes the process for one that runs.
+    /// so that the process does not appear to run.
     ///
     /// # Errors
     /// As [`Lease::take`].
@@ -71,8 +71,8 @@ impl Pod {
         Ok(lease)
     }
 
-    /// Has the process be ready no sooner than it has joined its queue group, for a service whose API
-    /// needs what the group's events tell. Says meanwhile what it waits for: its client id, say.
+    /// Makes the process ready only once it has joined its queue group, for a service whose API needs the data of
+    /// the group's events. Until then, `/readyz` shows what it waits for, such as its client id.
     pub fn ready_once_joined(&self, lease: Lease, joined: watch::Receiver<Readiness>) {
         let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
         health.not_ready(GATE, "not in the group yet");
@@ -80,7 +80,11 @@ impl Pod {
             let waits = async {
                 let holder = lease.waiting().await;
                 let since = holder.since;
-                health.not_ready(GATE, format!("the client id is held since {since} by a process that does not answer; waiting until its lease ends"));
+                let reason = format!(
+                    "the client id has been held since {since} by a process that does not answer; \
+                     waiting until its lease expires"
+                );
+                health.not_ready(GATE, reason);
                 std::future::pending::<()>().await;
             };
             tokio::select! {
@@ -93,10 +97,10 @@ impl Pod {
         });
     }
 
-    /// Has the process be ready no sooner than the queue group that it provides is there.
+    /// Makes the process ready only once the queue group that it provides exists.
     pub fn ready_once_provided(&self, provided: watch::Receiver<Readiness>) {
         let (health, shutdown) = (self.health.clone(), self.shutdown.clone());
-        health.not_ready(GATE, "not made yet");
+        health.not_ready(GATE, "not created yet");
         self.shutdown.spawn("queue group gate", async move {
             tokio::select! {
                 () = shutdown.begun() => {}
@@ -106,7 +110,7 @@ impl Pod {
     }
 }
 
-/// Says what is waited for until there is nothing more to wait for.
+/// Shows what the gate waits for until it opens.
 async fn follow(mut readiness: watch::Receiver<Readiness>, health: &Health) {
     loop {
         let known = readiness.borrow_and_update().clone();
@@ -121,11 +125,11 @@ async fn follow(mut readiness: watch::Receiver<Readiness>, health: &Health) {
 }
 
 /// Runs a service of this name: `start` opens what it needs, spawns its tasks on the pod's [`Shutdown`] and
-/// returns; then the frame waits for a signal or a failed task, stops everything within the grace
-/// time, in two stages, and at last calls what `start` returned, to close what the tasks had shared.
+/// returns; then this waits for a signal or a failed task, stops everything in two stages within the grace
+/// period, and finally calls the function that `start` returned, to close what the tasks shared.
 ///
-/// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped,
-/// 64 when a setting was bad.
+/// Exits 0 after a signal and a clean shutdown, 1 after a failure or if work had to be dropped, 64 if a setting is
+/// invalid.
 pub async fn run<Close: AsyncFnOnce()>(
     name: &str,
     settings: PodSettings,
@@ -146,17 +150,17 @@ pub async fn run<Close: AsyncFnOnce()>(
         }
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            error!(error = format!("{error:#}"), "ended");
+            error!(error = format!("{error:#}"), "failed");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Starts logging, and sending traces if they are wanted.
+/// Starts logging, and sending traces if they are enabled.
 fn observe(name: &str, settings: &PodSettings) -> anyhow::Result<Option<Traces>> {
     let instance = settings.client_id();
     let traces = settings.otel_exporter_otlp_endpoint.as_deref();
-    // The specification has an empty variable be an unset one.
+    // By the specification, an empty variable counts as unset.
     let traces = traces.filter(|endpoint| !endpoint.is_empty() && !settings.otel_sdk_disabled);
     let traces =
         traces.map(|endpoint| Traces::to(endpoint, name, instance.as_str())).transpose()?;
@@ -179,7 +183,7 @@ async fn run_logged<Close: AsyncFnOnce()>(
         metrics: telemetry::metrics()?,
         lease: lease.clone(),
     };
-    // Who measures this, for whoever reads it by an address.
+    // Names the process to readers of the metrics, who know only its address.
     let (id, node) = (pod.client_id.to_string(), pod.node.clone());
     metrics::gauge!("process_info", "client_id" => id, "node" => node).set(1);
     let health = pod.health.clone();
@@ -206,7 +210,7 @@ async fn run_logged<Close: AsyncFnOnce()>(
     shutdown.begin();
     let mut orderly = shutdown.finish(settings.shutdown_grace).await;
     last.begin();
-    // What was dropped once is not waited for again.
+    // After dropping work, it does not wait again.
     if orderly {
         orderly = last.finish(end.saturating_duration_since(Instant::now())).await;
     }
@@ -214,10 +218,10 @@ async fn run_logged<Close: AsyncFnOnce()>(
     Ok(ended.map(|()| orderly)?)
 }
 
-/// Ends a start that failed or that a signal interrupted. Nothing has been taken on yet but the client id.
+/// Ends a start that failed or that a signal interrupted. It holds nothing yet but the client id.
 async fn give_up(shutdown: &Shutdown, last: &Shutdown, lease: Option<&Lease>) {
     shutdown.begin();
-    // Nothing renews the lease any more.
+    // After this, nothing renews the lease.
     shutdown.finish(GIVE_UP).await;
     if let Some(lease) = lease {
         lease.release().await;

@@ -1,14 +1,14 @@
-//! A service: what it consists of, and the one order in which that starts and stops.
+//! A service: its parts, and the one order in which they start and stop.
 //!
 //! Start: the HTTP port, the connection to NATS, the lease on the client id, the database and its
 //! migrations, the relay, the service's own tasks, the member of the queue group, the API. The port comes
-//! first because a taken one is the commonest mistake on a laptop; the lease comes before the database
-//! because a duplicate should be turned away within a second or two.
+//! first because a port in use is the most common mistake on a laptop; the lease comes before the database
+//! because a duplicate should exit within a second or two.
 //!
-//! Stop: requests, deliveries and the service's own tasks first, then the relay, which so publishes what
-//! the last requests and deliveries stored; then the lease is released, and the connections are closed.
+//! Stop: requests, deliveries and the service's own tasks first, then the relay, so that it publishes
+//! the events of the last requests and deliveries; then the lease is released, and the connections are closed.
 //!
-//! `crates/notifications` is a whole service.
+//! `crates/notifications` is a complete example.
 
 use std::{ffi::OsString, fmt::Display, process::ExitCode};
 
@@ -63,7 +63,7 @@ impl From<&PodSettings> for MiddlewareSettings {
     }
 }
 
-/// What the parts of a running service share. Clones share it too.
+/// State that the parts of a running service share. Clones share it too.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// Its database.
@@ -72,7 +72,7 @@ pub struct Parts {
     pub wake: Wake,
     /// Its readiness.
     pub health: Health,
-    /// Its end.
+    /// Its shutdown.
     pub shutdown: Shutdown,
     /// The settings of its API's middleware.
     pub middleware: MiddlewareSettings,
@@ -101,7 +101,7 @@ struct Member {
 }
 
 impl Service {
-    /// A service of this name, with an API to come and nothing else.
+    /// A service of this name, so far without any parts.
     #[must_use]
     pub fn new(name: &'static str, settings: ServiceSettings) -> Self {
         Self {
@@ -145,22 +145,22 @@ impl Service {
         self
     }
 
-    /// Is ready no sooner than it has joined its queue group: for an API that needs what the group's events
-    /// tell. Without this, the API serves while NATS is away.
+    /// Makes the service ready only once it has joined its queue group: for an API that needs the data of the
+    /// group's events. Without this, the API serves while NATS is away.
     #[must_use]
     pub fn ready_once_joined(mut self) -> Self {
         self.ready_once_joined = true;
         self
     }
 
-    /// Authenticates callers: fetches the keys of an issuer of tokens, if there is one.
+    /// Authenticates callers: fetches the keys of the token issuer, if there is one.
     #[must_use]
     pub fn authenticates(mut self, auth: &Auth) -> Self {
         self.auth = Some(auth.clone());
         self
     }
 
-    /// Runs a task besides, until the process stops. If it fails, the process ends. The name is for logs.
+    /// Also runs a task until the process stops. If it fails, the process ends. The name is for logs.
     #[must_use]
     pub fn runs<F>(mut self, name: &'static str, task: impl FnOnce(Parts) -> F + 'static) -> Self
     where
@@ -173,7 +173,7 @@ impl Service {
     /// Runs the service with this API until the process is asked to stop. Probes and metrics are added to
     /// the API, unless they have a port of their own.
     ///
-    /// Exits 0 after a signal and an orderly stop, 1 after a failure or when work had to be dropped.
+    /// Exits 0 after a signal and a clean shutdown, 1 after a failure or if work had to be dropped.
     pub async fn serve(self, api: impl FnOnce(&Parts) -> Router) -> ExitCode {
         let settings = &self.settings;
         if let Err(reason) = operations::check(&settings.operations, &settings.pod.http) {
@@ -184,7 +184,7 @@ impl Service {
         Box::pin(process::run(name, settings, async |pod| self.start(pod, api).await)).await
     }
 
-    /// Starts everything. Returns what closes the rest once all tasks have ended.
+    /// Starts everything. Returns a function that closes the rest once all tasks have ended.
     async fn start(
         self,
         pod: Pod,
@@ -233,7 +233,7 @@ impl Service {
         if let Some(auth) = self.auth {
             auth.spawn(&pod.health, &pod.shutdown);
             if let Some(caller) = auth.always() {
-                warn!(notice = "routine", %caller, "AUTH is off: every request is this caller's");
+                warn!(notice = "routine", %caller, "AUTH is off: every request is made by this caller");
             }
         }
         http.spawn(api(&parts), &pod)?;
@@ -245,13 +245,13 @@ impl Service {
     }
 }
 
-/// Held while migrating, so that replicas take turns: `create table if not exists` alone can collide. Any
-/// number will do that nobody else uses.
+/// Held while migrating, so that replicas take turns: `create table if not exists` alone can collide. The number
+/// is arbitrary but must be unique in the database.
 const MIGRATION_LOCK: i64 = 0x0073_6572_7669_6365;
 
 /// Brings the tables of the chassis and those of the service up to date.
 async fn migrate(pool: &Pool, own: Option<Migrate>) -> anyhow::Result<()> {
-    // Of one connection, which holds the lock until it is closed.
+    // A pool of one connection, which holds the lock until it is closed.
     let pool = database::migration_pool(pool);
     sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&pool).await?;
     bus::migrate(&pool).await?;
@@ -263,15 +263,15 @@ async fn migrate(pool: &Pool, own: Option<Migrate>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A service's program: runs it with the settings of the arguments (the program's name first) and the
-/// environment, or with the word `provision` the provisioner of its queue group.
+/// A service's program: runs the service with the settings of the arguments (the program's name first) and the
+/// environment, or, with the subcommand `provision`, the provisioner of its queue group.
 pub async fn main<S: Parser, L: Listener>(
     arguments: impl IntoIterator<Item = OsString>,
     run: impl AsyncFnOnce(S) -> ExitCode,
 ) -> ExitCode {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|word| word == provision::WORD) {
-        // One name, so that usage and errors say how it was called.
+        // One name, so that usage and errors show how it was called.
         let word = arguments.remove(1);
         arguments[0].push(" ");
         arguments[0].push(word);
@@ -280,7 +280,7 @@ pub async fn main<S: Parser, L: Listener>(
     Box::pin(run(config::parse_from(arguments))).await
 }
 
-/// Says that a setting is bad, and exits with the status for that.
+/// Reports an invalid setting and returns the exit status for it.
 #[must_use]
 pub fn bad_setting(reason: impl Display) -> ExitCode {
     eprintln!("error: {reason}");

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::pod::{body::Fields, problem::Problem};
 
-/// What a search asks for.
+/// The query of a search.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Search {
@@ -41,7 +41,7 @@ pub(super) async fn groups(State(service): State<Operations>) -> Result<Json<Gro
     Ok(Json(service.pool.run(async |connection| search::groups(connection).await).await?))
 }
 
-/// Dead letters that fit, newest first.
+/// Dead letters that match, newest first.
 pub(super) async fn search(
     State(service): State<Operations>,
     uri: Uri,
@@ -60,7 +60,8 @@ pub(super) async fn show(
     State(service): State<Operations>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let missing = || Problem::new(StatusCode::NOT_FOUND, "There is no dead letter of this number.");
+    let missing =
+        || Problem::new(StatusCode::NOT_FOUND, "There is no dead letter with this number.");
     let id: i64 = id.parse().map_err(|_| missing())?;
     let found = async |connection: &mut PgConnection| dead_letters::show(connection, id).await;
     let letter = service.pool.run(found).await?;
@@ -89,7 +90,7 @@ fn whole(letter: &DeadLetter) -> Value {
     })
 }
 
-/// What operators did, newest first.
+/// The acts of operators, newest first.
 pub(super) async fn acts(
     State(service): State<Operations>,
     uri: Uri,
@@ -128,8 +129,8 @@ pub(super) async fn discard(
     act(&service, Act::Discard, fields).await
 }
 
-/// Acts on a part of the selection, or tells how much that would be. `next` in the answer: the selection goes on
-/// after that number; ask again with `after`, and with the `upTo` of this answer.
+/// Acts on part of the selection, or counts that part for a dry run. With `next` in the answer, the selection
+/// continues after that number: ask again with it as `after`, and with the `upTo` of this answer.
 async fn act(service: &Operations, act: Act, fields: Fields) -> Result<Json<Value>, Problem> {
     let Wanted { by, mut selection, up_to, dry_run } = Wanted::read(fields)?;
     let operator = Operator { name: by, via: service.client_id.to_string() };

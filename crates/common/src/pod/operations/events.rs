@@ -1,4 +1,4 @@
-//! `/operations/events`: what this service committed about an entity, and what became of events in its groups.
+//! `/operations/events`: the events that this service committed about an entity, and their outcome in its groups.
 
 use axum::{Json, extract::State, http::Uri};
 use bus::timeline::{
@@ -63,14 +63,15 @@ pub(super) async fn newest(
     Ok(Json(service.pool.run(read).await?))
 }
 
-/// What the queue groups of this service know of these events. A POST for the length of its body; it changes nothing.
+/// The records that this service's queue groups have of these events. A POST because of the size of its body; it
+/// changes nothing.
 pub(super) async fn received(
     State(service): State<Operations>,
     mut fields: Fields,
 ) -> Result<Json<Value>, Problem> {
     let ids = fields.required::<Vec<Uuid>>("ids");
     if ids.as_ref().is_some_and(|ids| !(1..=MAX_EVENTS).contains(&ids.len())) {
-        fields.refuse("ids", format!("must be 1 to {MAX_EVENTS} ids of events"));
+        fields.refuse("ids", format!("must be 1 to {MAX_EVENTS} event ids"));
     }
     let mut ids = fields.finish(ids)?;
     ids.sort_unstable();

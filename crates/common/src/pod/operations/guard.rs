@@ -1,4 +1,4 @@
-//! Who is answered by the operations API.
+//! Whom the operations API answers.
 
 use std::net::SocketAddr;
 
@@ -14,26 +14,26 @@ use crate::pod::{bearer::Bearer, hosts::Hosts, problem::Problem};
 /// Who may ask.
 #[derive(Debug, Clone)]
 pub(super) struct Callers {
-    /// On a loopback address, the names by which it may be asked, so that a website cannot ask it through a name
-    /// of its own. Elsewhere `None`: a Service may have any name.
+    /// On a loopback address, the host names that are accepted, so that a website cannot send requests through a
+    /// name of its own. Elsewhere `None`: a Service may have any name.
     hosts: Option<Hosts>,
 }
 
 impl Callers {
-    /// Those of a server that listens here.
+    /// The callers of a server that listens here.
     pub(super) fn at(address: SocketAddr) -> Self {
         Self { hosts: address.ip().is_loopback().then(|| Hosts::new(&[])) }
     }
 }
 
-/// Refuses what a browser sends, whatever page it has open: only programs have a use for this API.
+/// Refuses requests of browsers, whatever page sends them: this API is only for programs.
 pub(super) async fn programs_only(
     State(callers): State<Callers>,
     request: Request,
     next: Next,
 ) -> Response {
     if is_of_a_browser(request.headers()) {
-        let detail = "Browsers are not answered here. Use the console.";
+        let detail = "This API does not answer browsers. Use the console.";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     }
     if callers.hosts.is_some_and(|hosts| !hosts.are_named_in(request.headers())) {
@@ -47,7 +47,7 @@ fn is_of_a_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site")
 }
 
-/// Refuses what has not the token that acting requires; everything, if there is none.
+/// Refuses requests without the token that acting requires; all of them, if no token is set.
 pub(super) async fn token_required(
     State(token): State<Option<Bearer>>,
     request: Request,

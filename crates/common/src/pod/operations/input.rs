@@ -1,4 +1,4 @@
-//! What requests of the operations API ask for, parsed strictly.
+//! The input of the operations API, parsed strictly.
 
 use axum::{extract::Query, http::Uri};
 use bus::{
@@ -20,7 +20,7 @@ const LONGEST_TEXT: usize = 400;
 const MOST_ROWS: i64 = 200;
 const USUAL_ROWS: i64 = 50;
 
-/// The parameters of a query; a type that denies unknown fields refuses what it does not know.
+/// The parameters of a query; a type that denies unknown fields refuses unknown parameters.
 pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     let parsed = Query::<T>::try_from_uri(uri);
     parsed.map(|Query(parsed)| parsed).map_err(|bad| bad_request("query", &bad.body_text()))
@@ -33,7 +33,7 @@ pub(super) fn limit(given: Option<i64>) -> Result<i64, Problem> {
     fits.then_some(limit).ok_or_else(|| bad_request("limit", &format!("must be 1 to {MOST_ROWS}")))
 }
 
-/// A filter whose texts are no longer than what they are compared with.
+/// A filter whose texts are no longer than the texts that they are compared with.
 pub(super) fn checked(filter: Filter) -> Result<Filter, Problem> {
     let texts = [
         ("queueGroup", &filter.queue_group),
@@ -53,15 +53,15 @@ pub(super) fn checked(filter: Filter) -> Result<Filter, Problem> {
     Ok(filter)
 }
 
-/// An act that is asked for.
+/// A requested act.
 #[derive(Debug)]
 pub(super) struct Wanted {
     /// The name that the operator gives.
     pub(super) by: String,
-    /// What to act on. Of a filter without `upTo`, up to what is there now.
+    /// What to act on. With a filter and no `upTo`: up to the newest dead letter now.
     pub(super) selection: Selection,
     pub(super) up_to: Option<i64>,
-    /// Only tell what it would be.
+    /// Only count the dead letters.
     pub(super) dry_run: bool,
 }
 
@@ -92,7 +92,7 @@ impl Wanted {
                 Some(Selection::Filter { filter, after, up_to: up_to.unwrap_or(i64::MAX) })
             }
             (ids, _) => {
-                let message = "give either ids or filter; an empty filter is all dead letters";
+                let message = "give either ids or filter; an empty filter selects all dead letters";
                 fields.refuse(if ids.is_some() { "filter" } else { "ids" }, message);
                 None
             }

@@ -1,9 +1,10 @@
-//! The operations API: what the console and operators' programs ask a service, and have it do. Every service has it
-//! from [`Service`](super::service::Service), at the port for probes and metrics, if `OPERATIONS_API` is on.
+//! The operations API: the console and operators' programs use it to query a service and to act on dead letters.
+//! [`Service`](super::service::Service) serves it for every service, at the port for probes and metrics, if
+//! `OPERATIONS_API` is on.
 //!
-//! - It is never at the port of the public API, and answers no browser: only programs have a use for it.
-//! - Reading needs no token; its cost is bounded, whatever there is in the tables. Acting needs `OPERATIONS_TOKEN`.
-//! - Every act is accounted for, with the name that the operator gave: [`bus::dead_letters::accounts`].
+//! - It is never at the port of the public API, and does not answer browsers: it is only for programs.
+//! - Reading needs no token; its cost is bounded, however large the tables. Acting needs `OPERATIONS_TOKEN`.
+//! - Every act is recorded, with the name that the operator gave: [`bus::dead_letters::accounts`].
 
 mod dead_letters;
 mod events;
@@ -37,7 +38,7 @@ const CONCURRENT: usize = 4;
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 const PRUNE: i64 = 10;
 
-/// The service that the operations API is of.
+/// The service behind the operations API.
 #[derive(Debug, Clone)]
 pub(crate) struct Operations {
     /// Its name.
@@ -57,18 +58,18 @@ pub(crate) struct Operations {
 /// Whether the settings fit together.
 ///
 /// # Errors
-/// They do not, with the reason.
+/// Why they do not.
 pub(crate) fn check(
     settings: &OperationsSettings,
     http: &HttpSettings,
 ) -> Result<(), &'static str> {
     if settings.operations_api == Switch::On && http.operations_address.is_none() {
-        return Err("OPERATIONS_API is on, and OPERATIONS_ADDRESS, where it would be, is not set");
+        return Err("OPERATIONS_API is on, but OPERATIONS_ADDRESS, where to serve it, is not set");
     }
     Ok(())
 }
 
-/// Adds the operations API to what is served beside the public API, if it is on.
+/// Serves the operations API beside the public API, if it is on.
 pub(crate) fn serve(http: Http, operations: Operations, settings: &ServiceSettings) -> Http {
     let address = settings.pod.http.operations_address;
     match (settings.operations.operations_api, address) {
@@ -102,7 +103,7 @@ fn router(operations: Operations, token: Option<Bearer>, callers: Callers) -> Ro
     middleware(api, &settings).layer(from_fn_with_state(callers, programs_only))
 }
 
-/// What there is to ask.
+/// Describes the service, and whether acting is enabled.
 fn description(State(operations): State<Operations>, may_act: bool) -> Json<Value> {
     let streams: Vec<_> = operations.streams.iter().map(|stream| stream.name).collect();
     Json(json!({
@@ -114,7 +115,7 @@ fn description(State(operations): State<Operations>, may_act: bool) -> Json<Valu
     }))
 }
 
-/// Forgets accounts of acts that are past their time, until the process stops.
+/// Deletes expired accounts of acts until the process stops.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.

@@ -11,13 +11,13 @@ use tracing_subscriber::{
 use super::traces::Traces;
 use crate::pod::config::LogFormat;
 
-/// What libraries say at the level `info` is for their own developers. A filter that names them
+/// Library messages at the level `info` are for the library's developers. A filter that names a library
 /// overrides this.
 const QUIET: &str = "async_nats=warn,sqlx=warn";
 /// Spans for traces are not for log lines.
 const LAST: &str = "spans=off";
 
-/// Starts logging to standard output, and sending traces if there are any to send. Every line has the
+/// Starts logging to standard output, and sending traces if given. Every line has the
 /// fields of the spans that it is in, such as `request.id` and `trace.id`.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ pub fn logs(
     .context("logging was started twice")
 }
 
-/// A JSON object a line, in which nothing is left that a terminal acts on, and no password of a URL.
+/// Writes one JSON object per line, without control characters for terminals and passwords of URLs.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {

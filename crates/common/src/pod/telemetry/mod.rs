@@ -34,21 +34,18 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         .context("cannot collect metrics")?;
     describe_gauge!("process_info", "1, with the client id and the node of this process.");
     describe_gauge!("process_ready", "1 while this gate of /readyz is open, else 0.");
-    describe_gauge!(
-        "auth_issuer_reachable",
-        "1 while the issuer of tokens answers, 0 while it does not."
-    );
+    describe_gauge!("auth_issuer_reachable", "1 while the token issuer answers, else 0.");
     describe_counter!(
         "otel_spans_total",
-        "Spans given to the collector of traces, by outcome: sent, or failed, which is dropped."
+        "Spans for the trace collector, by outcome: sent, or failed (and dropped)."
     );
     bus::describe_metrics();
     super::http::describe_metrics();
     Ok(handle)
 }
 
-/// Puts the samples of histograms into their buckets until the process stops. Without, they would
-/// be kept one by one for as long as nobody asks for the metrics.
+/// Puts the samples of histograms into their buckets until the process stops. Otherwise they would
+/// be kept one by one until the metrics are next read.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.

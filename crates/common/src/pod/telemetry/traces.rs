@@ -1,13 +1,13 @@
 //! Traces for OpenTelemetry, sent by OTLP (HTTP, protobuf) to the collector that
 //! `OTEL_EXPORTER_OTLP_ENDPOINT` names. Without it, nothing here runs.
 //!
-//! The SDK reads the rest of its environment by itself: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+//! The SDK reads the rest of its environment itself: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
 //! `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_HEADERS`
-//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). By default every trace is
-//! recorded that begins here, and of those that come with a request the ones that its `traceparent` says.
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). By default, every
+//! trace that begins here is recorded; for a trace that comes with a request, its `traceparent` decides.
 //!
-//! A collector that is away or does not answer costs spans and nothing else: a thread of its own sends them, from a
-//! queue with a bound.
+//! A collector that is away or does not answer costs spans and nothing else: a separate thread sends them from a
+//! bounded queue.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -32,12 +32,12 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 const SERVICE_NAME: &str = "service.name";
 
-/// How long the collector may take to accept a batch of spans. One that it does not accept is dropped.
+/// How long the collector may take to accept a batch of spans. A batch that it does not accept is dropped.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last spans may take when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What sends this process's spans. At most 2,048 (`OTEL_BSP_MAX_QUEUE_SIZE`) wait to be sent; above that, new ones
+/// Sends this process's spans. At most 2,048 (`OTEL_BSP_MAX_QUEUE_SIZE`) wait to be sent; above that, new ones
 /// are dropped.
 #[derive(Debug)]
 pub struct Traces {
@@ -45,12 +45,12 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Begins to send spans to this collector, such as `http://localhost:4318`, as this instance of a service.
+    /// Starts sending spans to this collector, such as `http://localhost:4318`, as this instance of a service.
     ///
     /// # Errors
-    /// When the endpoint is no URL that spans can be sent to.
+    /// When spans cannot be sent to the endpoint, such as an invalid URL.
     pub fn to(endpoint: &str, service: &str, instance: &str) -> anyhow::Result<Self> {
-        // Another part of the process may have done it; it is the same one.
+        // An error means that another part of the process has installed the same one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = SpanExporter::builder()
             .with_http()
@@ -66,7 +66,7 @@ impl Traces {
         Ok(Self { provider })
     }
 
-    /// The layer that makes spans of OpenTelemetry from those of `tracing`.
+    /// The layer that turns spans of `tracing` into OpenTelemetry's.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -77,12 +77,12 @@ impl Traces {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            // Log lines stay in the log: they hold what a trace is not for. Whatever the log's level, a trace
-            // is whole.
+            // Only spans for traces: log lines hold data that is not for traces. Independent of the log's level,
+            // so that a trace is complete.
             .with_filter(filter_fn(|meta| meta.is_span() && meta.target() == SPANS))
     }
 
-    /// Sends what waits to be sent. Waits 2 s at most.
+    /// Sends the remaining spans. Waits 2 s at most.
     pub async fn end(self) {
         let flush = move || self.provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(flush).await {
@@ -91,7 +91,7 @@ impl Traces {
     }
 }
 
-/// What all spans of this process have in common.
+/// The attributes that all spans of this process have in common.
 fn resource(service: &str, instance: &str) -> Resource {
     let from_environment = Resource::builder().build();
     let named = from_environment
@@ -104,7 +104,7 @@ fn resource(service: &str, instance: &str) -> Resource {
     if named { builder } else { builder.with_service_name(service.to_owned()) }.build()
 }
 
-/// An exporter that says, once an outage, that its collector takes no spans, and counts them.
+/// An exporter that counts spans, and logs once per outage that its collector does not accept them.
 #[derive(Debug)]
 struct Watched {
     exporter: SpanExporter,
@@ -120,9 +120,9 @@ impl opentelemetry_sdk::trace::SpanExporter for Watched {
         let failed_before = self.failing.swap(sent.is_err(), Ordering::Relaxed);
         match &sent {
             Err(error) if !failed_before => {
-                tracing::warn!(%error, "the collector of traces takes no spans; they are dropped until it does");
+                tracing::warn!(%error, "the trace collector does not accept spans, dropping them until it does");
             }
-            Ok(()) if failed_before => tracing::info!("the collector of traces takes spans again"),
+            Ok(()) if failed_before => tracing::info!("the trace collector accepts spans again"),
             _ => {}
         }
         sent
@@ -151,7 +151,7 @@ fn context_of(span: &Span, parent: Option<TraceContext>) -> Option<TraceContext>
             parent.is_remote(),
             TraceState::default(),
         );
-        // Fails when the span is filtered out: then it has no place either.
+        // Fails if the span is filtered out: it then has no place in a trace.
         let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
     let context = span.context();

@@ -44,7 +44,7 @@ async fn without_its_collector_a_service_works_logs_that_once_and_stops_in_time(
     assert!(orders.child.stop(Signal::TERM, STOP).await.success());
     let mut said = 0;
     while let Some(line) = timeout(PATIENCE, tickets.child.line()).await.unwrap() {
-        said += usize::from(line.contains("the collector of traces takes no spans"));
+        said += usize::from(line.contains("the trace collector does not accept spans"));
     }
     assert_eq!(said, 1, "once an outage, not once a batch");
 }
