@@ -99,12 +99,12 @@ pub struct Settings {
     pub reservations_per_buyer: Option<Limit>,
 }
 
-/// The program, from its arguments (its own name first) and environment to its exit status.
+/// Runs the program with its arguments (its own name first) and environment. Returns its exit status.
 pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     service::main::<Settings, TicketListener>(arguments, run).await
 }
 
-/// The service, from its settings to its exit status.
+/// Runs the service with these settings. Returns its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
     let auth = match Auth::new(&settings.auth, &settings.default_buyer) {
         Ok(auth) => auth,

@@ -3,8 +3,8 @@
 //! A payment takes three steps, so that nobody is charged for a ticket that they do not get. First
 //! the amount is authorized, which charges nothing. Then the order is completed, unless it was
 //! cancelled or has expired meanwhile. After that commit the payment is captured. An authorization
-//! that loses the race is voided. One that is abandoned between the first two steps, because the
-//! process died or the buyer hung up, lapses at the provider by itself.
+//! that loses the race is voided. An authorization that is abandoned between the first two steps, because the
+//! process died or the buyer hung up, lapses at the provider on its own.
 
 use common::events::{money::Price, order::Payment};
 use futures::future::{BoxFuture, FutureExt};

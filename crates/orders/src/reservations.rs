@@ -1,5 +1,5 @@
-//! Reserves tickets for requests that arrive together, in one transaction. It stores what can be stored
-//! without waiting; what is refused, or has to wait for another request, is left to its own transaction.
+//! Reserves tickets for requests that arrive together, in one transaction. It stores the orders
+//! that need not wait; a request that is refused, or has to wait for another one, gets its own transaction.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -68,18 +68,18 @@ pub struct Settings {
     )]
     pub default_seller: Caller,
 
-    /// Who may change tickets that have no seller: those stored by a release that had no sellers. Whoever
-    /// changes one becomes its seller. Default: nobody; while AUTH is off, the default seller.
+    /// The caller who may change tickets without a seller, which a release that had no sellers stored. A change
+    /// makes them the ticket's seller. Default: nobody; while AUTH is off, the default seller.
     #[arg(long, env, value_name = "SELLER_OF_OLD_TICKETS", help_heading = "Callers")]
     pub seller_of_old_tickets: Option<Caller>,
 }
 
-/// The program, from its arguments (its own name first) and environment to its exit status.
+/// Runs the program with its arguments (its own name first) and environment. Returns its exit status.
 pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     service::main::<Settings, OrderListener>(arguments, run).await
 }
 
-/// The service, from its settings to its exit status.
+/// Runs the service with these settings. Returns its exit status.
 pub async fn run(settings: Settings) -> ExitCode {
     let Settings { service, auth, default_seller, seller_of_old_tickets } = settings;
     let sellers = match Sellers::new(&auth, &default_seller, seller_of_old_tickets.as_ref()) {

@@ -40,7 +40,7 @@ impl Listener for OrderListener {
         let tickets: Vec<_> = orders.iter().map(|order| order.ticket_id).collect();
         let changed = store::hold(tx, &tickets).await?;
         let events = changed.into_iter().map(|ticket| {
-            // A ticket changes once for all of its orders in the batch: the newest tells it.
+            // A ticket changes once for all of its orders in the batch. The last of them is the cause.
             let cause = |at: &&&Received<OrderEvent>| at.event.state().ticket_id == ticket.id;
             let prepare = || outbox::prepare(&TicketUpdated(ticket.clone()));
             match batch.iter().rev().find(cause) {

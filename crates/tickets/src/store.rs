@@ -46,7 +46,7 @@ common::statements! {
         "insert into orders (id, ticket_id, status, version)
          select distinct on (id) *
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::integer[])
-              as told (id, ticket_id, status, version)
+              as received (id, ticket_id, status, version)
          order by id, version desc
          on conflict (id) do update set status = excluded.status, version = excluded.version
          where orders.version < excluded.version";

@@ -39,7 +39,7 @@ pub struct Settings {
     pub nats: NatsSettings,
 }
 
-/// Runs the provisioner of this listener's queue group, from its settings to its exit status.
+/// Runs the provisioner of this listener's queue group. Returns its exit status.
 pub async fn run<L: Listener>(mut settings: Settings) -> ExitCode {
     // The provisioner connects to the stream's own account.
     settings.nats.nats_imported.clear();

@@ -157,8 +157,8 @@ async fn authorize(api: &Api, charge: Charge<'_>) -> Result<Payment, Problem> {
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
 
-/// Voids an authorization that completed no order. If that fails, the authorization lapses by
-/// itself.
+/// Voids an authorization that completed no order. If that fails, the authorization lapses on
+/// its own.
 async fn void(api: &Api, id: Uuid, payment: &Payment) {
     let voided = timeout(VOID_TIMEOUT, api.provider.void(payment)).await;
     let error = match voided {
@@ -166,5 +166,5 @@ async fn void(api: &Api, id: Uuid, payment: &Payment) {
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "no answer".to_owned(),
     };
-    warn!(order.id = %id, payment.reference, error, "cannot void the authorization, which lapses by itself");
+    warn!(order.id = %id, payment.reference, error, "cannot void the authorization, which lapses on its own");
 }

@@ -64,7 +64,7 @@ pub(super) async fn list(
         (status = 200, description = "The ticket.", body = KnownTicket),
         (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "This service knows no such ticket.",
+        (status = 404, description = "This service does not know the ticket.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -89,8 +89,8 @@ pub(super) fn no_ticket(id: Uuid) -> Problem {
         Duration::seconds(age).abs() < ON_ITS_WAY
     });
     if made_lately {
-        let detail = "This service knows no ticket with this id yet: its event may be on its way. Try again.";
+        let detail = "This service has no ticket with this id yet: its event may be on its way. Try again.";
         return Problem::new(StatusCode::NOT_FOUND, detail).retry_after(1);
     }
-    Problem::new(StatusCode::NOT_FOUND, "This service knows no ticket with this id.")
+    Problem::new(StatusCode::NOT_FOUND, "This service has no ticket with this id.")
 }

@@ -36,13 +36,13 @@ common::statements! {
         };
         format!(
         "insert into tickets ({names})
-         select distinct on (id) * from {told} order by id, version desc
+         select distinct on (id) * from {received} order by id, version desc
          on conflict (id) do update
          set ({changed}, processed_at) = row({excluded}, excluded.processed_at)
          where tickets.version < excluded.version",
             names = columns::names::<Written>(),
             changed = list(""),
-            told = columns::unnest::<Written>(1, "told"),
+            received = columns::unnest::<Written>(1, "received"),
             excluded = list("excluded."),
         )
     };
@@ -71,7 +71,7 @@ fn select(rest: &str) -> String {
     )
 }
 
-/// A ticket's state as an event brought it.
+/// A ticket's state as an event carried it.
 #[derive(Debug, Clone, Copy)]
 pub struct Copied<'a> {
     /// The state.
@@ -123,7 +123,7 @@ pub struct KnownTicket {
     #[schema(ignore)]
     pub id: Uuid,
     /// The state.
-    #[serde(flatten, serialize_with = "told")]
+    #[serde(flatten, serialize_with = "without_added_names")]
     #[schema(value_type = Ticket)]
     pub state: State,
     /// The event that brought this version.
@@ -136,7 +136,7 @@ pub struct KnownTicket {
 }
 
 /// The state, without fields whose names clash with those added here.
-fn told<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+fn without_added_names<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
     state.serialize_without(&["eventId", "processedBy", "processedAt"], serializer)
 }
 

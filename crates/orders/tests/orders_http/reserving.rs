@@ -77,7 +77,7 @@ async fn an_unknown_ticket_is_answered_404() {
         let answer = anna.reserve(nobodys).await;
         answer.is_problem(StatusCode::NOT_FOUND);
         assert_eq!(answer.header("retry-after"), "");
-        assert_eq!(answer.detail(), "This service knows no ticket with this id.");
+        assert_eq!(answer.detail(), "This service has no ticket with this id.");
     }
     orders.holds(0, 0).await;
 }

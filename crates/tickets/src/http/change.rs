@@ -31,7 +31,7 @@ use crate::{
 /// Replaces title and price of a ticket that you sell, and publishes `ticket:updated`. Send the version
 /// that the change is based on, as If-Match (`*` for any version) or as `version` in the body. If the
 /// ticket has another version by now, nothing is changed and the answer is 412; while an order holds the
-/// ticket, it is 409. A change to the same values also makes a new version.
+/// ticket, it is 409. A change to the same values also creates a new version.
 #[utoipa::path(
     put,
     path = "/api/tickets/{id}",
@@ -141,7 +141,7 @@ fn held(hold: Hold) -> Problem {
         HoldStatus::Reserved => {
             "The ticket is reserved by an order; it can be changed once that is cancelled or has expired."
         }
-        HoldStatus::Sold => "The ticket is sold; it cannot be changed any more.",
+        HoldStatus::Sold => "The ticket is sold; it can no longer be changed.",
     };
     Problem::new(StatusCode::CONFLICT, detail)
 }
