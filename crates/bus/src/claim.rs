@@ -32,7 +32,7 @@ impl Claim {
     }
 }
 
-/// What the inbox knows about an event.
+/// The state of an event in the inbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It has not taken effect. If it was claimed, this transaction has it now.

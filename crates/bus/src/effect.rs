@@ -42,7 +42,7 @@ pub(crate) const BEGIN: &str = "begin; set local lock_timeout = '250ms'; \
 /// How many outages in a row lengthen the first pause of the next one.
 const MAX_COUNTED_OUTAGES: u32 = 5;
 
-/// What a member needs to process events.
+/// Everything a member needs to process events.
 pub(crate) struct MemberContext<L> {
     pub(crate) listener: L,
     pub(crate) pool: Pool,

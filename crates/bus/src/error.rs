@@ -1,4 +1,4 @@
-//! What can go wrong with events on their way out, and what a database error asks of the caller.
+//! Errors of outgoing events, and how a caller should treat a database error.
 
 use std::{error::Error, fmt::Write};
 

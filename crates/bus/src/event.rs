@@ -1,4 +1,4 @@
-//! What the bus knows of an event: its subject, the stream that stores it, and the version of its
+//! The properties of an event that the bus needs: its subject, the stream that stores it, and the version of its
 //! schema. A service implements [`Event`] for its own types.
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,7 +13,7 @@ pub struct Stream {
     pub name: &'static str,
     /// Every subject that the stream stores.
     pub subjects: &'static [&'static str],
-    /// What the CloudEvents `dataschema` of its events begins with, such as `urn:example:event:`. The
+    /// The beginning of the CloudEvents `dataschema` of its events, such as `urn:example:event:`. The
     /// subject, a colon and the schema's version follow. Never change it: stored events have it.
     pub schema_prefix: &'static str,
 }

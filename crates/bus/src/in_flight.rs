@@ -35,7 +35,7 @@ pub(crate) struct InFlight {
     pub(crate) in_hand: InHand,
 }
 
-/// What is needed to report progress on a message. It outlives the message's own work.
+/// The data needed to report progress on a message. It outlives the message's own work.
 #[derive(Debug, Clone)]
 pub(crate) struct InHand {
     pub(crate) reply: Subject,

@@ -1,4 +1,4 @@
-//! What a service implements to join a queue group.
+//! The trait that a service implements to join a queue group.
 
 use std::{error::Error, future::Future, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     trace::TraceContext,
 };
 
-/// What a service does with the events of its queue group.
+/// Writes the effects of the events of a queue group.
 ///
 /// The delivery loop begins the transaction, commits it, and then acknowledges. A listener gets the
 /// connection and not the pool, so it cannot commit or acknowledge too early.

@@ -1,4 +1,4 @@
-//! What a user of the bus may set, with defaults, bounds and reasons.
+//! The settings of the bus, with defaults, bounds and reasons.
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -89,7 +89,7 @@ pub enum OptionsError {
         name: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         bounds: String,
     },
 }

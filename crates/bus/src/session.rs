@@ -31,7 +31,7 @@ const BATCHES: usize = 2;
 /// How often a message without its payload is ignored. One that comes more often was published empty.
 const BARE_DELIVERIES: i64 = 3;
 
-/// What the member is doing about new events.
+/// How the member treats new events.
 enum Mode {
     /// Taking them.
     Taking,

@@ -31,12 +31,12 @@ pub struct Shutdown {
 pub struct TaskFailure {
     /// The task, by the name it was spawned under.
     pub task: &'static str,
-    /// What it returned, or its panic.
+    /// The error that it returned, or its panic.
     #[source]
     pub error: BoxError,
 }
 
-/// What a task may return: nothing, or an error that ends the process.
+/// The outcome of a task: nothing, or an error that ends the process.
 pub trait TaskOutcome: Send + 'static {
     /// The outcome as a result.
     ///

@@ -52,7 +52,7 @@ pub(crate) struct Watch {
     refusal: Refusal,
 }
 
-/// What a process creates and corrects.
+/// The objects that a process creates and corrects.
 enum Duty {
     /// The stream and the group: all services share one account.
     Both,
@@ -63,13 +63,13 @@ enum Duty {
 }
 
 impl Watch {
-    /// What a member watches.
+    /// The watch of a member.
     pub(crate) fn of_member<L: Listener>(bus: Bus) -> Self {
         let imported = bus.imports(<L::Events as EventSet>::STREAM.name);
         Self::new::<L>(bus, if imported { Duty::Neither } else { Duty::Both })
     }
 
-    /// What a provisioner watches.
+    /// The watch of a provisioner.
     pub(crate) fn of_provisioner<L: Listener>(bus: Bus) -> Self {
         Self::new::<L>(bus, Duty::Group)
     }

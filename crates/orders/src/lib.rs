@@ -45,7 +45,7 @@ use reservations::Reservations;
 /// The longest reservation, in which an unpaid ticket is unavailable to everyone else.
 const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
 
-/// What the service publishes and receives.
+/// The events that the service publishes and receives.
 pub const EVENTS: ServiceEvents = ServiceEvents::of::<TicketListener>(order_events::DOCUMENTED);
 
 /// Reserves tickets for buyers and takes payments: an HTTP API on Postgres. Learns about tickets from the

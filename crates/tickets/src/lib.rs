@@ -32,7 +32,7 @@ use common::{
 use listener::OrderListener;
 use sellers::Sellers;
 
-/// What the service publishes and receives.
+/// The events that the service publishes and receives.
 pub const EVENTS: ServiceEvents = ServiceEvents::of::<OrderListener>(ticket_events::DOCUMENTED);
 
 /// Stores tickets: an HTTP API on Postgres. Publishes every change on NATS, and learns from there which

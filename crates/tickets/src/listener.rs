@@ -1,4 +1,4 @@
-//! Handles order events. An order holds or releases its ticket, which makes a new version of the
+//! Handles order events. An order holds or releases its ticket, which creates a new version of the
 //! ticket and publishes it to every service.
 
 use common::{

@@ -29,7 +29,7 @@ pub struct Account {
     pub operator: String,
     /// The process that acted for them.
     pub via: String,
-    /// What the operator asked for.
+    /// The operator's request.
     pub selection: serde_json::Value,
     /// How many dead letters that was.
     pub letters: i64,
@@ -65,7 +65,7 @@ pub async fn newest(
     .await
 }
 
-/// What was done to the dead letter of an event.
+/// An act on the dead letter of an event.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct ActOnEvent {
     /// The event's id.
@@ -80,7 +80,7 @@ pub struct ActOnEvent {
     pub operator: String,
 }
 
-/// What was done to the dead letters of these events, oldest first: at most ten acts for each.
+/// The acts on the dead letters of these events, oldest first: at most ten for each.
 ///
 /// # Errors
 /// Any database error.

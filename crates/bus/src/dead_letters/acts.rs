@@ -1,4 +1,4 @@
-//! What operators do to dead letters, and the account of it: who, when, and to which events. The act and its
+//! The acts of operators on dead letters, and the account of each: who, when, and on which events. The act and its
 //! account are one transaction. A large selection takes several acts of at most [`AT_ONCE`] dead letters, because
 //! each has to fit into the time of one statement.
 
@@ -17,7 +17,7 @@ use crate::text::storable;
 /// The most dead letters of one act.
 pub const AT_ONCE: usize = 1_000;
 
-/// What to do to dead letters.
+/// An operator's act on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Act {

@@ -25,7 +25,7 @@ pub struct Filter {
     /// Their NATS subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// What their reasons have in common, as in [`ReasonGroup::reason`].
+    /// The common part of their reasons, as in [`ReasonGroup::reason`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// A text in the reason or the payload, or the whole event id, subject or client id. Upper and lower case are
@@ -68,7 +68,7 @@ pub struct Summary {
     pub redrive_at: Option<OffsetDateTime>,
 }
 
-/// What a look found.
+/// The result of a look.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Found {

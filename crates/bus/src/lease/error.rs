@@ -14,7 +14,7 @@ use crate::topology::TopologyError;
     holder.since.format(&Rfc3339).unwrap_or_default()
 )]
 pub struct ClientIdInUse {
-    /// Who holds it.
+    /// The holder.
     pub holder: Box<Holder>,
 }
 

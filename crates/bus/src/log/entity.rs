@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::envelope::Envelope;
 
-/// What an entity's events are found by. For a `UUIDv7`, its first 8 bytes, which begin with its time: the index
+/// The key of an entity's events. For a `UUIDv7`, its first 8 bytes, which begin with its time: the index
 /// grows at its end, as cheaply as an index can. For any other id, a hash below 0. Two entities may share it.
 pub(crate) fn key(entity: &str) -> i64 {
     match Uuid::try_parse(entity) {

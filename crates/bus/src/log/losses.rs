@@ -1,4 +1,4 @@
-//! What a stream can lose, and which ranges of the log a loss affects.
+//! The losses of a stream, and the ranges of the log that each affects.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const AGE_SLACK: Duration = Duration::from_secs(600);
 /// How many ranges one statement marks.
 pub(crate) const PIECE: u64 = 2_000;
 
-/// What a stream has lost.
+/// The part that a stream has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// Everything: the stream was recreated.

@@ -143,7 +143,7 @@ fn event(logged: &Logged, publication: Publication) -> Option<Event> {
     })
 }
 
-/// What is known without a look at the stream.
+/// The state as known without a look at the stream.
 fn by_range(whereabouts: &Whereabouts) -> Publication {
     match whereabouts {
         Whereabouts::Waiting => Publication::Waiting,

@@ -1,4 +1,4 @@
-//! What became of events in the queue groups of this service.
+//! The outcome of events in the queue groups of this service.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -46,11 +46,11 @@ pub struct Received {
     /// When its dead letter was redriven, while it waits to be retried.
     #[serde(with = "time::serde::rfc3339::option")]
     pub redrive_at: Option<OffsetDateTime>,
-    /// What operators did to its dead letter, oldest first.
+    /// The acts of operators on its dead letter, oldest first.
     pub acts: Vec<Act>,
 }
 
-/// What an operator did.
+/// An operator's act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Act {

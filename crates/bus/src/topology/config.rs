@@ -26,7 +26,7 @@ pub(super) const FROM: &str = "bus.from";
 /// How a consumer differs from the settings that it must have.
 #[derive(Debug, Default)]
 pub(super) struct Drift {
-    /// What differs, for the log.
+    /// The differences, for the log.
     pub(super) changes: Vec<String>,
     /// It may have skipped events.
     pub(super) passed_over: bool,

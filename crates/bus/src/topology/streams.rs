@@ -138,7 +138,7 @@ async fn create(bus: &Bus, wanted: &Stream) -> Result<StreamState, TopologyError
     Ok(created.cached_info().into())
 }
 
-/// What the server cannot change.
+/// Refuses a stream with a wrong setting that the server cannot change.
 fn refuse(found: &Config, store: Option<Store>) -> Result<(), TopologyError> {
     let drift = |why: &str| {
         Err(TopologyError::Drift { what: format!("stream {}", found.name), why: why.to_owned() })

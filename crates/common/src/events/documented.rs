@@ -66,7 +66,7 @@ impl Documented {
     }
 }
 
-/// What a service publishes and receives.
+/// The events that a service publishes and receives.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceEvents {
     /// The events that it publishes.

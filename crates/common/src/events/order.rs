@@ -91,7 +91,7 @@ impl OrderStatus {
     }
 }
 
-/// What was paid for an order.
+/// The payment for an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Payment {
     /// The amount.

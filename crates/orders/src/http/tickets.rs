@@ -89,7 +89,8 @@ pub(super) fn no_ticket(id: Uuid) -> Problem {
         Duration::seconds(age).abs() < ON_ITS_WAY
     });
     if made_lately {
-        let detail = "This service has no ticket with this id yet: its event may be on its way. Try again.";
+        let detail =
+            "This service has no ticket with this id yet: its event may be on its way. Try again.";
         return Problem::new(StatusCode::NOT_FOUND, detail).retry_after(1);
     }
     Problem::new(StatusCode::NOT_FOUND, "This service has no ticket with this id.")

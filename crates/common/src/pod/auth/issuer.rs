@@ -52,7 +52,7 @@ pub(super) struct Issuer {
     waiting: Semaphore,
 }
 
-/// What is known of the issuer.
+/// The state of the issuer, as last fetched.
 #[derive(Debug, Default)]
 struct Known {
     /// The keys last fetched, and when.

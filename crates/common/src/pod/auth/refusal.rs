@@ -1,4 +1,4 @@
-//! The answer to a request without a valid caller, which says what would be accepted.
+//! The answer to a request without a valid caller: a problem, and a challenge that names the accepted scheme.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},

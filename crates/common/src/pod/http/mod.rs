@@ -60,7 +60,7 @@ pub struct MiddlewareSettings {
     pub concurrent: usize,
     /// The origins whose pages may call the API from a browser; `*` allows all.
     pub origins: Vec<HeaderValue>,
-    /// Who serves it: on every log line of a request.
+    /// The process that serves it: on every log line of a request.
     pub client_id: ClientId,
 }
 

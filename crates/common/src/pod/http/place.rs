@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{connections::Connections, phase::Phase};
 
-/// What a connection costs while hyper owns it, in bytes: its head, read and write buffers of at
+/// The cost of a connection while hyper owns it, in bytes: its head, read and write buffers of at
 /// least 8 KiB each, the future that serves it, and the allocator's overhead. Measured: 95 kB with
 /// a body of 16 kB.
 pub(super) const CONVERSATION: usize = 64 * 1024;

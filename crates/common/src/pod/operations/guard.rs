@@ -1,4 +1,4 @@
-//! Whom the operations API answers.
+//! Decides which requests the operations API answers.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use axum::{
 
 use crate::pod::{bearer::Bearer, hosts::Hosts, problem::Problem};
 
-/// Who may ask.
+/// The allowed callers.
 #[derive(Debug, Clone)]
 pub(super) struct Callers {
     /// On a loopback address, the host names that are accepted, so that a website cannot send requests through a
