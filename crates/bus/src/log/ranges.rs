@@ -80,7 +80,7 @@ impl Open {
 pub(crate) struct Ranges {
     /// Holds whole steps of the cursor: ends where the last step ended.
     whole: Option<Open>,
-    /// Holds pages of the step that is being worked off.
+    /// Holds pages of the step in progress.
     step: Option<Open>,
 }
 

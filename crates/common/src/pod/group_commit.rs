@@ -2,8 +2,8 @@
 //! costs the database the same for one request as for fifty, and under load it is most of the cost of a
 //! POST. An idle service commits each request at once.
 //!
-//! Each request is answered after its commit, as if it had been alone. What cannot share a transaction
-//! now, because it has to wait for something, or is refused, gets one of its own: [`GroupCommit::once`].
+//! Each request is answered after its commit, as if it had been alone. A request that cannot share a
+//! transaction, because it has to wait for something or is refused, gets its own: [`GroupCommit::once`].
 
 use std::{future::Future, sync::Arc};
 
@@ -168,7 +168,7 @@ async fn run<W: SharedWork>(
     }
 }
 
-/// Does the work of all these requests whose key is free, or of none.
+/// Does the work of every request whose key is free. If it fails, nothing is done.
 async fn commit<W: SharedWork>(
     work: &W,
     pool: &Pool,

@@ -82,13 +82,13 @@ const ON_ITS_WAY: Duration = Duration::DAY;
 
 /// 404. If the id is recent, the event of the ticket may still arrive.
 pub(super) fn no_ticket(id: Uuid) -> Problem {
-    let made_lately = id.get_timestamp().is_some_and(|made| {
+    let is_recent = id.get_timestamp().is_some_and(|made| {
         let (seconds, _) = made.to_unix();
         let age = OffsetDateTime::now_utc().unix_timestamp().saturating_sub_unsigned(seconds);
         // The clock of the id's creator may be ahead.
         Duration::seconds(age).abs() < ON_ITS_WAY
     });
-    if made_lately {
+    if is_recent {
         let detail =
             "This service has no ticket with this id yet: its event may be on its way. Try again.";
         return Problem::new(StatusCode::NOT_FOUND, detail).retry_after(1);
