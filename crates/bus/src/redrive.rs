@@ -10,7 +10,7 @@ use crate::{
     listener::{Failure, Listener},
 };
 
-/// The outcome of a look for a redriven dead letter.
+/// The result of looking for a redriven dead letter.
 pub(crate) enum Redrive {
     /// There was none.
     None,

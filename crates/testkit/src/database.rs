@@ -68,9 +68,13 @@ impl Database {
         connection
     }
 
-    /// Runs a statement.
+    /// Runs a statement, without the limit that a service has on its statements: on a busy machine, filling a table
+    /// takes longer.
     pub async fn execute(&self, sql: &str) {
-        sqlx::query(AssertSqlSafe(sql)).execute(&self.pool).await.unwrap();
+        let mut connection = self.pool.acquire().await.unwrap();
+        connection.execute("set statement_timeout = 0").await.unwrap();
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
+        connection.execute("reset statement_timeout").await.unwrap();
     }
 
     /// The single value of a query.
