@@ -4,11 +4,10 @@ use tracing::{Span, info_span};
 
 use crate::{
     client_id::ClientId,
-    envelope::Envelope,
+    envelope::{Envelope, MAX_BYTES},
     event::EventSet,
     inbox::Claim,
     listener::{Listener, Received},
-    outbox::MAX_BYTES,
     spans,
     text::shortened,
 };

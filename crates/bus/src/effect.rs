@@ -22,6 +22,7 @@ use crate::{
     connection::Bus,
     dead_letters,
     decode::Decoded,
+    error::panic_message,
     inbox::{self, Claim, Standing},
     listener::{Failure, HANDLER_TIMEOUT, Listener},
     pool::{self, Pool},
@@ -260,11 +261,7 @@ impl<L: Listener> MemberContext<L> {
         match timeout(HANDLER_TIMEOUT, handled.instrument(span)).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("no message");
+                let text = panic_message(&*panic);
                 Err(Failure::Retry(format!("the listener panicked: {text}").into()))
             }
             Err(_) => {

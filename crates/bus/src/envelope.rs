@@ -16,6 +16,10 @@ use crate::{
 /// The `content-type` header of a structured CloudEvent.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 
+/// The largest event, in bytes of its envelope: a quarter of what a NATS server accepts by default. An event
+/// that the server refuses would block all events behind it.
+pub const MAX_BYTES: usize = 256 * 1024;
+
 /// One event with the attributes that carry it. Unknown attributes are ignored, as the specification
 /// requires.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! Errors of outgoing events, and how a caller should treat a database error.
 
-use std::{error::Error, fmt::Write};
+use std::{any::Any, error::Error, fmt::Write};
 
-use crate::outbox;
+use crate::envelope;
 
 /// Any error, as a listener or a task may return it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -16,9 +16,26 @@ pub enum BusError {
     /// The event does not serialize: a bug in its type.
     #[error("the event does not serialize: {0}")]
     Serialize(#[from] serde_json::Error),
-    /// The event is larger than [`outbox::MAX_BYTES`]: a bug in its type, which should have bounds.
-    #[error("the event has {0} bytes, the limit is {max}", max = outbox::MAX_BYTES)]
+    /// The event is larger than [`envelope::MAX_BYTES`]: a bug in its type, which should have bounds.
+    #[error("the event has {0} bytes, the limit is {max}", max = envelope::MAX_BYTES)]
     TooLarge(usize),
+}
+
+/// The database error that this error is or wraps. [`BusError`] is transparent, so its source is not the database
+/// error but that one's source.
+#[must_use]
+pub fn database_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a sqlx::Error> {
+    match error.downcast_ref::<BusError>() {
+        Some(BusError::Database(error)) => Some(error),
+        _ => error.downcast_ref(),
+    }
+}
+
+/// The message of a panic that was caught.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// Whether the database is unreachable or cannot serve any statement now. The same statement may

@@ -80,7 +80,10 @@ pub use client_id::{ClientId, ClientIdError};
 pub use connection::{Bus, ConnectError, ConnectionState};
 pub use delivery::Delivery;
 pub use envelope::{Envelope, EnvelopeError};
-pub use error::{BoxError, BusError, database_is_away, database_is_busy, database_is_gone};
+pub use error::{
+    BoxError, BusError, database_error, database_is_away, database_is_busy, database_is_gone,
+    panic_message,
+};
 pub use event::{DecodeError, Event, EventSet, Stream};
 pub use lease::{ClientIdInUse, Holder, Lease, LeaseError};
 pub use listener::{Failure, HANDLER_TIMEOUT, Listener, Received};

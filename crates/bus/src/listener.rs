@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     backoff::Backoff,
-    error::{BoxError, BusError, chain, database_is_away, database_is_busy},
+    error::{BoxError, BusError, chain, database_error, database_is_away, database_is_busy},
     event::EventSet,
     trace::TraceContext,
 };
@@ -205,12 +205,7 @@ impl From<BoxError> for Failure {
     fn from(error: BoxError) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
         while let Some(known) = cause {
-            // A transparent error hides what it wraps from `source`.
-            let of_bus = known.downcast_ref::<BusError>().and_then(|error| match error {
-                BusError::Database(error) => Some(error),
-                _ => None,
-            });
-            if let Some(error) = known.downcast_ref::<sqlx::Error>().or(of_bus) {
+            if let Some(error) = database_error(known) {
                 let text = || sqlx::Error::Protocol(chain(known));
                 if database_is_away(error) {
                     return Self::Away(text());

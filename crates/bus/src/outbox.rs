@@ -6,11 +6,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use crate::log::depth::{Depth, depth};
-use crate::{envelope, error::BusError, event::Event, log::entity, spans};
-
-/// The largest event, in bytes of its envelope: a quarter of what a NATS server accepts by default. An event
-/// that the server refuses would block all events behind it.
-pub const MAX_BYTES: usize = 256 * 1024;
+use crate::{
+    envelope::{self, MAX_BYTES},
+    error::BusError,
+    event::Event,
+    log::entity,
+    spans,
+};
 
 /// An event with its id and envelope, ready to be stored.
 #[derive(Debug, Clone)]

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_acts_on_is_left() {
+    fn terminal_control_sequences_are_removed() {
         assert_eq!(shown("Konzert für zwei 🎫"), "Konzert für zwei 🎫");
         assert_eq!(shown("a\u{1b}[2J\u{9b}31m"), r"a\u{1b}[2J\u{9b}31m");
         assert_eq!(shown("a\nb\r\tc\u{7f}\0"), r"a\nb\r\tc\u{7f}\u{0}");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn no_password_of_a_url_is_left() {
+    fn passwords_in_urls_are_removed() {
         for (given, left) in [
             ("no URL at all", "no URL at all"),
             ("at nats://127.0.0.1:4222: gone", "at nats://127.0.0.1:4222: gone"),

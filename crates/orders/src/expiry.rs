@@ -71,7 +71,7 @@ async fn expire(connection: &mut PgConnection, wake: Wake) -> Result<Batch, BusE
         let late = (order.updated_at - order.expires_at).as_seconds_f64();
         metrics::histogram!("orders_expiry_delay_seconds").record(late);
         info!(
-        notice = "order_expired",
+            notice = "order_expired",
             order.id = %order.id, ticket.id = %order.ticket_id, event.id = %event.id,
             "order expired",
         );

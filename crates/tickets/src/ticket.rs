@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sellers_columns_and_those_set_here_make_a_whole_ticket() {
+    fn the_columns_that_sellers_set_and_those_set_here_make_a_whole_ticket() {
         let mut made = [NewTicket::NAMES, SET_HERE].concat();
         let mut whole = Ticket::NAMES.to_vec();
         made.sort_unstable();

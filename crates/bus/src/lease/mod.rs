@@ -15,6 +15,7 @@
 
 mod error;
 mod holder;
+mod list;
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ use crate::{
 
 use error::unavailable;
 pub use error::{ClientIdInUse, LeaseError};
-pub use holder::{Holder, holders};
+pub use holder::Holder;
+pub use list::holders;
 
 /// The bucket of leases.
 const BUCKET: &str = "client-leases";

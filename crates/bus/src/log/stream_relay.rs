@@ -64,7 +64,7 @@ impl StreamRelay {
             self.failing.log_once()
         };
         if should_log {
-            warn!(stream, %error, failures, "publishing fails, retrying");
+            warn!(stream, %error, failures, "publishing failed, retrying");
         } else {
             debug!(stream, %error, failures, "publishing failed, retrying");
         }

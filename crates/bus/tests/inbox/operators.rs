@@ -45,7 +45,7 @@ fn of(group: &str) -> Filter {
 }
 
 #[tokio::test]
-async fn no_look_at_dead_letters_reads_more_than_its_bound() {
+async fn no_search_of_dead_letters_reads_more_than_its_bound() {
     let world = World::start().await;
     let mut connection = letters(&world, 50_000).await;
     let text = Filter { text: Some("nothing-like-it".to_owned()), ..Filter::default() };
@@ -95,7 +95,7 @@ async fn no_look_at_dead_letters_reads_more_than_its_bound() {
 }
 
 #[tokio::test]
-async fn a_large_selection_is_acted_on_part_by_part_each_letter_once_and_accounted_for() {
+async fn a_large_selection_is_processed_in_parts_and_each_letter_recorded_once() {
     let world = World::start().await;
     let mut connection = letters(&world, 6_000).await;
     let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };
@@ -131,7 +131,7 @@ async fn a_large_selection_is_acted_on_part_by_part_each_letter_once_and_account
 }
 
 #[tokio::test]
-async fn an_act_that_fails_leaves_neither_an_effect_nor_an_account_and_old_accounts_go() {
+async fn a_failed_act_leaves_no_effect_and_no_record_and_old_records_are_deleted() {
     let world = World::start().await;
     let mut connection = letters(&world, 10).await;
     let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };

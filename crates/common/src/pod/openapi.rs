@@ -18,7 +18,7 @@ use utoipa::openapi::{
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    http::{MAX_HEAD, MAX_URL, Static},
+    http::{MAX_HEAD, MAX_HEADERS, MAX_URL, Static},
     idempotency::MAX_LENGTH,
     problem::Problem,
 };
@@ -123,7 +123,7 @@ fn complete_operation(operation: &mut Operation) {
     }
     // Sent before the request is parsed, so without a body or headers.
     let large = format!(
-        "The request's line and headers have more than {} KiB, or there are over 100 of them.",
+        "The request's line and headers have more than {} KiB, or there are over {MAX_HEADERS} headers.",
         MAX_HEAD / 1024
     );
     let large = ResponseBuilder::new().description(large).build();

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use bus::{BusError, database_is_away, database_is_busy, database_is_gone};
+use bus::{BusError, database_error, database_is_away, database_is_busy, database_is_gone};
 
 use super::database;
 
@@ -37,6 +37,9 @@ pub struct Problem {
     pub retry_after: Option<u64>,
 }
 
+/// What a client should do after a 5xx that does not tell whether the request took effect.
+pub(super) const UNKNOWN_OUTCOME: &str = "The request may or may not have taken effect: retry it, with the same \
+                                          Idempotency-Key if it has one.";
 /// The most fields that an answer names.
 const MAX_ERRORS: usize = 20;
 /// The most characters of client input that an answer repeats in one place.
@@ -116,7 +119,7 @@ impl Problem {
             }
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The database is unavailable. The request may or may not have taken effect: retry it, with the same Idempotency-Key if it has one.",
+                format!("The database is unavailable. {UNKNOWN_OUTCOME}"),
             );
         }
         tracing::error!(error = format!("{error:#}"), "request failed");
@@ -134,14 +137,7 @@ fn is_unavailable(error: &anyhow::Error) -> bool {
 }
 
 fn of_the_database(error: &anyhow::Error) -> impl Iterator<Item = &sqlx::Error> {
-    error.chain().filter_map(|cause| {
-        // BusError is transparent, so the chain does not show it.
-        let from_bus = cause.downcast_ref::<BusError>().and_then(|error| match error {
-            BusError::Database(error) => Some(error),
-            _ => None,
-        });
-        cause.downcast_ref::<sqlx::Error>().or(from_bus)
-    })
+    error.chain().filter_map(database_error)
 }
 
 impl IntoResponse for Problem {

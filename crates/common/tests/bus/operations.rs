@@ -124,7 +124,7 @@ async fn the_operations_api_is_off_unless_it_is_asked_for_and_read_only_without_
 }
 
 #[tokio::test]
-async fn acting_needs_the_token_and_no_browser_is_answered() {
+async fn acting_requires_the_token_and_browsers_are_refused() {
     let service = Service::start().await;
     service.poison(&[b"no event"], 1).await;
     let url = format!("{}/operations/dead-letters/discard", service.operations);
@@ -204,7 +204,7 @@ async fn dead_letters_are_grouped_by_reason_searched_and_shown_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_selection_is_acted_on_as_previewed_and_who_did_it_is_known() {
+async fn an_act_matches_its_preview_and_records_the_operator() {
     let service = Service::start().await;
     let refuse = "alter table notifications add constraint fault check (text not like '%refused%')";
     sqlx::raw_sql(refuse).execute(&service.pool).await.unwrap();

@@ -7,7 +7,7 @@ use testkit::Answer;
 use crate::{member::until, operations::Service};
 
 #[tokio::test]
-async fn what_became_of_an_event_is_told_with_its_member_its_attempts_and_its_errors() {
+async fn the_operations_api_shows_an_events_member_attempts_and_errors() {
     let service = Service::start().await;
     let known = async |id: &str| {
         let url = format!("{}/operations/events/received", service.operations);

@@ -75,7 +75,7 @@ async fn on_this_machine_a_program_and_the_page_may_act_and_no_other_page() {
 }
 
 #[tokio::test]
-async fn with_a_token_only_who_has_it_acts_and_whoever_looks_needs_none() {
+async fn with_a_token_acting_requires_it_and_reading_does_not() {
     let world = World::start_with(&[("CONSOLE_TOKEN", "the-token")]).await;
     let publish = "/api/act/publish";
     for (given, status) in [

@@ -113,7 +113,7 @@ async fn clients_server_and_store_are_shown_as_nats_streaming_did() {
 }
 
 #[tokio::test]
-async fn a_group_without_members_is_offline_and_a_nats_that_is_frozen_is_said_in_time() {
+async fn a_group_without_members_is_offline_and_a_frozen_nats_is_reported_in_time() {
     let world = World::start().await;
     let one = world.member("orders-1", "another-group").await;
     three_events(&one).await;
@@ -136,7 +136,7 @@ async fn a_group_without_members_is_offline_and_a_nats_that_is_frozen_is_said_in
 }
 
 #[tokio::test]
-async fn a_page_of_a_stranger_whose_name_leads_here_is_answered_nothing() {
+async fn a_page_that_uses_dns_rebinding_gets_no_answer() {
     let world = World::start_with(&[("CONSOLE_HOSTS", "console.example.com")]).await;
     for (host, status) in [("evil.example", 421), ("localhost", 200), ("console.example.com", 200)]
     {

@@ -52,7 +52,7 @@ async fn reservations_that_arrive_together_share_transactions() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_refused_by_itself() {
+async fn a_refused_reservation_does_not_affect_those_it_shares_a_transaction_with() {
     let orders = Service::with_limit(2).await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let tickets = tickets(&orders, REQUESTS / 4).await;

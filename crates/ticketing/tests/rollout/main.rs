@@ -24,10 +24,10 @@ const STAGE: usize = 200;
 const SELLERS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollout_from_the_release_before_loses_nothing_and_repeats_nothing() {
-    let before = env::var_os("RELEASE_BEFORE")
+async fn a_rollout_from_the_previous_release_loses_nothing_and_repeats_nothing() {
+    let before = env::var_os("PREVIOUS_RELEASE")
         .map(PathBuf::from)
-        .expect("RELEASE_BEFORE must be the path of the previous release; run .ci/rollout");
+        .expect("PREVIOUS_RELEASE must be the path of the previous release; run .ci/rollout");
     let mut system = System::start().await;
     let now = std::mem::replace(&mut system.program, before);
     let mut old_tickets = system.tickets().await;

@@ -234,8 +234,7 @@ async fn breaking_things_from_the_page_under_load_loses_nothing_and_the_page_say
 }
 
 #[tokio::test]
-async fn a_process_that_is_cut_off_comes_back_and_nothing_is_lost_and_the_page_tells_what_came_of_it()
- {
+async fn a_process_that_is_cut_off_recovers_and_loses_nothing_and_the_page_reports_it() {
     let place = Place::new();
     let (mut running, _) = place.up(&["--replicas", "2", "--cuttable"]).await;
     let console = Console { url: place.console().await, place, http: client() };

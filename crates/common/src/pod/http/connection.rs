@@ -12,11 +12,13 @@ use hyper::{server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::oneshot, task::yield_now};
 
-use super::{exchange, head, phase::End, place::Place, watched::Watched};
-
-/// The largest head of a request (its line and its headers), in bytes. A larger one is answered
-/// 431.
-pub const MAX_HEAD: usize = 16 * 1024;
+use super::{
+    exchange,
+    head::{self, MAX_HEAD},
+    phase::End,
+    place::Place,
+    watched::Watched,
+};
 
 /// The HTTP settings of all connections.
 pub(super) fn protocol() -> Builder {

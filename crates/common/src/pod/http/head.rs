@@ -6,7 +6,14 @@ use std::io::ErrorKind::WouldBlock;
 use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
 
-use super::{connection::MAX_HEAD, place::Place};
+use super::place::Place;
+
+/// The largest head of a request (its line and its headers), in bytes. A larger one is answered
+/// 431.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// The most headers of a request. More are answered 431. It is hyper's own limit; setting it there would cost an
+/// allocation per request.
+pub const MAX_HEADERS: usize = 100;
 
 /// Enough for most heads, in bytes.
 const USUAL_HEAD: usize = 1024;

@@ -35,11 +35,11 @@ use tower_http::{
     set_header::SetResponseHeaderLayer,
 };
 
-use super::problem::Problem;
-use bus::ClientId;
+use super::problem::{Problem, UNKNOWN_OUTCOME};
+use bus::{ClientId, panic_message};
 
-pub use connection::MAX_HEAD;
 pub use exchange::Static;
+pub use head::{MAX_HEAD, MAX_HEADERS};
 pub use intake::{BODY_TIMEOUT, MAX_BODY, MAX_REQUEST_ID, MAX_URL};
 pub use listen::Http;
 pub use phase::Deadlines;
@@ -159,15 +159,11 @@ pub(super) fn describe_metrics() {
 async fn given_up(_: BoxError) -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        "The request timed out. It may or may not have taken effect: retry it, with the same Idempotency-Key if it has one.",
+        format!("The request timed out. {UNKNOWN_OUTCOME}"),
     )
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let text = panic_message(&*panic);
     Problem::internal(&anyhow::anyhow!("panicked: {text}")).into_response()
 }
