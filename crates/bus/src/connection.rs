@@ -166,7 +166,8 @@ impl Bus {
         if self.link.borrow().up && timeout(CLOSE_TIMEOUT, self.client.flush()).await.is_err() {
             warn!("NATS did not accept the last messages in time");
         }
-        if self.client.drain().await.is_err() {
+        // Waits for room in the client's queue, which nobody reads while there is no connection.
+        if !matches!(timeout(CLOSE_TIMEOUT, self.client.drain()).await, Ok(Ok(()))) {
             return;
         }
         // `drain` only queues the request; the closed event says when it is done.

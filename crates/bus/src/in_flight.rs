@@ -11,7 +11,7 @@ use std::{
 use async_nats::{Client, HeaderMap, Message, PublishError, RequestError, Subject, jetstream};
 use bytes::Bytes;
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -110,6 +110,9 @@ pub(crate) enum AnswerError {
     /// The server did not confirm.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The client's queue was full for too long.
+    #[error("the client did not take the answer in time")]
+    Stuck,
     /// Acks must not be sent on a later connection.
     #[error("the connection that delivered them is gone")]
     Disconnected,
@@ -121,12 +124,15 @@ pub(crate) enum AnswerError {
 /// them. If it missed an earlier one, that event is redelivered, and the inbox recognizes it.
 pub(crate) async fn acknowledge(client: &Client, replies: &[Subject]) -> Result<(), AnswerError> {
     let Some((last, others)) = replies.split_last() else { return Ok(()) };
-    for reply in others {
-        client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?;
-    }
-    // A request, not the library's double ack, which treats "no responders" as success.
-    client.request(last.clone(), Bytes::from_static(b"+ACK")).await?;
-    Ok(())
+    bounded(async {
+        for reply in others {
+            client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?;
+        }
+        // A request, not the library's double ack, which treats "no responders" as success.
+        client.request(last.clone(), Bytes::from_static(b"+ACK")).await?;
+        Ok(())
+    })
+    .await
 }
 
 /// Tells the server never to redeliver messages, with the reason, and waits as [`acknowledge`] does.
@@ -135,11 +141,22 @@ pub(crate) async fn terminate(
     messages: &[(Subject, &str)],
 ) -> Result<(), AnswerError> {
     let Some(((last, why), others)) = messages.split_last() else { return Ok(()) };
-    for (reply, why) in others {
-        client.publish(reply.clone(), termination(why)).await?;
-    }
-    client.request(last.clone(), termination(why)).await?;
-    Ok(())
+    bounded(async {
+        for (reply, why) in others {
+            client.publish(reply.clone(), termination(why)).await?;
+        }
+        client.request(last.clone(), termination(why)).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Limits the time to send answers and to have them confirmed. The client's queue may be full: nobody reads it
+/// while there is no connection.
+async fn bounded(
+    answers: impl Future<Output = Result<(), AnswerError>>,
+) -> Result<(), AnswerError> {
+    timeout(2 * REQUEST_TIMEOUT, answers).await.unwrap_or(Err(AnswerError::Stuck))
 }
 
 fn termination(why: &str) -> Bytes {
@@ -156,16 +173,22 @@ pub(crate) async fn nak(client: &Client, reply: &Subject, delay: Duration) {
         format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into()
     };
     // If it is not sent, the event is redelivered after the ack wait.
-    if let Err(error) = client.publish(reply.clone(), nak).await {
-        debug!(%error, "could not return an event");
+    match timeout(REQUEST_TIMEOUT, client.publish(reply.clone(), nak)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "could not return an event"),
+        Err(_) => debug!("could not return an event in time"),
     }
 }
 
 /// Asks the server to redeliver messages at once, to any member.
 pub(crate) async fn nak_all(client: &Client, replies: &[Subject]) {
-    for reply in replies {
-        nak(client, reply, Duration::ZERO).await;
-    }
+    let all = async {
+        for reply in replies {
+            nak(client, reply, Duration::ZERO).await;
+        }
+    };
+    // Those not returned in time are redelivered after the ack wait.
+    let _ = timeout(2 * REQUEST_TIMEOUT, all).await;
 }
 
 /// Tells the server that messages are still being processed. Bounded, so that it never delays the
@@ -176,5 +199,5 @@ pub(crate) async fn in_progress(client: &Client, replies: impl Iterator<Item = &
             let _ = client.publish(reply.clone(), Bytes::from_static(b"+WPI")).await;
         }
     };
-    let _ = tokio::time::timeout(REQUEST_TIMEOUT, say).await;
+    let _ = timeout(REQUEST_TIMEOUT, say).await;
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: S
     loop {
         let done = tokio::select! {
             () = shutdown.begun() => return,
-            _ = redrive.tick() => redrive_all(&context, &mut interrupted).await,
+            _ = redrive.tick() => redrive_all(&context, &shutdown, &mut interrupted).await,
             _ = count.tick() => {
                 let done = count_dead_letters(&context).await;
                 if done.is_err() {
@@ -49,11 +49,11 @@ pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: S
                 }
                 done
             }
-            _ = prune.tick() => prune_inbox(&context).await,
-            _ = members.tick() => {
-                count_members(&context).await;
-                Ok(())
-            }
+            _ = prune.tick() => prune_inbox(&context, &shutdown).await,
+            _ = members.tick() => tokio::select! {
+                () = shutdown.begun() => return,
+                () = count_members(&context) => Ok(()),
+            },
         };
         match done {
             Err(error) if database_is_away(&error) => {
@@ -65,10 +65,11 @@ pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: S
     }
 }
 
-/// Retries every redriven dead letter. One that an outage interrupts stays in `interrupted`, to be
-/// redriven again when the database answers.
+/// Retries every redriven dead letter, until the process stops. One that an outage interrupts stays in
+/// `interrupted`, to be redriven again when the database answers.
 async fn redrive_all<L: Listener>(
     context: &MemberContext<L>,
+    shutdown: &Shutdown,
     interrupted: &mut Option<i64>,
 ) -> Result<(), sqlx::Error> {
     // A session that ended during an outage may have left some.
@@ -82,7 +83,7 @@ async fn redrive_all<L: Listener>(
         context.pool.run(redrive).await?;
         *interrupted = None;
     }
-    loop {
+    while !shutdown.has_begun() {
         match context.redrive().await? {
             Redrive::Tried => {}
             Redrive::None => break,
@@ -104,14 +105,17 @@ async fn count_dead_letters<L: Listener>(context: &MemberContext<L>) -> Result<(
     Ok(())
 }
 
-async fn prune_inbox<L: Listener>(context: &MemberContext<L>) -> Result<(), sqlx::Error> {
+async fn prune_inbox<L: Listener>(
+    context: &MemberContext<L>,
+    shutdown: &Shutdown,
+) -> Result<(), sqlx::Error> {
     let expire = async |connection: &mut PgConnection| {
         inbox::empty_expired(&mut *connection).await?;
         inbox::drop_previous_table(connection).await
     };
     context.pool.run(expire).await?;
     let prune = async |connection: &mut PgConnection| inbox::prune(connection, PRUNE_LIMIT).await;
-    while context.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
+    while !shutdown.has_begun() && context.pool.run(prune).await? == PRUNE_LIMIT.unsigned_abs() {}
     Ok(())
 }
 

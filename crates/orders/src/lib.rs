@@ -108,7 +108,7 @@ pub async fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub async fn run(settings: Settings) -> ExitCode {
     let auth = match Auth::new(&settings.auth, &settings.default_buyer) {
         Ok(auth) => auth,
-        Err(reason) => return service::bad_setting(reason),
+        Err(reason) => return config::bad_setting(reason),
     };
     let reservation_time = settings.reservation_time;
     let by_default = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };

@@ -26,6 +26,7 @@ use common::{
     },
     pod::{
         auth::{AuthSettings, Caller},
+        config,
         service::{self, Service, ServiceSettings},
     },
 };
@@ -84,7 +85,7 @@ pub async fn run(settings: Settings) -> ExitCode {
     let Settings { service, auth, default_seller, seller_of_old_tickets } = settings;
     let sellers = match Sellers::new(&auth, &default_seller, seller_of_old_tickets.as_ref()) {
         Ok(sellers) => sellers,
-        Err(reason) => return service::bad_setting(reason),
+        Err(reason) => return config::bad_setting(reason),
     };
     Service::new("tickets", service)
         .migrates(async |pool| store::migrate(&pool).await)

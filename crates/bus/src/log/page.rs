@@ -76,6 +76,9 @@ from step left join lateral (
     order by transaction, position limit 512
 ) as page on true";
 
+// Were the statement's limit smaller, a full page would be taken for the last one.
+const _: () = assert!(PAGE == 512);
+
 /// Reads the next page of a part of the log.
 pub(crate) async fn read(
     connection: &mut PgConnection,
@@ -104,6 +107,8 @@ pub(crate) async fn read(
 
 /// How many rows a page of [`read_restored`] reads. Most are skipped.
 const LOOK_AT: usize = 2_000;
+// As in the statement.
+const _: () = assert!(LOOK_AT == 2000);
 
 /// Reads the next page of what a restored database may not have published: every row written after `since`,
 /// and those not visible in `done`. The transaction number of a row may be of the old cluster or of the new

@@ -56,7 +56,7 @@ async fn an_event_that_reuses_an_id_becomes_a_dead_letter_with_the_reason() {
         letters(&world).await.iter().all(|letter| {
             letter.redrive_at.is_none()
                 && letter.attempts == 1
-                && letter.reason.starts_with("its id")
+                && letter.reason.starts_with("another event with the same id")
         })
     })
     .await;

@@ -1,13 +1,15 @@
 //! What operators look at and do, with many dead letters there: bounded, page by page, and accounted for.
 
+use std::time::Duration;
+
 use bus::dead_letters::{
-    Which, accounts,
+    self, Which, accounts,
     acts::{self, AT_ONCE, Act, Operator, Selection},
     search::{self, Filter, GROUPED, LOOKED_AT},
 };
 use sqlx::PgConnection;
 
-use crate::world::World;
+use crate::world::{World, until};
 
 /// Letters of two groups, by turns; every hundredth has a payload of 100 kB.
 async fn letters(world: &World, number: i64) -> PgConnection {
@@ -170,4 +172,19 @@ async fn an_act_on_all_dead_letters_is_done_in_bounded_parts() {
     assert_eq!(largest, i64::try_from(AT_ONCE).unwrap());
     assert_eq!(world.number("select sum(letters)::bigint from bus.operator_acts").await, 5_000);
     assert_eq!(world.number("select count(*) from bus.dead_letters").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_stops_in_the_middle_of_a_mass_redrive_and_leaves_the_rest_redriven() {
+    let world = World::start().await;
+    let mut connection = letters(&world, 20_000).await;
+    dead_letters::redrive(&mut connection, Which::All).await.unwrap();
+    let member = world.member("member").await;
+    let tried = "select count(*) from bus.dead_letters where redrive_at is null";
+    until("some were tried", async || world.number(tried).await > 0).await;
+    member.begin();
+    assert!(member.finish(Duration::from_secs(10)).await, "every task ended in time");
+    let waiting = "select count(*) from bus.dead_letters
+                   where queue_group = 'parcel-service' and redrive_at is not null";
+    assert!(world.number(waiting).await > 0, "the rest is left to the next process");
 }

@@ -111,9 +111,9 @@ impl World {
         Self { nats, _postgres: postgres, pool, jetstream }
     }
 
-    /// Starts a member of the group that runs until the test ends.
-    pub(crate) async fn member(&self, name: &str) {
-        join(Parcels, self.nats.url(), self.pool.clone(), name).await;
+    /// Starts a member of the group that runs until the test ends. Returns the handle that stops it.
+    pub(crate) async fn member(&self, name: &str) -> Shutdown {
+        join(Parcels, self.nats.url(), self.pool.clone(), name).await
     }
 
     /// Starts a member that reaches nats-server at this port. Returns the handle that stops it.

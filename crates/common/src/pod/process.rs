@@ -13,9 +13,8 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error, info};
 
 use super::{
-    config::{NatsSettings, PodSettings},
+    config::{NatsSettings, PodSettings, bad_setting},
     health::Health,
-    service::bad_setting,
     telemetry::{self, Traces},
 };
 use bus::{ClientId, Shutdown};

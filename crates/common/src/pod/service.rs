@@ -10,7 +10,7 @@
 //!
 //! `crates/notifications` is a complete example.
 
-use std::{ffi::OsString, fmt::Display, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Context;
 use axum::Router;
@@ -23,7 +23,7 @@ use tracing::warn;
 
 use super::{
     auth::Auth,
-    config::{self, DatabaseSettings, EX_USAGE, NatsSettings, OperationsSettings, PodSettings},
+    config::{self, DatabaseSettings, NatsSettings, OperationsSettings, PodSettings, bad_setting},
     database,
     health::Health,
     http::{Http, MiddlewareSettings},
@@ -218,7 +218,8 @@ impl Service {
             pool: pool.clone(),
             bus: bus.clone(),
         };
-        let http = operations::serve(http, operations, &self.settings);
+        let http =
+            operations::serve(http, operations, &self.settings.operations, &self.settings.pod.http);
         let keys = idempotency::prune(pool.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("idempotency keys", keys);
         for (name, task) in self.tasks {
@@ -278,11 +279,4 @@ pub async fn main<S: Parser, L: Listener>(
         return Box::pin(provision::run::<L>(config::parse_from(arguments))).await;
     }
     Box::pin(run(config::parse_from(arguments))).await
-}
-
-/// Reports an invalid setting and returns the exit status for it.
-#[must_use]
-pub fn bad_setting(reason: impl Display) -> ExitCode {
-    eprintln!("error: {reason}");
-    ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1))
 }

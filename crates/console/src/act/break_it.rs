@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::{
     cut::{self, Server},
+    done::{Done, NotDone},
     failed,
     publish::{REQUEST_TIMEOUT, send},
 };
@@ -46,10 +47,10 @@ enum How {
 pub(super) struct Wanted {
     how: How,
     /// A process (`orders-2`, `nats`, `postgres`), or a stream (`TICKETS`).
-    pub(super) what: String,
+    what: String,
     /// The server to cut the process off from, and for how long.
-    pub(super) from: Option<Server>,
-    pub(super) seconds: Option<u64>,
+    from: Option<Server>,
+    seconds: Option<u64>,
 }
 
 pub(super) async fn break_it(
@@ -60,12 +61,12 @@ pub(super) async fn break_it(
         let detail = "Only a system started by `cargo run` on this machine can be broken here.";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     };
-    let Wanted { how, ref what, .. } = wanted;
+    let Wanted { how, ref what, from, seconds } = wanted;
     let done = match how {
         How::Kill => signal(&folder, what, Signal::KILL).await,
         How::Freeze => signal(&folder, what, Signal::STOP).await,
         How::Thaw => signal(&folder, what, Signal::CONT).await,
-        How::Cut => cut::cut(&console, &wanted).await,
+        How::Cut => cut::cut(&console, what, from, seconds).await,
         How::Poison => poison(&console, what).await,
         How::Wipe => wipe(&console, what).await,
     };
@@ -83,25 +84,6 @@ pub(super) async fn break_it(
         }
         Err(NotDone::Conflict(why)) => Problem::new(StatusCode::CONFLICT, why).into_response(),
         Err(NotDone::Failed(error)) => failed(&error),
-    }
-}
-
-/// What was done, and how long it lasts.
-pub(super) type Done = Result<(String, Duration), NotDone>;
-
-/// Why nothing was broken.
-pub(super) enum NotDone {
-    /// No system has such a part.
-    Invalid(String),
-    /// Not possible in the present state of the system.
-    Conflict(String),
-    /// NATS or the operating system failed.
-    Failed(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for NotDone {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::break_it::{Done, NotDone, Wanted};
+use super::done::{Done, NotDone};
 use crate::Console;
 
 /// The longest cut, and how long one is by default.
@@ -32,14 +32,18 @@ impl Server {
 }
 
 /// Requests a cut. Returns a description of it, and how long it lasts.
-pub(super) async fn cut(console: &Console, wanted: &Wanted) -> Done {
+pub(super) async fn cut(
+    console: &Console,
+    what: &str,
+    from: Option<Server>,
+    seconds: Option<u64>,
+) -> Done {
     if !console.cuttable {
         return Err(NotDone::Conflict(
             "No link can be cut: start the system with `cargo run -- --cuttable`.".to_owned(),
         ));
     }
     let invalid = |why: &str| NotDone::Invalid(why.to_owned());
-    let Wanted { what, from, seconds, .. } = wanted;
     let seconds = seconds.unwrap_or(DEFAULT_SECONDS);
     if !(1..=MAX_SECONDS).contains(&seconds) {
         return Err(invalid(&format!("A cut lasts 1 to {MAX_SECONDS} seconds.")));

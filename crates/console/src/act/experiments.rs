@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Sums;
+use super::{
+    Sums,
+    experiment::{Experiment, Observation},
+};
 use crate::{
     live::snapshot::{Part, Snapshot},
     sources::replicas::State,
@@ -34,7 +36,7 @@ pub struct Experiments(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    known: VecDeque<Experiment>,
+    known: VecDeque<Followed>,
     before: Option<Before>,
     /// The last counters of each replica.
     counted: BTreeMap<String, [f64; 3]>,
@@ -52,46 +54,21 @@ struct Before {
     sums: Sums,
 }
 
-/// Something that was broken on purpose.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Experiment {
-    /// When it began.
-    #[serde(with = "time::serde::rfc3339")]
-    pub at: OffsetDateTime,
-    /// What was done.
-    pub what: String,
-    /// The changes seen since, in order.
-    pub seen: Vec<Observation>,
-    /// The outcome; empty while the experiment is followed.
-    pub outcome: String,
+/// An experiment, and what is needed to follow it.
+#[derive(Debug)]
+struct Followed {
+    shown: Experiment,
     /// It cannot end before this.
-    #[serde(skip)]
     lasts_until: OffsetDateTime,
     /// Since when everything is healthy.
-    #[serde(skip)]
     well_since: Option<OffsetDateTime>,
-    #[serde(skip)]
     counted: [f64; 3],
     /// The peak backlog, by place.
-    #[serde(skip)]
     waited: BTreeMap<String, f64>,
     /// Tickets of a load answered 201 before it began.
-    #[serde(skip)]
     accepted_before: u64,
     /// Whether another experiment was in progress at the same time.
-    #[serde(skip)]
     overlaps: bool,
-}
-
-/// A change that the console saw.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Observation {
-    /// Seconds since the experiment began.
-    pub after: f64,
-    /// The change, in words.
-    pub text: String,
 }
 
 impl Experiments {
@@ -100,13 +77,10 @@ impl Experiments {
         let (at, mut inner) = (OffsetDateTime::now_utc(), self.inner());
         let accepted_before = inner.before.as_ref().map_or(0, |before| before.sums.accepted);
         inner.known.truncate(KEPT - 1);
-        let open = inner.known.iter_mut().filter(|known| known.outcome.is_empty());
+        let open = inner.known.iter_mut().filter(|known| known.shown.outcome.is_empty());
         let overlaps = open.map(|other| other.overlaps = true).count() > 0;
-        inner.known.push_front(Experiment {
-            at,
-            what,
-            seen: Vec::new(),
-            outcome: String::new(),
+        inner.known.push_front(Followed {
+            shown: Experiment { at, what, seen: Vec::new(), outcome: String::new() },
             lasts_until: at + lasts,
             well_since: None,
             counted: [0.0; 3],
@@ -133,11 +107,11 @@ impl Experiments {
         }
         let now = Before::of(snapshot);
         let seen = inner.before.as_ref().map(|before| before.changes(&now)).unwrap_or_default();
-        for experiment in inner.known.iter_mut().filter(|known| known.outcome.is_empty()) {
+        for experiment in inner.known.iter_mut().filter(|known| known.shown.outcome.is_empty()) {
             experiment.note(snapshot, &seen, more);
         }
         inner.before = Some(now);
-        inner.known.iter().cloned().collect()
+        inner.known.iter().map(|known| known.shown.clone()).collect()
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -206,12 +180,12 @@ impl Before {
     }
 }
 
-impl Experiment {
+impl Followed {
     fn note(&mut self, snapshot: &Snapshot, seen: &[String], more: [f64; 3]) {
-        let after = (snapshot.at - self.at).as_seconds_f64();
+        let after = (snapshot.at - self.shown.at).as_seconds_f64();
         for text in seen {
-            if self.seen.len() < MAX_SEEN {
-                self.seen.push(Observation { after, text: text.clone() });
+            if self.shown.seen.len() < MAX_SEEN {
+                self.shown.seen.push(Observation { after, text: text.clone() });
             }
         }
         for (sum, more) in self.counted.iter_mut().zip(more) {
@@ -230,11 +204,11 @@ impl Experiment {
         let well = all_ready && !waits && snapshot.at >= self.lasts_until;
         self.well_since = self.well_since.filter(|_| well).or(well.then_some(snapshot.at));
         if let Some(since) = self.well_since.filter(|since| snapshot.at - *since >= WELL_FOR) {
-            let took = (since - self.at).as_seconds_f64();
-            self.outcome =
+            let took = (since - self.shown.at).as_seconds_f64();
+            self.shown.outcome =
                 format!("Back to normal after {took:.0} s. {}", self.account(&snapshot.sums));
-        } else if snapshot.at - self.at >= LONGEST {
-            self.outcome = format!(
+        } else if snapshot.at - self.shown.at >= LONGEST {
+            self.shown.outcome = format!(
                 "Not back to normal after {} minutes; no longer followed. {}",
                 LONGEST.whole_minutes(),
                 self.account(&snapshot.sums)

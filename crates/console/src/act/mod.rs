@@ -3,6 +3,8 @@
 
 mod break_it;
 mod cut;
+mod done;
+mod experiment;
 mod experiments;
 mod ledger;
 mod load;
@@ -32,8 +34,9 @@ use crate::{
     },
 };
 
+pub use experiment::{Experiment, Observation};
 pub(crate) use experiments::COUNTERS;
-pub use experiments::{Experiment, Experiments, Observation};
+pub use experiments::Experiments;
 pub use ledger::{Ledger, Sums};
 pub(crate) use load::look;
 pub use publish::ticket_of;

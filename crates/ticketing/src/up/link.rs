@@ -14,7 +14,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::servers::{NATS, POSTGRES};
+use super::names::{NATS, POSTGRES};
 
 /// How many connections one link carries. A process opens a few dozen; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;

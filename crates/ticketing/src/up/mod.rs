@@ -4,6 +4,7 @@
 mod folder;
 mod link;
 mod log;
+mod names;
 mod options;
 mod rows;
 mod servers;
@@ -22,7 +23,8 @@ use uuid::Uuid;
 use self::{
     folder::Folder,
     link::{Cut, Links},
-    servers::{NATS, POSTGRES, Servers, wanted_or_other},
+    names::{CONSOLE, NATS, ORDERS, POSTGRES, TICKETS},
+    servers::{Servers, wanted_or_other},
     service::{Report, Service, Up},
     signals::Signals,
     view::View,
@@ -32,12 +34,6 @@ use crate::{running::RunningSystem, services};
 
 pub(crate) use options::Options;
 
-/// The client id of the tickets service.
-const TICKETS: &str = "tickets-1";
-/// The client id of the first replica of the orders service.
-const ORDERS: &str = "orders-1";
-/// The client id of the console.
-const CONSOLE: &str = "console";
 /// The variable that says where a service's database is.
 const DATABASE_URL: &str = "DATABASE_URL";
 

@@ -7,7 +7,7 @@ use console::{Color, Style, measure_text_width};
 use ticketing_console::sources::replicas::State;
 use tokio::time::Instant;
 
-use super::servers::SERVERS;
+use super::names::SERVERS;
 use crate::status::name_of;
 
 /// How long a process must not answer before a line reports it; its row shows it at once. On a busy machine

@@ -8,7 +8,12 @@ use embedded::{NatsServer, Postgres, Progress, ports, postgres};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{folder::Folder, options::Options, view::View};
+use super::{
+    folder::Folder,
+    names::{NATS, POSTGRES},
+    options::Options,
+    view::View,
+};
 use crate::services::{self, Service};
 
 /// What nats-server logs if its port is taken, and how many ports to try: a program that does not reserve
@@ -17,11 +22,6 @@ const TAKEN: &str = "address already in use";
 const PORT_TRIES: u8 = 5;
 /// The pauses before a server that exited is restarted.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-
-/// The names of the servers.
-pub(super) const NATS: &str = "nats";
-pub(super) const POSTGRES: &str = "postgres";
-pub(super) const SERVERS: [&str; 2] = [NATS, POSTGRES];
 
 /// The servers and their addresses.
 pub(super) struct Servers {

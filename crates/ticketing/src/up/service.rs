@@ -20,10 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CONSOLE,
     folder::Folder,
     link::Cut,
     log::{self, Said},
+    names::CONSOLE,
     servers::wanted_or_other,
     view::View,
 };

@@ -23,7 +23,11 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use super::{CONSOLE, rows::Look, servers::POSTGRES, view::View};
+use super::{
+    names::{CONSOLE, POSTGRES},
+    rows::Look,
+    view::View,
+};
 use crate::{
     postgres::{self, Unanswered},
     services,

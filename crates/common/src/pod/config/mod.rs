@@ -5,7 +5,10 @@
 mod nats;
 mod operations;
 
-use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
+use std::{
+    ffi::OsString, fmt::Display, net::SocketAddr, num::NonZeroUsize, process::ExitCode,
+    str::FromStr, time::Duration,
+};
 
 use axum::http::{HeaderValue, Uri};
 use bus::{ClientId, without_passwords};
@@ -174,6 +177,13 @@ fn hide_secret(error: &mut clap::Error) {
 
 /// The command was used incorrectly (sysexits.h).
 pub const EX_USAGE: i32 = 64;
+
+/// Reports an invalid setting and returns the exit status for it.
+#[must_use]
+pub fn bad_setting(reason: impl Display) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::from(u8::try_from(EX_USAGE).unwrap_or(1))
+}
 
 /// Parses a duration in the usual notation: `500ms`, `20s`, `7days`.
 ///

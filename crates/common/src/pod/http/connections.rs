@@ -24,14 +24,6 @@ use super::{
     table::Table,
 };
 
-/// How long a client has before its connection may be closed to make room: its request may have
-/// arrived already while this process was too busy to read it.
-pub(super) const FAIR: Duration = Duration::from_millis(250);
-/// How many bytes of incomplete requests and unread answers all clients together may keep in
-/// memory. Enough for about a hundred and thirty connections in the middle of a small request or
-/// answer.
-pub(super) const MAX_HELD: usize = 8 * 1024 * 1024;
-
 /// All connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections {

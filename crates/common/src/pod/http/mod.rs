@@ -48,8 +48,6 @@ pub use phase::Deadlines;
 /// timeouts, so that the database's error comes first.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
 /// How long a browser may cache the answer about an origin.
 const CORS_MAX_AGE: Duration = Duration::from_hours(1);
 
@@ -132,7 +130,7 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
             header::IF_NONE_MATCH,
             named("idempotency-key"),
             named("x-request-id"),
-            TRACEPARENT,
+            request::TRACEPARENT,
         ])
         .expose_headers([
             header::ETAG,
@@ -140,7 +138,7 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
             header::RETRY_AFTER,
             named("idempotency-replayed"),
             named("x-request-id"),
-            TRACEPARENT,
+            request::TRACEPARENT,
         ])
         .max_age(CORS_MAX_AGE);
     Some(layer)

@@ -15,8 +15,7 @@ use bus::{ClientId, TraceContext, trace::SPANS};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug, error_span, field::Empty, info_span, warn};
 
-use super::TRACEPARENT;
-
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Runs the request in its spans and as part of its trace, and logs and measures how it went.

@@ -1,14 +1,22 @@
 //! The phase of every connection of a server, and the memory that each holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use metrics::{counter, gauge};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    connections::{FAIR, MAX_HELD},
-    phase::{Class, End, Phase},
-};
+use super::phase::{Class, End, Phase};
+
+/// How long a client has before its connection may be closed to make room: its request may have
+/// arrived already while this process was too busy to read it.
+const FAIR: Duration = Duration::from_millis(250);
+/// How many bytes of incomplete requests and unread answers all clients together may keep in
+/// memory. Enough for about a hundred and thirty connections in the middle of a small request or
+/// answer.
+const MAX_HELD: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Table {

@@ -28,7 +28,6 @@ use super::{
     config::{HttpSettings, OperationsSettings, Switch},
     http::{Http, MiddlewareSettings, middleware},
     periodic::{self, Batch},
-    service::ServiceSettings,
 };
 use guard::{Callers, programs_only, token_required};
 
@@ -70,11 +69,15 @@ pub(crate) fn check(
 }
 
 /// Serves the operations API beside the public API, if it is on.
-pub(crate) fn serve(http: Http, operations: Operations, settings: &ServiceSettings) -> Http {
-    let address = settings.pod.http.operations_address;
-    match (settings.operations.operations_api, address) {
+pub(crate) fn serve(
+    http: Http,
+    operations: Operations,
+    settings: &OperationsSettings,
+    ports: &HttpSettings,
+) -> Http {
+    match (settings.operations_api, ports.operations_address) {
         (Switch::On, Some(address)) => {
-            let token = settings.operations.operations_token.as_deref().map(Bearer::new);
+            let token = settings.operations_token.as_deref().map(Bearer::new);
             http.with_operations_api(router(operations, token, Callers::at(address)))
         }
         _ => http,
