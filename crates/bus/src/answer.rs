@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_for_newer_members_comes_back_after_a_different_time_each_time() {
+    fn an_event_only_a_newer_release_knows_is_redelivered_after_a_random_delay() {
         for deliveries in [4, 5, 50, 119] {
             let delays: Vec<Duration> = (0..100).map(|_| newer_delay(deliveries)).collect();
             let (least, most) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());

@@ -37,7 +37,7 @@ mod tests {
     use super::is_older;
 
     #[test]
-    fn a_version_is_compared_by_its_numbers_and_not_by_its_text() {
+    fn versions_are_compared_as_numbers_not_as_text() {
         for older in ["2.9.25", "2.13.4", "v2.13.0", "2.2.0-beta.1", "1.4.1", "2.13"] {
             assert!(is_older(older), "{older}");
         }

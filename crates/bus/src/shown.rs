@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminal_control_sequences_are_removed() {
+    fn control_characters_and_text_direction_marks_are_escaped() {
         assert_eq!(shown("Konzert für zwei 🎫"), "Konzert für zwei 🎫");
         assert_eq!(shown("a\u{1b}[2J\u{9b}31m"), r"a\u{1b}[2J\u{9b}31m");
         assert_eq!(shown("a\nb\r\tc\u{7f}\0"), r"a\nb\r\tc\u{7f}\u{0}");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_in_urls_are_removed() {
+    fn passwords_in_urls_are_masked() {
         for (given, left) in [
             ("no URL at all", "no URL at all"),
             ("at nats://127.0.0.1:4222: gone", "at nats://127.0.0.1:4222: gone"),

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_read_by_its_name() {
+    fn every_store_is_parsed_from_its_name_and_an_unknown_name_is_refused() {
         for store in [Store::Memory, Store::File, Store::Postgres] {
             assert_eq!(store.to_string().parse(), Ok(store));
         }

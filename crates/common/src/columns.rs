@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sql_without_a_name_is_found() {
+    fn sql_passed_to_a_query_without_a_name_is_found() {
         assert!(has_unnamed("sqlx::query_as(\n    \"select 1\",\n)"));
         assert!(!has_unnamed("sqlx::query_as(&FIND).bind(\"x\")"));
     }

@@ -112,7 +112,7 @@ async fn a_frozen_postgres_does_not_answer_until_it_is_resumed() {
 
 /// Run by the test below as its own process: starts both servers, and prints their process ids.
 #[tokio::test]
-async fn servers_of_a_process_that_is_about_to_be_killed() {
+async fn child_process_that_starts_servers() {
     if std::env::var_os("SERVERS_TO_BE_ORPHANED").is_none() {
         return;
     }
@@ -126,7 +126,7 @@ async fn servers_of_a_process_that_is_about_to_be_killed() {
 async fn servers_die_with_a_process_that_is_killed() {
     // Not with this crate's own process module, which is what is being tested.
     let mut parent = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "servers_of_a_process_that_is_about_to_be_killed", "--nocapture"])
+        .args(["--exact", "child_process_that_starts_servers", "--nocapture"])
         .env("SERVERS_TO_BE_ORPHANED", "1")
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -154,7 +154,7 @@ async fn servers_die_with_a_process_that_is_killed() {
 
 /// Run by the test below as its own process: asks for ports, and prints those it got.
 #[test]
-fn a_process_that_wants_the_ports_of_another() {
+fn child_process_that_asks_for_ports() {
     let Ok(wanted) = std::env::var("PORTS_OF_ANOTHER") else { return };
     let wanted = ports::free_or_other(wanted.parse().unwrap()).unwrap();
     let others = (0..500).map(|_| ports::free().unwrap());
@@ -168,7 +168,7 @@ async fn a_reserved_port_goes_to_no_other_process_even_without_a_listener() {
     let mine = first..first + 50;
     let claimed = ports::free_or_other(ports::free().unwrap()).unwrap();
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_wants_the_ports_of_another", "--nocapture"])
+        .args(["--exact", "child_process_that_asks_for_ports", "--nocapture"])
         .env("PORTS_OF_ANOTHER", claimed.to_string())
         .output();
     let output = timeout(PATIENCE, output).await.unwrap().unwrap();
@@ -197,7 +197,7 @@ async fn a_childs_lines_and_exit_status_can_be_read() {
 }
 
 #[tokio::test]
-async fn clients_without_the_password_are_refused_also_by_databases_of_an_earlier_release() {
+async fn clients_without_the_password_are_refused_even_by_databases_of_an_earlier_release() {
     let folder = tempfile::Builder::new().prefix("postgres-").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let data = folder.path().join("postgres");

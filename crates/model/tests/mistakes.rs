@@ -35,7 +35,7 @@ fn finds_in(bounds: Bounds, property: &str) {
 }
 
 #[test]
-fn a_cursor_by_place_skips_a_late_commit() {
+fn a_cursor_that_is_a_position_skips_a_late_commit() {
     let bounds = Bounds { written_before: false, ..bounds(&[Mistake::CursorByPlace], none()) };
     finds_in(bounds, LOST);
 }

@@ -145,7 +145,7 @@ mod tests {
     const SET_HERE: &[&str] = &["id", "version", "created_at", "updated_at", "seller"];
 
     #[test]
-    fn equal_values_are_the_same_request_however_they_are_written() {
+    fn requests_with_equal_values_are_the_same_however_they_are_written() {
         let canonical = |body: &'static str| {
             NewTicket::parse(Fields::parse(body.into()).unwrap()).unwrap().canonical().unwrap()
         };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_columns_that_sellers_set_and_those_set_here_make_a_whole_ticket() {
+    fn every_column_of_a_ticket_is_set_either_by_the_seller_or_by_the_service() {
         let mut made = [NewTicket::NAMES, SET_HERE].concat();
         let mut whole = Ticket::NAMES.to_vec();
         made.sort_unstable();

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_uuids_with_a_time_are_in_its_order_and_others_are_elsewhere() {
+    fn keys_of_timed_uuids_are_in_time_order_and_all_other_keys_are_negative() {
         let ids = ["0198c0de-0000-7000-8000-000000000000", "0198c0de-0001-7000-8000-000000000000"];
         assert!(0 < key(ids[0]) && key(ids[0]) < key(ids[1]));
         assert!(key("7") < 0 && key("") < 0);

@@ -25,7 +25,7 @@ async fn delay_behind(world: &World, garbage: Vec<Vec<u8>>) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_copies_of_one_message_are_one_dead_letter() {
+async fn twenty_thousand_copies_of_one_bad_message_become_one_dead_letter() {
     let world = World::start().await;
     let delay = delay_behind(&world, vec![b"no event".to_vec(); GARBAGE]).await;
     println!("the good one waited {delay:?} behind copies");
@@ -46,7 +46,7 @@ async fn twenty_thousand_copies_of_one_message_are_one_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_different_messages_become_dead_letters_many_at_once() {
+async fn twenty_thousand_different_bad_messages_become_dead_letters_in_batches() {
     let world = World::start().await;
     let garbage = (0..GARBAGE).map(|n| format!("{{no event {n}").into_bytes()).collect();
     let delay = delay_behind(&world, garbage).await;

@@ -17,7 +17,7 @@ use crate::world::until;
 const RUNS: &str = "A_PARCEL_SERVICE";
 
 #[tokio::test]
-async fn the_program_of_the_front_page_applies_its_event_once_and_exits_0() {
+async fn the_example_in_the_crate_docs_applies_its_event_once_and_exits_0() {
     let (nats, postgres) = tokio::join!(NatsServer::builder().start(), Postgres::builder().start());
     let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
     let database = postgres.create_database("parcels").await.unwrap();

@@ -31,7 +31,7 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_impossible_events_become_dead_letters_many_at_once() {
+async fn thousands_of_unprocessable_events_become_dead_letters_in_batches() {
     let world = World::start().await;
     let undecodable: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{{n}").into_bytes()).collect();
     world.publish_bytes(undecodable).await;

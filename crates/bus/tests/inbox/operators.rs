@@ -47,7 +47,7 @@ fn of(group: &str) -> Filter {
 }
 
 #[tokio::test]
-async fn no_search_of_dead_letters_reads_more_than_its_bound() {
+async fn every_query_of_dead_letters_reads_a_bounded_number_of_rows() {
     let world = World::start().await;
     let mut connection = letters(&world, 50_000).await;
     let text = Filter { text: Some("nothing-like-it".to_owned()), ..Filter::default() };
@@ -97,7 +97,7 @@ async fn no_search_of_dead_letters_reads_more_than_its_bound() {
 }
 
 #[tokio::test]
-async fn a_large_selection_is_processed_in_parts_and_each_letter_recorded_once() {
+async fn a_large_selection_is_processed_in_parts_and_each_letter_is_recorded_once() {
     let world = World::start().await;
     let mut connection = letters(&world, 6_000).await;
     let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };
@@ -133,7 +133,7 @@ async fn a_large_selection_is_processed_in_parts_and_each_letter_recorded_once()
 }
 
 #[tokio::test]
-async fn a_failed_act_leaves_no_effect_and_no_record_and_old_records_are_deleted() {
+async fn a_failed_act_changes_and_records_nothing_and_old_records_are_pruned() {
     let world = World::start().await;
     let mut connection = letters(&world, 10).await;
     let operator = Operator { name: "Ada".to_owned(), via: "a".to_owned() };
@@ -160,7 +160,7 @@ async fn a_failed_act_leaves_no_effect_and_no_record_and_old_records_are_deleted
 }
 
 #[tokio::test]
-async fn an_act_on_all_dead_letters_is_done_in_bounded_parts() {
+async fn an_act_on_all_dead_letters_runs_in_bounded_parts() {
     let world = World::start().await;
     let mut connection = letters(&world, 2_500).await;
     let operator = Operator { name: "anna".to_owned(), via: "a test".to_owned() };

@@ -98,7 +98,7 @@ async fn while_one_batch_is_being_processed_the_next_one_takes_effect() {
 }
 
 #[tokio::test]
-async fn a_redelivered_event_waits_for_the_batch_at_work_because_it_may_kill_the_process() {
+async fn a_redelivered_event_is_not_tried_until_the_batch_in_progress_ends() {
     let world = World::start().await;
     let (slow, mut seen) = watch::channel(Slow::NotDelivered);
     let (permits, again) = (Arc::new(Semaphore::new(0)), Arc::<Mutex<Vec<Slow>>>::default());
@@ -134,7 +134,7 @@ async fn an_event_on_which_the_listener_hangs_holds_back_none_of_its_batch() {
 }
 
 #[tokio::test]
-async fn events_that_were_returned_come_back_while_the_rest_of_their_batch_is_at_work() {
+async fn returned_events_are_redelivered_while_the_rest_of_their_batch_is_in_progress() {
     let world = World::start().await;
     let (slow, seen) = watch::channel(Slow::NotDelivered);
     let permits = Arc::new(Semaphore::new(0));

@@ -110,7 +110,7 @@ async fn write_as_before(pool: &PgPool, numbers: std::ops::Range<i64>, published
 }
 
 #[tokio::test]
-async fn events_of_the_previous_release_are_published_or_known_to_be() {
+async fn events_of_the_previous_release_are_published_unless_they_already_were() {
     let world = World::start().await;
     let _relay = world.relay("a");
     world.send([0]).await;

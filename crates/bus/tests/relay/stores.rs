@@ -16,7 +16,7 @@ async fn storage(world: &World) -> StorageType {
 }
 
 #[tokio::test]
-async fn in_memory_a_restart_of_nats_loses_what_was_published_until_another_store_brings_it_back() {
+async fn a_nats_restart_loses_events_stored_in_memory_until_another_store_republishes_them() {
     let mut world = World::start().await;
     let relay = world.relay_with("a", Store::Memory);
     world.send(0..10).await;
@@ -36,7 +36,7 @@ async fn in_memory_a_restart_of_nats_loses_what_was_published_until_another_stor
 }
 
 #[tokio::test]
-async fn with_postgres_as_the_store_a_restart_of_nats_loses_nothing() {
+async fn with_postgres_as_the_store_a_nats_restart_loses_nothing() {
     let mut world = World::start().await;
     let _relay = world.relay_with("a", Store::Postgres);
     world.send(0..2_000).await;
@@ -49,7 +49,7 @@ async fn with_postgres_as_the_store_a_restart_of_nats_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_stream_in_another_storage_is_refused_until_it_is_deleted() {
+async fn a_stream_with_another_storage_type_is_refused_until_it_is_deleted() {
     let world = World::start().await;
     let relay = world.relay_with("a", Store::File);
     world.send(0..10).await;

@@ -31,7 +31,7 @@ fn sequence(event: &Event) -> Option<i64> {
 }
 
 #[tokio::test]
-async fn an_event_is_found_by_its_entity_where_it_waits_and_where_it_was_published_again() {
+async fn an_entitys_events_are_found_while_unpublished_and_after_being_republished() {
     let world = World::start().await;
     let looker = looker(&world).await;
     world.send([1, 2]).await;
@@ -83,7 +83,7 @@ async fn read(connection: &mut PgConnection) -> i64 {
 }
 
 #[tokio::test]
-async fn an_event_is_found_in_a_long_log_without_reading_it() {
+async fn finding_an_event_does_not_read_the_whole_log() {
     let world = World::start().await;
     let looker = looker(&world).await;
     sqlx::raw_sql(
@@ -125,8 +125,7 @@ async fn an_event_is_found_in_a_long_log_without_reading_it() {
 }
 
 #[tokio::test]
-async fn a_partition_that_was_in_use_at_the_upgrade_is_never_read_whole_and_is_indexed_once_emptied()
- {
+async fn a_partition_in_use_during_the_upgrade_is_not_searched_and_is_indexed_once_emptied() {
     let world = World::start().await;
     let looker = looker(&world).await;
     world.send([1]).await;
@@ -160,7 +159,7 @@ async fn a_partition_that_was_in_use_at_the_upgrade_is_never_read_whole_and_is_i
 }
 
 #[tokio::test]
-async fn while_a_partition_without_an_index_has_rows_only_entities_made_after_it_are_complete() {
+async fn a_timeline_is_complete_only_if_no_unindexed_partition_may_hold_its_events() {
     let world = World::start().await;
     let looker = looker(&world).await;
     sqlx::raw_sql(

@@ -153,7 +153,7 @@ mod tests {
     };
 
     #[test]
-    fn payloads_of_every_release_can_be_read_and_are_rewritten_in_todays_form() {
+    fn payloads_of_every_release_can_be_read_and_are_rewritten_in_the_current_format() {
         for family in FAMILIES {
             assert_eq!(unreadable(family).collect::<Vec<_>>(), [""; 0]);
         }

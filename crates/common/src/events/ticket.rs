@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_schema_version_and_a_foreign_subject_are_refused_by_name() {
+    fn an_unknown_schema_version_and_a_foreign_subject_are_refused_and_named() {
         let error = TicketCreated::decode("ticket:created", 2, GOLDEN).unwrap_err().to_string();
         assert_eq!(error, "ticket:created has schema version 2, this listener knows 1");
         let error = TicketCreated::decode("order:created", 1, GOLDEN).unwrap_err().to_string();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_comes_twice_under_one_name_is_refused() {
+    fn a_field_given_twice_under_one_name_is_refused() {
         let twice = GOLDEN.replacen('{', r#"{"createdAt":"2026-01-01T00:00:00Z","#, 1);
         let error = TicketUpdated::decode("ticket:updated", 1, &twice).unwrap_err().to_string();
         assert!(error.contains("duplicate field"), "{error}");

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_this_server_are_known() {
+    fn only_this_servers_host_names_are_accepted() {
         let hosts = Hosts::new(&["Console.example.com".to_owned()]);
         for known in ["localhost", "LOCALHOST:3900", "127.0.0.1:1", "[::1]:3900"] {
             assert!(hosts.know(known), "{known}");

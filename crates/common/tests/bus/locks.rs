@@ -78,7 +78,7 @@ async fn a_locked_row_makes_no_dead_letter_and_delays_no_other_event() {
 }
 
 #[tokio::test]
-async fn a_failure_of_the_database_is_judged_by_its_code() {
+async fn database_errors_are_classified_by_their_code() {
     let world = World::start().await;
     let judged = async |code: &str| {
         let raise = format!("do $$ begin raise exception using errcode = '{code}'; end $$");

@@ -91,7 +91,7 @@ fn configured(mut command: Command, port: u16, settings: &[(&str, &str)]) -> Com
 }
 
 #[tokio::test]
-async fn a_third_service_has_the_operations_api_beside_its_metrics_and_nowhere_else() {
+async fn a_third_service_serves_the_operations_api_only_on_the_port_of_its_metrics() {
     let service = Service::start().await;
     let about = service.get("/operations").await.json();
     assert_eq!(about["service"], "notifications");
@@ -110,7 +110,7 @@ async fn a_third_service_has_the_operations_api_beside_its_metrics_and_nowhere_e
 }
 
 #[tokio::test]
-async fn the_operations_api_is_off_unless_it_is_asked_for_and_read_only_without_a_token() {
+async fn the_operations_api_is_off_by_default_and_read_only_without_a_token() {
     let service = Service::start_with(&[]).await;
     assert_eq!(service.get("/operations").await.status, 404);
     assert_eq!(service.get("/operations/dead-letters").await.status, 404);
@@ -124,7 +124,7 @@ async fn the_operations_api_is_off_unless_it_is_asked_for_and_read_only_without_
 }
 
 #[tokio::test]
-async fn acting_requires_the_token_and_browsers_are_refused() {
+async fn acts_require_the_token_and_requests_from_browsers_are_refused() {
     let service = Service::start().await;
     service.poison(&[b"no event"], 1).await;
     let url = format!("{}/operations/dead-letters/discard", service.operations);
@@ -154,7 +154,7 @@ async fn acting_requires_the_token_and_browsers_are_refused() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_grouped_by_reason_searched_and_shown_to_the_byte() {
+async fn dead_letters_can_be_grouped_by_reason_searched_and_read_byte_for_byte() {
     let service = Service::start().await;
     let bytes: &[u8] = b"\x00\xff<script>alert(1)</script>\x80";
     let needle = b"{\"needle\": 7}";
@@ -204,7 +204,7 @@ async fn dead_letters_are_grouped_by_reason_searched_and_shown_to_the_byte() {
 }
 
 #[tokio::test]
-async fn an_act_matches_its_preview_and_records_the_operator() {
+async fn an_act_affects_exactly_what_was_previewed_and_its_operator_is_recorded() {
     let service = Service::start().await;
     let refuse = "alter table notifications add constraint fault check (text not like '%refused%')";
     sqlx::raw_sql(refuse).execute(&service.pool).await.unwrap();

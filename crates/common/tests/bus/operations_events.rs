@@ -7,7 +7,7 @@ use testkit::Answer;
 use crate::{member::until, operations::Service};
 
 #[tokio::test]
-async fn the_operations_api_shows_an_events_member_attempts_and_errors() {
+async fn an_events_outcome_is_reported_with_its_member_its_attempts_and_its_last_error() {
     let service = Service::start().await;
     let known = async |id: &str| {
         let url = format!("{}/operations/events/received", service.operations);

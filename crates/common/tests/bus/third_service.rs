@@ -12,7 +12,7 @@ use embedded::{
 use sqlx::PgPool;
 
 #[tokio::test]
-async fn a_third_service_takes_part_without_a_change_to_common() {
+async fn a_third_service_works_without_a_change_to_common() {
     let world = World::start().await;
     world.publish_first().await;
     let database = world.postgres.create_database("notifications").await.unwrap();

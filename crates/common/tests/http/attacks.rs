@@ -31,7 +31,7 @@ async fn is_answered(service: &Service, kept: &mut Client) {
 }
 
 #[tokio::test]
-async fn requests_are_answered_beside_ten_times_the_allowed_number_of_idle_connections() {
+async fn requests_are_answered_despite_ten_times_the_allowed_number_of_idle_connections() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);
@@ -42,7 +42,7 @@ async fn requests_are_answered_beside_ten_times_the_allowed_number_of_idle_conne
 }
 
 #[tokio::test]
-async fn requests_are_answered_beside_ten_times_as_many_incomplete_heads() {
+async fn requests_are_answered_despite_ten_times_as_many_incomplete_heads() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);
@@ -54,7 +54,7 @@ async fn requests_are_answered_beside_ten_times_as_many_incomplete_heads() {
 }
 
 #[tokio::test]
-async fn requests_are_answered_beside_ten_times_as_many_posts_without_a_body() {
+async fn requests_are_answered_despite_ten_times_as_many_posts_without_a_body() {
     let settings = MiddlewareSettings { concurrent: 2, ..MiddlewareSettings::default() };
     let bounds = Bounds { connections: ROOM, ..Bounds::default() };
     let service = Service::with(&settings, bounds);
@@ -67,7 +67,7 @@ async fn requests_are_answered_beside_ten_times_as_many_posts_without_a_body() {
 }
 
 #[tokio::test]
-async fn requests_are_answered_beside_clients_that_do_not_read() {
+async fn requests_are_answered_despite_clients_that_do_not_read() {
     let service = Service::with_room(ROOM);
     let mut kept = service.client().await;
     assert_eq!(kept.post(BODY).await.status, 200);

@@ -63,7 +63,7 @@ async fn an_answer_names_twenty_errors_and_says_how_many_more_there_are() {
 }
 
 #[tokio::test]
-async fn a_duplicate_key_is_refused_by_its_name() {
+async fn a_duplicate_key_in_a_body_is_refused_and_named() {
     let service = Service::start();
     let mut client = service.client().await;
     assert_eq!(client.post(BODY).await.status, 200);

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_website_may_not_act() {
+    fn pages_of_other_origins_may_not_act() {
         let ours = ("host", "localhost:3900");
         assert!(is_of_our_page(&headers(&[ours])));
         assert!(is_of_our_page(&headers(&[ours, ("origin", "http://localhost:3900")])));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_only_this_machine_acts() {
+    fn without_a_token_a_console_may_act_only_if_it_listens_on_this_machine_alone() {
         let (here, everywhere) = ("127.0.0.1:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap());
         assert!(Rights::new(None, here).check(&headers(&[])).is_ok());
         assert!(Rights::new(None, everywhere).check(&headers(&[])).is_err());

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_read_and_summed_by_their_labels() {
+    fn samples_are_parsed_and_summed_by_their_labels() {
         let samples = Samples::read(
             "# HELP a b\na{group=\"x\"} 3\na{group=\"y\",o=\"q\\\"}\\\\ \\n\"} 4.5\na 1\nb NaN\n\
              not a sample\nc{broken=\"} 1\nc{} 7 1700000000\n",

@@ -19,7 +19,7 @@ fn nothing_in_particular() -> Value {
 }
 
 #[tokio::test]
-async fn on_this_machine_a_program_and_the_page_may_act_and_no_other_page() {
+async fn without_a_token_programs_and_the_consoles_page_may_act_and_other_pages_may_not() {
     let world = World::start().await;
     let publish = "/api/act/publish";
     // It may; there is no such stream.
@@ -75,7 +75,7 @@ async fn on_this_machine_a_program_and_the_page_may_act_and_no_other_page() {
 }
 
 #[tokio::test]
-async fn with_a_token_acting_requires_it_and_reading_does_not() {
+async fn with_a_token_configured_acting_requires_it_and_watching_does_not() {
     let world = World::start_with(&[("CONSOLE_TOKEN", "the-token")]).await;
     let publish = "/api/act/publish";
     for (given, status) in [

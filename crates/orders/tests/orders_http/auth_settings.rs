@@ -10,7 +10,7 @@ use testkit::{
 use crate::service;
 
 #[test]
-fn an_unusable_key_is_refused_by_the_name_of_its_setting() {
+fn an_unusable_key_is_refused_and_its_setting_named() {
     let refused = |auth, key: Option<&str>| {
         let jwt_key = key.map(|key| key.to_owned().into());
         service::auth(&AuthSettings { jwt_key, ..settings(auth) }).unwrap_err()
@@ -65,7 +65,7 @@ fn a_key_is_never_shown() {
 }
 
 #[test]
-fn an_unusable_issuer_is_refused_by_the_name_of_its_setting() {
+fn an_unusable_issuer_is_refused_and_its_setting_named() {
     for url in ["", "login.example.com", "http://login.example.com", "https://a@login.example.com"]
     {
         let reason = service::auth(&issuer::settings(url)).unwrap_err();

@@ -74,7 +74,7 @@ async fn becomes(
 }
 
 #[tokio::test]
-async fn an_order_can_be_paid_only_in_time() {
+async fn an_order_can_be_paid_only_before_it_expires() {
     let pay = async |anna: &Buyer<'_>, id: &str| Some(anna.pay(id, "tok_second").await);
     let cells = [
         ("reserved", Ok(()), "completed", 2),
@@ -87,7 +87,7 @@ async fn an_order_can_be_paid_only_in_time() {
 }
 
 #[tokio::test]
-async fn an_order_can_be_cancelled_only_in_time() {
+async fn an_order_can_be_cancelled_only_before_it_expires() {
     let cancel = async |anna: &Buyer<'_>, id: &str| Some(anna.cancel(id).await);
     let cells = [
         ("reserved", Ok(()), "cancelled", 2),

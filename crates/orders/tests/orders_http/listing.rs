@@ -73,7 +73,7 @@ async fn a_full_last_page_has_no_next_and_an_empty_list_is_a_page() {
 }
 
 #[tokio::test]
-async fn an_invalid_page_is_refused_by_the_parameters_name() {
+async fn an_invalid_page_request_is_refused_and_the_parameter_named() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     for path in ["/api/orders", "/api/tickets"] {

@@ -232,7 +232,7 @@ async fn two_replicas_capture_each_payment_once() {
 }
 
 #[tokio::test]
-async fn an_invalid_payment_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_payment_is_refused_and_each_invalid_field_named() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let id = anna.order().await;

@@ -17,7 +17,7 @@ const A_KEY_IS_CLAIMED: &str =
      where datname = current_database() and locktype = 'advisory' and granted";
 
 #[tokio::test]
-async fn a_repetition_gets_the_first_answer_even_after_the_order_has_changed() {
+async fn a_repeated_request_gets_the_first_answer_even_after_the_order_has_changed() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let first = anna.reserve_with_key("k-1", ticket).await;
@@ -67,7 +67,7 @@ async fn two_buyers_can_use_the_same_key() {
 }
 
 #[tokio::test]
-async fn of_concurrent_requests_with_one_key_one_makes_the_order() {
+async fn of_concurrent_requests_with_one_key_one_creates_the_order() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let answers = join_all((0..20).map(|_| anna.reserve_with_key("k", ticket))).await;

@@ -131,7 +131,7 @@ async fn a_released_ticket_can_be_ordered_again() {
 }
 
 #[tokio::test]
-async fn an_invalid_order_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_order_is_refused_and_each_invalid_field_named() {
     let orders = Service::start().await;
     let anna = orders.buyer("anna");
     let ticket = orders.ticket("20.50").await;

@@ -52,7 +52,7 @@ async fn reservations_that_arrive_together_share_transactions() {
 }
 
 #[tokio::test]
-async fn a_refused_reservation_does_not_affect_those_it_shares_a_transaction_with() {
+async fn a_refused_reservation_does_not_affect_others_in_its_transaction() {
     let orders = Service::with_limit(2).await;
     let (anna, bob) = (orders.buyer("anna"), orders.buyer("bob"));
     let tickets = tickets(&orders, REQUESTS / 4).await;
@@ -92,7 +92,7 @@ async fn a_refused_reservation_does_not_affect_those_it_shares_a_transaction_wit
 }
 
 #[tokio::test]
-async fn an_order_that_waits_delays_no_other() {
+async fn an_order_waiting_for_a_lock_delays_no_other() {
     let orders = Service::start().await;
     let (anna, tickets) = (orders.buyer("anna"), tickets(&orders, REQUESTS).await);
     // As a replica of the previous release does it: it locks no ticket. And then it is frozen.
@@ -130,7 +130,7 @@ async fn an_order_that_waits_delays_no_other() {
 }
 
 #[tokio::test]
-async fn of_many_buyers_for_few_tickets_each_ticket_has_one() {
+async fn of_many_buyers_competing_for_a_few_tickets_one_gets_each_ticket() {
     let orders = Service::with_limit(10).await;
     let replica = orders.replica().await;
     let tickets = tickets(&orders, 5).await;

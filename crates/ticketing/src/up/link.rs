@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-    async fn bytes_sent_over_a_cut_link_arrive_after_the_cut_and_not_before() {
+    async fn bytes_sent_while_a_link_is_cut_arrive_when_the_cut_ends_and_not_before() {
         let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("nats://user:secret@127.0.0.1:{}", server.local_addr().unwrap().port());
         let mut links = Links::default();

@@ -234,7 +234,7 @@ async fn breaking_things_from_the_page_under_load_loses_nothing_and_the_page_say
 }
 
 #[tokio::test]
-async fn a_process_that_is_cut_off_recovers_and_loses_nothing_and_the_page_reports_it() {
+async fn a_process_that_was_cut_off_recovers_without_loss_and_the_page_reports_the_outcome() {
     let place = Place::new();
     let (mut running, _) = place.up(&["--replicas", "2", "--cuttable"]).await;
     let console = Console { url: place.console().await, place, http: client() };

@@ -42,7 +42,7 @@ fn state<'a>(status: &'a Value, part: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn status_names_what_is_frozen_in_time_and_one_line_reports_its_start_and_one_its_end() {
+async fn status_names_a_frozen_part_in_time_and_one_line_reports_its_start_and_one_its_end() {
     let place = Place::new();
     let (mut running, _) = place.up(&["--replicas", "2"]).await;
     let parts = ["nats", "postgres", "orders-1", "orders-2", "tickets-1", "console"];

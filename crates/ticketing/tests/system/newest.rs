@@ -43,7 +43,7 @@ async fn versions(system: &System, tickets: &[Uuid]) -> Vec<(i32, String)> {
 }
 
 #[tokio::test]
-async fn versions_that_arrive_in_any_order_leave_the_newest() {
+async fn orders_keeps_the_newest_version_in_whatever_order_versions_arrive() {
     let system = System::start().await;
     let _other = system.orders("orders-1").await;
     let replica = system.orders("orders-2").await;

@@ -105,7 +105,7 @@ async fn a_listener_killed_before_its_ack_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_listener_starts_where_it_is_told_to() {
+async fn a_listener_starts_at_the_position_it_is_given() {
     let bench = Bench::start().await;
     bench.publish(&["--count", "5"]).await;
     for (from, first) in [

@@ -52,7 +52,7 @@ async fn a_posted_price_is_exact_everywhere() {
 }
 
 #[tokio::test]
-async fn an_invalid_ticket_is_refused_by_the_names_of_its_fields() {
+async fn an_invalid_ticket_is_refused_and_each_invalid_field_named() {
     let tickets = Service::start().await;
     let long = json!({ "title": "é".repeat(201), "price": 1 }).to_string();
     let unprocessable: [(&str, &[(&str, &str)]); 17] = [

@@ -80,7 +80,7 @@ async fn a_full_last_page_has_no_next_and_an_empty_list_is_a_page() {
 }
 
 #[tokio::test]
-async fn an_invalid_page_is_refused_by_the_parameters_name() {
+async fn an_invalid_page_request_is_refused_and_the_parameter_named() {
     let tickets = Service::start().await;
     let limit = "must be a whole number from 1 to 100";
     let after = "must be the next of an earlier page";

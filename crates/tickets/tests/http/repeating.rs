@@ -17,7 +17,7 @@ const A_KEY_IS_CLAIMED: &str =
      where datname = current_database() and locktype = 'advisory' and granted";
 
 #[tokio::test]
-async fn a_repetition_gets_the_first_answer_and_makes_no_second_ticket() {
+async fn a_repeated_request_gets_the_first_answer_and_creates_no_second_ticket() {
     let tickets = Service::start().await;
     let first = tickets
         .post_with_key("k 1".replace(' ', "-").as_str(), r#"{"title":"Concert","price":20.5}"#)
@@ -79,7 +79,7 @@ async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
 }
 
 #[tokio::test]
-async fn of_concurrent_requests_with_one_key_one_makes_the_ticket() {
+async fn of_concurrent_requests_with_one_key_one_creates_the_ticket() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     let answers = join_all((0..20).map(|_| tickets.post_with_key("k", body))).await;

@@ -215,7 +215,7 @@ async fn old_ticket(tickets: &Service) -> String {
 }
 
 #[tokio::test]
-async fn a_ticket_from_before_sellers_is_nobodys_until_the_operator_assigns_it() {
+async fn a_ticket_from_before_sellers_has_no_seller_until_the_operator_assigns_one() {
     let tickets = Service::start().await;
     let id = old_ticket(&tickets).await;
     let read = tickets.get(&format!("/api/tickets/{id}")).await;

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_read_unchanged() {
+    fn json_without_duplicate_names_is_read_unchanged() {
         let text = r#"{"a":[1,-2,2.5,"é",true,null,{"a":{}}],"b":18446744073709551615}"#;
         let Unique(value) = serde_json::from_str(text).unwrap();
         assert_eq!(value.to_string(), text);

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_cannot_become_a_head_are_not_waited_for() {
+    fn the_server_does_not_wait_for_more_of_a_head_that_is_invalid_or_too_long() {
         assert!(is_whole(b"\x16\x03\x01", 0));
         assert!(is_whole(&[b'a'; MAX_HEAD], MAX_HEAD - 1));
         assert!(!is_whole(&[b'a'; MAX_HEAD - 1], 0));

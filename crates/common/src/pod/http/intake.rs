@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_keeps_none_of_the_buffers_of_its_pieces() {
+    async fn a_body_does_not_keep_the_buffers_its_pieces_arrived_in() {
         let buffers = Arc::new(());
         let pieces = (0..1000).map({
             let buffers = buffers.clone();
