@@ -95,7 +95,7 @@ async fn a_postgres_that_was_dropped_or_killed_leaves_no_shared_memory() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, removed).await.expect("the segments are left");
+    timeout(PATIENCE, removed).await.expect("the shared memory segments are still there");
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_frozen_postgres_does_not_answer_until_it_is_resumed() {
     timeout(PATIENCE, query).await.unwrap().unwrap();
 }
 
-/// Run by the test below as its own process: starts both servers, and prints their process ids.
+/// Not a test: run by the test below as its own process. Starts both servers, and prints their process ids.
 #[tokio::test]
 async fn child_process_that_starts_servers() {
     if std::env::var_os("SERVERS_TO_BE_ORPHANED").is_none() {
@@ -152,7 +152,7 @@ async fn servers_die_with_a_process_that_is_killed() {
     }
 }
 
-/// Run by the test below as its own process: asks for ports, and prints those it got.
+/// Not a test: run by the test below as its own process. Reserves ports, and prints them.
 #[test]
 fn child_process_that_asks_for_ports() {
     let Ok(wanted) = std::env::var("PORTS_OF_ANOTHER") else { return };

@@ -47,7 +47,7 @@ async fn a_ticket_that_is_published_twice_is_notified_once() {
         let event = envelope::encode(id, OffsetDateTime::now_utc(), &ticket).unwrap();
         jetstream.publish("ticket:created", event.into()).await.unwrap().await.unwrap();
     }
-    until("the last ticket is notified", async || {
+    until("the last ticket's notification is there", async || {
         let notifications = get(&address, "/api/notifications").await;
         let of_last = |sent: &Value| sent["id"] == last.to_string();
         notifications.as_array().is_some_and(|sent| sent.iter().any(of_last))

@@ -7,7 +7,6 @@ use std::process::Command;
 ///
 /// # Panics
 /// If it is not.
-/// When it is not.
 pub fn has_a_provisioner(program: &str, name: &str) {
     let run = |arguments: &[&str]| {
         let ran = Command::new(program).args(arguments).env_clear().output().unwrap();

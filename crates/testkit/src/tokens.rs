@@ -160,7 +160,7 @@ pub fn wrong_though_signed() -> Vec<(String, &'static str)> {
     wrong
 }
 
-/// Returns a token with other claims than its signature is for.
+/// Returns a token whose claims are not those that were signed.
 #[must_use]
 pub fn forged(claims: &Value, signed: &str) -> String {
     let other = hs256(claims);

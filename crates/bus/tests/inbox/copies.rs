@@ -1,4 +1,4 @@
-//! Unreadable messages by the thousand: what they leave behind, and how long they delay other
+//! Thousands of unreadable messages: the dead letters they become, and how long they delay other
 //! events.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::world::{World, until};
 
 const GARBAGE: usize = 20_000;
-/// The most commits for all of them. On a quiet machine a good event then waits 1 to 2 s. Commits
+/// The most commits allowed for all of them. On a quiet machine a good event then waits 1 to 2 s. Commits
 /// are counted instead of time, which would measure the machine's load.
 const COMMITS: i64 = 500;
 
@@ -30,7 +30,7 @@ async fn twenty_thousand_copies_of_one_bad_message_become_one_dead_letter() {
     let delay = delay_behind(&world, vec![b"no event".to_vec(); GARBAGE]).await;
     println!("the good one waited {delay:?} behind copies");
     let mut connection = world.pool.acquire().await.unwrap();
-    // The last batch of garbage is processed beside that of the good one.
+    // The last batch of garbage is processed concurrently with that of the good one.
     until("all are counted", async || {
         let letters = dead_letters::list(&mut connection, None, 1).await.unwrap();
         letters.first().is_some_and(|letter| letter.copies >= 20_000)
@@ -50,7 +50,7 @@ async fn twenty_thousand_different_bad_messages_become_dead_letters_in_batches()
     let world = World::start().await;
     let garbage = (0..GARBAGE).map(|n| format!("{{no event {n}").into_bytes()).collect();
     let delay = delay_behind(&world, garbage).await;
-    println!("the good one waited {delay:?} behind as many that differ");
+    println!("the good one waited {delay:?} behind different messages");
     until("all are dead letters", || async {
         world.number("select count(*) from bus.dead_letters").await == 20_000
     })
@@ -77,7 +77,7 @@ async fn scattered_copies_keep_their_first_and_last_sequences() {
     let mut connection = world.pool.acquire().await.unwrap();
     let letters = dead_letters::list(&mut connection, None, 1_000).await.unwrap();
     let copied: Vec<_> = letters.iter().filter(|letter| letter.copies > 1).collect();
-    let [letter] = copied[..] else { panic!("{} have copies", copied.len()) };
+    let [letter] = copied[..] else { panic!("{} messages have copies", copied.len()) };
     // A redelivered message, as on a starved machine, may be counted twice.
     assert!(letter.copies >= 300, "{}", letter.copies);
     assert_eq!((letter.sequences.len(), letter.sequences[0].as_str()), (100, "1"));

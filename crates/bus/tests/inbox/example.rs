@@ -1,4 +1,4 @@
-//! The program of the crate's front page runs as shown there, in a process of its own.
+//! The example in the crate's documentation runs as shown there, in a process of its own.
 
 #[path = "../../examples/parcels.rs"]
 mod parcels;

@@ -1,4 +1,4 @@
-//! Bad events by the thousand, with good ones among them.
+//! Thousands of bad events, with good ones among them.
 
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ async fn a_thousand_refused_events_hold_back_none_of_ten_thousand_good_ones() {
     })
     .await;
     assert_eq!(world.effects().await, (10_000, 10_000));
-    // Each transaction is one commit to wait for. Event by event, there would be as many as events.
+    // Each transaction is one commit to wait for. Processed one by one, each event would need its own.
     // There are more than batches, because a slow batch is committed in parts.
     let commits = world.number("select count(distinct transaction) from effects").await;
     println!("{commits} commits for ten thousand good events");

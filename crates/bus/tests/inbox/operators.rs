@@ -1,4 +1,4 @@
-//! What operators look at and do, with many dead letters there: bounded, page by page, and accounted for.
+//! Searching and handling many dead letters: each query is bounded, each act is recorded.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use crate::world::{World, until};
 
-/// Letters of two groups, by turns; every hundredth has a payload of 100 kB.
+/// Dead letters of two groups, alternating; every hundredth has a payload of 100 kB.
 async fn letters(world: &World, number: i64) -> PgConnection {
     sqlx::query(
         "insert into bus.dead_letters (queue_group, event_id, subject, payload, headers, stream,
@@ -29,7 +29,7 @@ async fn letters(world: &World, number: i64) -> PgConnection {
     world.pool.acquire().await.unwrap().detach()
 }
 
-/// How many rows and entries of dead letters were read.
+/// How many rows and index entries of dead letters were read so far.
 async fn read(connection: &mut PgConnection) -> i64 {
     sqlx::raw_sql("select pg_stat_force_next_flush()").execute(&mut *connection).await.unwrap();
     sqlx::raw_sql("select 1").execute(&mut *connection).await.unwrap();
@@ -59,8 +59,8 @@ async fn every_query_of_dead_letters_reads_a_bounded_number_of_rows() {
             let now = read(connection).await;
             let looked_at = now - before;
             before = now;
-            println!("{mode}, {what}: {looked_at} rows and entries");
-            assert!(looked_at <= most, "{mode}: {what} read {looked_at}");
+            println!("{mode}, {what}: {looked_at} rows and index entries");
+            assert!(looked_at <= most, "{mode}: {what} read {looked_at} rows and index entries");
         };
         for (filter, before) in [
             (Filter::default(), None),
@@ -87,7 +87,7 @@ async fn every_query_of_dead_letters_reads_a_bounded_number_of_rows() {
         accounts::prune(&mut connection, 10).await.unwrap();
         cost(&mut connection, "the accounts", 10).await;
     }
-    // A look at payloads stops at their bytes: 32 MB are 335 of the large ones.
+    // A search of payloads stops at a number of bytes: 32 MB are 335 of the large ones.
     sqlx::raw_sql("delete from bus.dead_letters where payload = 'short'")
         .execute(&mut connection)
         .await
@@ -118,13 +118,13 @@ async fn a_large_selection_is_processed_in_parts_and_each_letter_is_recorded_onc
         assert_eq!(world.number("select count(*) from bus.dead_letters").await, left);
     }
     let redriven = "select count(*) from bus.dead_letters where redrive_at is not null";
-    assert_eq!(world.number(redriven).await, 0, "nothing of the other group");
+    assert_eq!(world.number(redriven).await, 0, "nothing of the other group is redriven");
     let accounted = "select sum(letters)::bigint from bus.operator_acts";
     assert_eq!(world.number(accounted).await, 6_000);
     let events = "select count(distinct event_id) from bus.operator_act_letters";
     assert_eq!(world.number(events).await, 3_000);
 
-    // A redrive by a filter passes over what waits already; what was chosen one by one is not.
+    // A redrive by filter skips letters that already await one; a selection by id does not.
     let all = Selection::Filter { filter: Filter::default(), after: 0, up_to: i64::MAX };
     let first = acts::select(&mut connection, Act::Redrive, &all).await.unwrap();
     acts::act(&mut connection, Act::Redrive, &first.ids, &operator, &all).await.unwrap();

@@ -1,4 +1,4 @@
-//! A slow listener holds up its own event, and neither its batch nor the next one.
+//! A slow listener delays only its own event: neither the rest of its batch nor the next batch.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::world::{GROUP, World, join, join_with, until};
 
-/// How long an event is seen not to be handled.
+/// How long a test watches that an event is not handled.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What became of the event named "slow".
+/// The state of the event named "slow".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slow {
     NotDelivered,
@@ -27,12 +27,12 @@ enum Slow {
     Ended,
 }
 
-/// Handles "slow" once it has a permit, fails "again" the first times, and handles every other event at once.
+/// Handles "slow" once it has a permit, fails "again" the first few times, and handles every other event at once.
 struct Gated {
     failures: usize,
     permits: Arc<Semaphore>,
     slow: watch::Sender<Slow>,
-    /// What became of "slow" at each call for "again".
+    /// The state of "slow" at each call for "again".
     again: Arc<Mutex<Vec<Slow>>>,
 }
 
@@ -65,7 +65,7 @@ impl Listener for Gated {
                 let mut calls = self.again.lock().unwrap();
                 calls.push(*self.slow.borrow());
                 if calls.len() <= self.failures {
-                    return Err(Failure::Retry("one of the first times".into()));
+                    return Err(Failure::Retry("one of the first few times".into()));
                 }
             }
             let insert = sqlx::query("insert into effects values ($1, $2)");

@@ -1,4 +1,4 @@
-//! Two servers, a listener whose writes Postgres may refuse, and what a test asks of them.
+//! Two servers, a listener whose writes Postgres may refuse, and helpers to query them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a stream loses is republished, unless every group has had it.
+//! Events that a stream loses are republished, unless every group has had them.
 
 use std::{fs, path::Path};
 
@@ -228,7 +228,7 @@ async fn a_full_store_takes_events_again_once_there_is_room() {
     jetstream.create_stream(other).await.unwrap();
     while jetstream.publish("other", vec![0; 50_000].into()).await.unwrap().await.is_ok() {}
     world.send(10..2_000).await;
-    until("the relay has retried some times", || async {
+    until("the relay has retried a few times", || async {
         let mut connection = world.pool.acquire().await.unwrap();
         let depth = bus::outbox::depth(&mut connection, PARCELS.name).await.unwrap();
         depth.unpublished > 0 && depth.oldest_seconds > 5.0

@@ -63,7 +63,7 @@ async fn a_database_restored_into_another_cluster_neither_stalls_nor_loses_anyth
     world.send(300..400).await;
     world.until_stored(0..400).await;
     world.until_quiet().await;
-    // What the stream loses is found again, from both clusters.
+    // Events that the stream loses are found, whichever cluster they are from.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     async_nats::jetstream::new(client).delete_stream(PARCELS.name).await.unwrap();
     until("the new cluster's events are stored again", || async {
@@ -130,7 +130,7 @@ async fn events_of_the_previous_release_are_published_unless_they_already_were()
     world.send([99]).await;
     world.until_stored([99]).await;
     let stored = world.stored().await;
-    assert!(!stored.contains_key(&100), "published without need");
+    assert!(!stored.contains_key(&100), "published although it was published before");
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     async_nats::jetstream::new(client).delete_stream(PARCELS.name).await.unwrap();
     world.until_stored((0..50).chain(99..700)).await;

@@ -45,7 +45,7 @@ async fn an_idle_relay_reads_nothing_of_a_long_history() {
         }
     };
     let begun = ticks(&world).await;
-    until("the relay has polled some times", || async { ticks(&world).await > begun + 60 }).await;
+    until("the relay has polled many times", || async { ticks(&world).await > begun + 60 }).await;
     world.send([2]).await;
     world.until_stored([2]).await;
     let (scanned, probed) = {

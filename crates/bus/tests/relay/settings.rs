@@ -68,7 +68,7 @@ const SET_RIGHT: &[Case] = &[
     }),
 ];
 
-/// The operator's choice.
+/// Settings that are the operator's choice.
 const LEFT_ALONE: &[Case] = &[
     ("more subjects", |config| config.subjects.push("parcel:other".to_owned())),
     ("a longer max_age", |config| config.max_age = 30 * DAY),
@@ -87,7 +87,7 @@ const LEFT_ALONE: &[Case] = &[
     ("message TTLs", |config| config.allow_message_ttl = true),
 ];
 
-/// What the server cannot change.
+/// Settings that the server cannot change.
 const REFUSED: &[Case] = &[
     ("retention", |config| config.retention = RetentionPolicy::WorkQueue),
     ("mirror", |config| {

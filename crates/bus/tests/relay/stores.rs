@@ -1,4 +1,4 @@
-//! What each store keeps when NATS restarts.
+//! Which events each store keeps when NATS restarts.
 
 use async_nats::jetstream::stream::StorageType;
 use bus::{Bus, Options, Shutdown, Store, TopologyError, outbox, topology};

@@ -1,4 +1,4 @@
-//! An event is found by its entity, with where it was published, at a cost that does not grow with the log.
+//! Events are found by their entity, with where they were published, at a cost that does not grow with the log.
 
 use bus::{
     Bus, Pool,
@@ -51,7 +51,7 @@ async fn an_entitys_events_are_found_while_unpublished_and_after_being_republish
     assert_eq!(found, [Some(2), Some(3)], "{:#?}", page.events);
     assert!(of(&looker, 4).await.events.is_empty());
 
-    // Somebody else publishes in between: the message is a little further on than it must be.
+    // Another client publishes in between, so the event's sequence is one higher than expected.
     let client = async_nats::connect(world.nats.url()).await.unwrap();
     let jetstream = async_nats::jetstream::new(client);
     jetstream.publish("parcel:sent", "no event".into()).await.unwrap().await.unwrap();
@@ -59,7 +59,7 @@ async fn an_entitys_events_are_found_while_unpublished_and_after_being_republish
     world.until_stored([5]).await;
     assert_eq!(of(&looker, 5).await.events.iter().filter_map(sequence).next(), Some(6));
 
-    // Lost with the stream, and published again.
+    // The stream is lost, and its events are published again.
     jetstream.delete_stream(PARCELS.name).await.unwrap();
     until("it is published again", async || {
         of(&looker, 3).await.events.iter().filter_map(sequence).next().is_some()
@@ -105,7 +105,7 @@ async fn finding_an_event_does_not_read_the_whole_log() {
     let before = read(&mut connection).await;
     assert_eq!(of(&looker, 2).await.events.len(), 1);
     let mut read_now = read(&mut connection).await - before;
-    // The relay looks now and then, at a few rows.
+    // The relay may have read a few rows meanwhile, so measure once more.
     if read_now > 2_000 {
         let before = read(&mut connection).await;
         of(&looker, 2).await;
@@ -129,7 +129,7 @@ async fn a_partition_in_use_during_the_upgrade_is_not_searched_and_is_indexed_on
     let world = World::start().await;
     let looker = looker(&world).await;
     world.send([1]).await;
-    // As the migration leaves a partition that has rows, and one that is about to be emptied.
+    // The state after the migration: partitions with rows have no index, and one is about to be emptied.
     sqlx::raw_sql(
         "do $$
          declare past timestamptz := to_timestamp(floor(extract(epoch from now()) / 172800) * 172800)
@@ -144,7 +144,11 @@ async fn a_partition_in_use_during_the_upgrade_is_not_searched_and_is_indexed_on
     .await
     .unwrap();
     let page = of(&looker, 1).await;
-    assert_eq!((page.events.len(), page.complete), (0, false), "it says what it does not know");
+    assert_eq!(
+        (page.events.len(), page.complete),
+        (0, false),
+        "the page must say that it is incomplete"
+    );
     let _relay = world.relay("a");
     until("the partition is emptied and indexed", async || {
         sqlx::query_scalar::<_, i64>(
@@ -184,5 +188,5 @@ async fn a_timeline_is_complete_only_if_no_unindexed_partition_may_hold_its_even
     };
     assert!(!complete("an id without a time").await);
     assert!(!complete(&made(10)).await, "its first events may be in that partition");
-    assert!(complete(&made(1)).await, "it was made after that partition's window");
+    assert!(complete(&made(1)).await, "it was created after that partition's window");
 }

@@ -1,5 +1,5 @@
 //! A stream in one NATS account and a group's members in another, which imports what they need. The
-//! members get every event, and a provisioner does for the group what they may not do.
+//! members get every event, and a provisioner does for the group what they have no rights to do.
 
 use common::bus::{Bus, Proof, Readiness, Shutdown, User};
 use embedded::{NatsServer, nats};

@@ -86,7 +86,7 @@ async fn an_undecodable_event_becomes_a_dead_letter_with_the_reason() {
         .await;
     for (letter, (bytes, reason)) in world.dead_letters().await.iter().zip(&cases) {
         assert!(letter.reason.contains(reason), "{reason:?} is not in {:?}", letter.reason);
-        assert_eq!(letter.payload, bytes.as_bytes(), "kept byte for byte");
+        assert_eq!(letter.payload, bytes.as_bytes(), "the payload must be kept byte for byte");
         assert_eq!(letter.attempts, 0);
         assert!(letter.reason.chars().count() <= 1_001, "the reason is too long");
     }
@@ -130,7 +130,7 @@ async fn a_redriven_event_goes_only_to_the_group_in_which_it_failed() {
     until("it took effect in the first", || async { world.effects(0).await == ["reject"] }).await;
     until("it is no longer a dead letter", || async { world.dead_letters().await.is_empty() })
         .await;
-    assert_eq!(world.effects(1).await, ["reject"], "once in the second");
+    assert_eq!(world.effects(1).await, ["reject"], "it took effect once in the second group");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
         .await;
     assert!(member.exited().is_none(), "the last process has died");
 
-    // Redriven without a fix, it kills once more and stays a dead letter.
+    // Redriven without a fix, it kills the process once more and stays a dead letter.
     let mut connection = world.pool.acquire().await.unwrap();
     dead_letters::redrive(&mut connection, Which::All).await.unwrap();
     member.wait().await;

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use crate::member::{World, until};
 
 const GROUP: &str = "first-service";
-/// An edit is found within 5 s and repaired at once; the rest is for a slow machine.
+/// An edit is found within 5 s and repaired at once; the rest is a margin for a slow machine.
 const MENDED: Duration = Duration::from_secs(10);
 
 /// Starts a group whose member runs and has handled one event.
@@ -63,7 +63,7 @@ async fn replace(world: &World, edit: impl FnOnce(&mut Config)) {
 /// Publishes right after an edit, and waits until the event takes effect.
 async fn goes_on(world: &World) {
     world.publish("while it was edited").await;
-    until_within(MENDED, "what was published during the edit takes effect", || async {
+    until_within(MENDED, "the event published during the edit takes effect", || async {
         world.effects(0).await == ["first", "while it was edited"]
     })
     .await;

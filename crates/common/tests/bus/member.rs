@@ -1,4 +1,4 @@
-//! A member of a queue group in this process, against real servers, and what a test sends and asks.
+//! A member of a queue group in this process, real servers, and helpers to publish and query.
 
 use async_nats::jetstream::{self, consumer::PullConsumer, message::PublishMessage};
 use common::{

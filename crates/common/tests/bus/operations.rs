@@ -1,4 +1,4 @@
-//! The operations API, on the example of a third service: it has all of it from the chassis.
+//! The operations API, tested on a third service, which gets it from `common`.
 
 use embedded::{
     ports,
@@ -16,7 +16,7 @@ use crate::{
 
 const TOKEN: &str = "a-token-of-this-test";
 
-/// The service with the operations API on, and dead letters to come.
+/// A third service with the operations API, and its servers.
 pub(crate) struct Service {
     pub(crate) world: World,
     pub(crate) pool: PgPool,
@@ -73,7 +73,7 @@ impl Service {
         answer.json()["acts"].as_array().unwrap().clone()
     }
 
-    /// Publishes these bytes, and waits until there are so many dead letters.
+    /// Publishes these bytes, and waits until there are this many dead letters.
     pub(crate) async fn poison(&self, payloads: &[&[u8]], letters: usize) {
         for payload in payloads {
             self.world.publish_bytes(payload).await;
@@ -164,7 +164,7 @@ async fn dead_letters_can_be_grouped_by_reason_searched_and_read_byte_for_byte()
     let sizes: Vec<_> =
         groups["groups"].as_array().unwrap().iter().map(|group| &group["letters"]).collect();
     assert_eq!(sizes.iter().filter_map(|size| size.as_i64()).sum::<i64>(), 4);
-    // Two texts that are no JSON fail alike, whatever their position.
+    // The two texts that are not JSON fail for the same reason, so they share a group.
     let largest = &groups["groups"][0];
     assert!(largest["letters"].as_i64().unwrap() >= 2, "{groups:#}");
     let pattern = largest["reason"].as_str().unwrap();
@@ -193,7 +193,7 @@ async fn dead_letters_can_be_grouped_by_reason_searched_and_read_byte_for_byte()
 
     let whole = service.get(&format!("/operations/dead-letters/{}", all[0])).await.json();
     let payload = whole["payloadBase64"].as_str().unwrap();
-    assert_eq!(payload, base64(bytes), "to the byte");
+    assert_eq!(payload, base64(bytes), "the payload must be kept byte for byte");
     assert_eq!(whole["headers"]["x-origin"][0], "te\u{fffd}st");
     assert_eq!(whole["stream"], "TICKETS");
     service.get("/operations/dead-letters/999").await.is_problem(StatusCode::NOT_FOUND);
@@ -217,7 +217,7 @@ async fn an_act_affects_exactly_what_was_previewed_and_its_operator_is_recorded(
     let preview = service.act("discard", &preview).await.json();
     assert_eq!((&preview["letters"], &preview["dryRun"]), (&json!(2), &json!(true)));
     assert_eq!((service.letters("").await.len(), service.acts().await.len()), (3, 0));
-    // What comes after the preview is not what was previewed.
+    // A dead letter that arrives after the preview is not affected.
     service.poison(&[b"poison 3"], 4).await;
     let discard = json!({ "by": " Ada ", "filter": of_poison, "upTo": preview["upTo"] });
     assert_eq!(service.act("discard", &discard).await.json()["letters"], 2);
@@ -241,7 +241,7 @@ async fn an_act_affects_exactly_what_was_previewed_and_its_operator_is_recorded(
     assert_eq!(acts[1]["events"].as_array().unwrap().len(), 2);
     assert!(acts[0]["at"].as_str().unwrap() > acts[1]["at"].as_str().unwrap());
 
-    // Nothing more to do is no act.
+    // An act that affects nothing is not recorded.
     assert_eq!(service.act("discard", &discard).await.json()["letters"], 0);
     assert_eq!(service.acts().await.len(), 2);
     for bad in [

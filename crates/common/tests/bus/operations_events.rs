@@ -1,4 +1,4 @@
-//! What the operations API tells of events: where they are, and what became of them.
+//! The operations API reports where each event is, and its outcome.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ async fn an_events_outcome_is_reported_with_its_member_its_attempts_and_its_last
     let refuse = "alter table notifications add constraint fault check (text not like '%refused%')";
     sqlx::raw_sql(refuse).execute(&service.pool).await.unwrap();
     let refused = service.world.publish("refused").await.to_string();
-    until("its failure is told", async || {
+    until("its failure is reported", async || {
         known(&refused).await["lastError"].as_str().is_some_and(|error| error.contains("fault"))
     })
     .await;
@@ -53,7 +53,7 @@ async fn an_events_outcome_is_reported_with_its_member_its_attempts_and_its_last
     assert!(told["deadLetter"].is_null());
     assert!(known(&uuid::Uuid::now_v7().to_string()).await.is_null());
 
-    // Its own event, by its entity, with where it is in the service's stream.
+    // The service's own event is found by its entity, with its place in the stream.
     let id = "select id from notifications where text like '%fine%'";
     let entity: uuid::Uuid = sqlx::query_scalar(id).fetch_one(&service.pool).await.unwrap();
     let events = async || {

@@ -58,7 +58,7 @@ fn process(nats: &str, database: &str) -> Child {
     command(nats, database).spawn().unwrap()
 }
 
-/// What starts the service, at a free port unless another is set.
+/// The command that starts the service, at a free port unless another is set.
 pub(crate) fn command(nats: &str, database: &str) -> Command {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "third_service::this_process_as_the_service", "--nocapture"])

@@ -1,4 +1,4 @@
-//! While some clients make the server wait, honest ones are answered.
+//! Honest clients are answered while others make the server wait.
 
 use common::pod::http::{BODY_TIMEOUT, MiddlewareSettings, server::Bounds};
 use futures::future::join_all;
@@ -37,7 +37,7 @@ async fn requests_are_answered_despite_ten_times_the_allowed_number_of_idle_conn
     assert_eq!(kept.post(BODY).await.status, 200);
     let mut idle = crowd(&service, "").await;
     is_answered(&service, &mut kept).await;
-    // The oldest had to make room.
+    // The oldest connection had to make room.
     assert!(idle[0].until_closed().await.is_empty());
 }
 
@@ -48,7 +48,7 @@ async fn requests_are_answered_despite_ten_times_as_many_incomplete_heads() {
     assert_eq!(kept.post(BODY).await.status, 200);
     let mut half = crowd(&service, "POST /things HTTP/1.1\r\nhost: a\r\nx-a: ").await;
     is_answered(&service, &mut kept).await;
-    // The oldest was told why.
+    // The oldest connection was told why.
     let told = String::from_utf8(half[0].until_closed().await).unwrap();
     assert!(told.is_empty() || told.starts_with("HTTP/1.1 503 "), "{told}");
 }

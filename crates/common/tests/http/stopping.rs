@@ -19,11 +19,11 @@ use crate::{
     service::Service,
 };
 
-/// The requests, the clients that share them, and how long each client pauses between two.
+/// The number of requests, the clients that share them, and how long each client pauses between two.
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long after its beginning a balancer hears of a shutdown.
+/// How long after a shutdown begins the balancer learns of it.
 const LATE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(10);
 

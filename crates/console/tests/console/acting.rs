@@ -1,10 +1,10 @@
-//! Who may act by the console, and who may not.
+//! Who may act through the console.
 
 use serde_json::{Value, json};
 
 use crate::world::World;
 
-/// What a POST with these headers is answered: status and body.
+/// POSTs with these headers. Returns the status and the body of the answer.
 async fn act(world: &World, path: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
     let mut request = world.http.post(format!("{}{path}", world.url)).json(body);
     for (name, value) in headers {
@@ -22,7 +22,7 @@ fn nothing_in_particular() -> Value {
 async fn without_a_token_programs_and_the_consoles_page_may_act_and_other_pages_may_not() {
     let world = World::start().await;
     let publish = "/api/act/publish";
-    // It may; there is no such stream.
+    // 422 means that it may act: there is no stream with this subject.
     let ours = world.url.clone();
     for headers in [vec![], vec![("origin", ours.as_str()), ("sec-fetch-site", "same-origin")]] {
         assert_eq!(
@@ -61,7 +61,7 @@ async fn without_a_token_programs_and_the_consoles_page_may_act_and_other_pages_
             "{headers:?}"
         );
     }
-    // A form, and whatever else a page may send without asking first.
+    // A form, and every other type that a page may send without a CORS preflight.
     for kind in ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"] {
         let sent = world.http.post(format!("{}{publish}", world.url)).header("content-type", kind);
         let status = sent.body(nothing_in_particular().to_string()).send().await.unwrap().status();
@@ -95,7 +95,7 @@ async fn with_a_token_configured_acting_requires_it_and_watching_does_not() {
     for (given, status) in [("Bearer another", 401), ("Bearer the-token", 502)] {
         let path = "/api/act/operations/orders/discard";
         let (answered, _) = act(&world, path, &[("authorization", given)], &discard).await;
-        assert_eq!(answered, status, "there is no such service, for whoever may act");
+        assert_eq!(answered, status, "with the token, 502: there is no such service");
     }
     let snapshot = world.until("there is a snapshot", "/api/snapshot", |_| true).await;
     assert_eq!((&snapshot["rights"], &snapshot["breakable"]), (&json!("token"), &json!(false)));

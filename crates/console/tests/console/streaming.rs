@@ -1,4 +1,4 @@
-//! `/streaming/...` says what JetStream and the leases say.
+//! `/streaming/...` shows the state of JetStream and the leases.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Member, World};
 
-/// Makes a stream of two subjects and a group that takes one of them, with three events sent, of which
-/// one is acknowledged, one in hand, and one still waiting.
+/// Creates a stream with two subjects and a group that filters one of them. Of the group's three events, one
+/// is acknowledged, one unacknowledged, and one not delivered yet.
 async fn three_events(member: &Member) {
     let jetstream = &member.bus.jetstream;
     let stream = jetstream.create_stream(stream::Config {
@@ -78,7 +78,7 @@ async fn channels_are_shown_with_their_members_as_nats_streaming_did() {
     let (_, updated) = world.get("/streaming/channelsz?channel=ticket:updated&subs=1").await;
     assert_eq!((&updated["msgs"], &updated["subscriptions"]), (&json!(1), &json!([])));
     assert_eq!(world.get("/streaming/channelsz?channel=nobody").await.0, 404);
-    // Asking leaves no consumer behind.
+    // The console leaves no consumer behind.
     let bucket = one.bus.jetstream.get_stream("KV_client-leases").await.unwrap();
     assert_eq!(bucket.cached_info().state.consumer_count, 0);
 }

@@ -34,7 +34,7 @@ impl World {
         Self::start_with(&[]).await
     }
 
-    /// With these settings of the console besides the usual ones.
+    /// Starts a console with these additional settings.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let nats = NatsServer::builder().start().await.unwrap();
         let port = ports::free().unwrap();
@@ -58,7 +58,7 @@ impl World {
         world
     }
 
-    /// What the console answers with 200, once it satisfies a condition.
+    /// Waits until the console answers 200 with JSON that satisfies a condition. Returns the JSON.
     pub(crate) async fn until(
         &self,
         what: &str,
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// Status and body; 0 when nobody answers.
+    /// Returns the status and the body; status 0 if there is no answer.
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         match self.http.get(format!("{}{path}", self.url)).send().await {
             Ok(answer) => (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null)),

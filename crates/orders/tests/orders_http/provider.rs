@@ -21,7 +21,7 @@ pub(crate) enum Call {
         reference: String,
     },
     Captured(String),
-    /// The capture failed as told, or the payment had completed no order.
+    /// The capture failed as configured, or the payment had completed no order.
     NotCaptured(String),
     Voided(String),
 }
@@ -46,7 +46,7 @@ impl Recorder {
         self.gate.clone().write_owned().await
     }
 
-    /// Fails the next so many captures.
+    /// Makes the next captures fail, this many of them.
     pub(crate) fn fail_captures(&self, times: usize) {
         self.failures.store(times, Ordering::Relaxed);
     }

@@ -59,7 +59,7 @@ impl Service {
         Self::with(auth, RESERVATION).await
     }
 
-    /// Starts a service that allows each buyer so many reservations.
+    /// Starts a service that allows each buyer this many reservations.
     pub(crate) async fn with_limit(most: u16) -> Self {
         let database = Database::new("orders", orders::store::migrate).await;
         let auth = auth(&tokens::settings(Scheme::Hs256)).unwrap();

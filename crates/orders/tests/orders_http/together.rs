@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::service::{Answer, Service};
 
-/// Requests at once: many more than there are transactions at a time.
+/// Concurrent requests: many more than there are concurrent transactions.
 const REQUESTS: usize = 60;
 /// Longer than a shared transaction waits for a lock, and well below the 5 s for which one order may wait.
 const SOON: Duration = Duration::from_millis(2_500);
@@ -42,7 +42,7 @@ async fn reservations_that_arrive_together_share_transactions() {
     }
     let transactions: i64 = orders.one("select count(distinct xmin::text) from orders").await;
     assert!(transactions < 40, "{transactions} transactions for {REQUESTS} orders");
-    // The keys are kept.
+    // Requests with a known key get the first answer.
     for (n, (answer, ticket)) in answers.iter().zip(&tickets).enumerate().skip(1).step_by(2) {
         let again = anna.reserve_with_key(&format!("key-{n}"), *ticket).await;
         assert_eq!((again.status, &again.body), (StatusCode::CREATED, &answer.body));
@@ -59,7 +59,7 @@ async fn a_refused_reservation_does_not_affect_others_in_its_transaction() {
     let (full, unknown) = (orders.buyer("full"), Uuid::now_v7());
     full.order().await;
     full.order().await;
-    // Each ticket is wanted by two others as well, one of whom is at the limit and one who repeats a key.
+    // Each ticket is also wanted by a buyer at the limit. Bob repeats one request, and Anna wants an unknown ticket.
     let answers = join_all(tickets.iter().enumerate().map(async |(n, ticket)| {
         let one = orders.buyer(&format!("buyer {n}"));
         let answers = tokio::join!(
@@ -83,10 +83,10 @@ async fn a_refused_reservation_does_not_affect_others_in_its_transaction() {
         full.is_problem(StatusCode::CONFLICT);
         unknown.is_problem(StatusCode::NOT_FOUND);
     }
-    // Bob has the first ticket, or the first buyer has it.
+    // The first ticket went either to Bob or to the first buyer.
     let bobs = answers.iter().filter(|(_, (_, bob, _, _))| bob.status == StatusCode::CREATED);
     assert_eq!(taken, usize::from(bobs.count() > 0));
-    // Two of the buyer at the limit.
+    // The buyer at the limit has two.
     let made = i64::try_from(tickets.len()).unwrap() + 2;
     orders.holds(made, made).await;
 }
@@ -95,7 +95,7 @@ async fn a_refused_reservation_does_not_affect_others_in_its_transaction() {
 async fn an_order_waiting_for_a_lock_delays_no_other() {
     let orders = Service::start().await;
     let (anna, tickets) = (orders.buyer("anna"), tickets(&orders, REQUESTS).await);
-    // As a replica of the previous release does it: it locks no ticket. And then it is frozen.
+    // A replica of the previous release, which does not lock the ticket, freezes in its transaction.
     let mut frozen =
         sqlx::PgConnection::connect_with(&orders.pool.connect_options()).await.unwrap();
     let mut tx = frozen.begin().await.unwrap();
@@ -109,13 +109,13 @@ async fn an_order_waiting_for_a_lock_delays_no_other() {
     .unwrap();
 
     let waits = async {
-        // The first of a batch, and one that is alone.
+        // The first one is part of a batch, the second one is alone.
         let answers = tokio::join!(anna.reserve(tickets[0]), anna.reserve(tickets[0]));
         <[Answer; 2]>::from(answers)
     };
     let others = async {
         let others = join_all(tickets.iter().skip(1).map(|ticket| anna.reserve(*ticket)));
-        let others = timeout(SOON, others).await.expect("the others wait");
+        let others = timeout(SOON, others).await.expect("the others must not wait");
         tx.commit().await.unwrap();
         others
     };

@@ -98,7 +98,7 @@ impl Issuer {
         self.shared.lock().unwrap().keys = keys.iter().map(|key| key.jwk.clone()).collect();
     }
 
-    /// Behaves like this from now on.
+    /// Changes how it answers from now on.
     pub fn is(&self, mood: Mood) {
         self.shared.lock().unwrap().mood = mood;
     }

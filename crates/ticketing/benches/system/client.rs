@@ -1,4 +1,4 @@
-//! An HTTP client that costs little compared with what it measures: one request after the other on
+//! An HTTP client that costs little compared with what it measures: one request at a time on
 //! each of many connections.
 
 use std::time::Duration;

@@ -42,8 +42,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) change: &'static str,
 }
 
-/// POSTs at the rate, and waits for the row whose id is in this field of each answer. Prints how long
-/// both took.
+/// POSTs at the rate, and waits for the row whose id is in this field of each answer. Prints both delays.
 pub(crate) async fn measure(
     system: &System,
     services: &[&Service],

@@ -1,5 +1,5 @@
 //! The same load on growing history, which SQL generates: the cost of an event must not depend on how many
-//! there were. Finally, the largest history with its stream wiped: how soon new events get through, and how
+//! came before it. Finally, the largest history with its stream wiped: how soon new events get through, and how
 //! fast the old ones are republished.
 
 mod fill;
@@ -36,7 +36,7 @@ struct Measured {
 
 pub(crate) async fn run(sizes: &[i64]) {
     let sizes = if sizes.is_empty() { &SIZES[..] } else { sizes };
-    println!("\nThe same load of {} s on more and more history", LOAD.as_secs());
+    println!("\nThe same load for {} s on growing history", LOAD.as_secs());
     let mut all: Vec<Measured> = Vec::new();
     for (at, history) in sizes.iter().enumerate() {
         let system = System::start().await;
@@ -73,10 +73,10 @@ async fn measure(system: &System, tickets: &Service, orders: &Service, history: 
     let cost = difference(before, used()).map(|(name, used)| (name, used * 1e6 / events)).collect();
     let bytes = count(self::size(system).await - size) / events;
     for pool in [&system.tickets_db, &system.orders_db] {
-        // Writing out what the load left behind is not part of idling.
+        // Writing the load's dirty pages is not part of idling.
         sqlx::raw_sql("checkpoint").execute(pool).await.unwrap();
     }
-    // Measures a time in which nothing happens.
+    // Measures while nothing happens.
     let before = used();
     sleep(IDLE).await;
     let idle = difference(before, used())

@@ -2,7 +2,7 @@
 //! the machine than absolute numbers. `cargo bench --bench system`; one part with `-- post`,
 //! `-- drain`, `-- delay` or `-- order`.
 //!
-//! Only on request: `-- slow-disk` (needs `strace`), `-- snapshot` (holds a snapshot for two minutes),
+//! Run only if named: `-- slow-disk` (needs `strace`), `-- snapshot` (holds a snapshot for two minutes),
 //! `-- history` (up to ten million rows; `-- history 1000 1000000` for other sizes).
 //!
 //! Everything is real: servers that sync to the disk, and services as separate processes of a release

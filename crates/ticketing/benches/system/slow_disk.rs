@@ -19,7 +19,7 @@ const IN_ONE_TRANSACTION: i64 = 1_000;
 
 pub(crate) async fn run() {
     println!(
-        "\n{EVENTS} waiting events go out, each sync to the disk {} ms slower",
+        "\nPublishing {EVENTS} waiting events, each disk sync {} ms slower",
         DELAY.as_millis()
     );
     let (nats, postgres) = tokio::join!(

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a byte takes to pass through a link.
+    /// Longer than a byte takes to pass.
     const A_WHILE: Duration = Duration::from_millis(300);
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -157,8 +157,8 @@ mod tests {
         let nobody = Cut { process: "orders-2".into(), ..wanted.clone() };
         assert!(links.cut(&nobody).is_none(), "there is no such process");
         let over = links.cut(&wanted).unwrap();
-        assert!(links.cut(&wanted).is_none(), "it is already cut");
-        // In both directions, and over a new connection.
+        assert!(links.cut(&wanted).is_none(), "it is cut already");
+        // In both directions, and on a new connection.
         old.write_all(b"b").await.unwrap();
         old_served.write_all(b"c").await.unwrap();
         let mut new = connect().await.unwrap();
@@ -178,7 +178,7 @@ mod tests {
             (old_served.read_u8().await.unwrap(), old.read_u8().await.unwrap(), new)
         });
         assert_eq!(passed.await.unwrap(), (b'b', b'c', b'd'));
-        // The server is gone: so is the connection.
+        // When the server is gone, so is the connection.
         drop((old_served, server));
         assert_eq!(timeout(PATIENCE, old.read(&mut [0])).await.unwrap().unwrap(), 0);
     }

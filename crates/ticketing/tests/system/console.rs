@@ -1,4 +1,4 @@
-//! The console of `cargo run` shows within its time limits what happens and what is down.
+//! The console of `cargo run` shows events and outages within its time limits.
 
 use std::{fs, time::Duration};
 
@@ -20,7 +20,7 @@ const LIVE: Duration = Duration::from_secs(1);
 /// The extra delay on a machine that is busy with other tests.
 const BUSY: Duration = Duration::from_secs(4);
 
-/// How long an experiment may last until all is well again, on a machine that is busy with other tests.
+/// How long an experiment may take until everything is back to normal, on a machine that is busy with other tests.
 const OUTCOME: Duration = Duration::from_secs(180);
 
 /// The console of a running system.
@@ -77,7 +77,7 @@ impl Console {
         }
     }
 
-    /// Breaks nothing, as nothing of this system is meant. Returns what it says.
+    /// Checks that a request to break something outside this system is refused. Returns the answer.
     async fn is_refused(&self, body: &Value) -> String {
         let sent = self.http.post(format!("{}/api/act/break", self.url)).json(body).send().await;
         let answer = sent.unwrap();
@@ -215,7 +215,7 @@ async fn breaking_things_from_the_page_under_load_loses_nothing_and_the_page_say
     };
     let (snapshot, _) = console.until("nothing is missing", settled).await;
     assert_eq!(snapshot["sums"]["accepted"], snapshot["sums"]["applied"]);
-    // One that is made of a ticket is no dead letter.
+    // An event built from a valid ticket does not become a dead letter.
     let ticket = r#"{"title": "By hand", "price": 5}"#;
     let by_hand = json!({ "subject": "ticket:created", "as": "ticket", "payload": ticket });
     assert!(act("publish", by_hand).await["body"]["sequence"].is_number());
@@ -245,7 +245,7 @@ async fn a_process_that_was_cut_off_recovers_without_loss_and_the_page_reports_t
         let body = json!({ "how": "cut", "what": what, "from": from, "seconds": seconds });
         console.is_refused(&body).await;
     }
-    // Of each: what shows that it noticed, and that it is back.
+    // For each cut: the messages that show that the process noticed, and that it is back.
     let cuts = [
         (
             "orders-2",
@@ -280,7 +280,7 @@ async fn a_process_that_was_cut_off_recovers_without_loss_and_the_page_reports_t
         let sums = &snapshot["sums"];
         assert_eq!((&sums["waiting"], &sums["applied"]), (&json!(0), &sums["accepted"]), "{sums}");
     }
-    // Event by event, as soon as everything can be asked.
+    // The totals count each event, once every part answers.
     let url = format!("{}/api/totals", console.url);
     until("the sums agree", async || {
         let Ok(answer) = console.http.get(&url).send().await else { return false };

@@ -59,7 +59,8 @@ impl Double {
     /// Waits until it has exited because another process holds the id.
     async fn until_turned_away(&self, within: Duration) {
         let status = timeout(within, self.service.child.wait()).await;
-        let status = status.unwrap_or_else(|_| panic!("the double goes on: {}", self.log()));
+        let status =
+            status.unwrap_or_else(|_| panic!("the double is still running: {}", self.log()));
         assert_eq!(status.code(), Some(1));
         for part in ["clientID already registered", "pod orders-1", "node node-a", "since 20"] {
             assert!(self.log().contains(part), "{part:?} is missing in: {}", self.log());

@@ -217,7 +217,7 @@ async fn a_key_whose_holder_is(lost: Lost) {
         until("the key is free", || async { waits().await.is_none() }).await;
         assert!(begun.elapsed() < FREE_WITHIN, "the key was free after {:?}", begun.elapsed());
     }
-    // Its statement ends, and it is not heard of again.
+    // Let its statement end: it must not commit.
     locked.take().unwrap().rollback().await.unwrap();
     let (took, answer) = until_free(&system, &other, "k").await;
     assert_eq!(answer, StatusCode::CREATED, "{lost:?}");

@@ -110,7 +110,8 @@ async fn watcher(place: &Place) -> Running {
     listener
 }
 
-/// The timeline has it, and the page of NATS Streaming shows it as a subscription without a queue.
+/// Waits until the timeline shows that the listener acknowledged the event, and checks that `/streaming` shows it
+/// as a subscription without a queue.
 async fn watcher_has_it(console: &str, ticket: &str) {
     let http = client();
     let timeline = format!("{console}/api/timeline?entity={ticket}");
@@ -156,7 +157,7 @@ async fn the_sums_agree_or_it_says_where_not(console: &str, stack: &Value) {
     let forget = "delete from bus.inbox where event_id = (select event_id from bus.inbox limit 1)
                   returning event_id::text";
     let forgotten: String = sqlx::query_scalar(forget).fetch_one(&pool).await.unwrap();
-    until("it is missing, by name", async || {
+    until("it is reported missing, with its id", async || {
         let (_, missing, group) = sums(&totals().await, "TICKETS");
         missing == 1 && group["named"] == json!([forgotten]) && group["applied"] == 1
     })

@@ -19,14 +19,14 @@ use crate::{
 
 /// Where pictures are saved. Without it they are taken, and not kept.
 const SCREENSHOTS: &str = "SCREENSHOTS";
-/// The size of a picture: in pixels, and, of one that is saved, at most in bytes.
+/// The size of a picture in pixels, and the most bytes of a saved one.
 const PIXELS: (u32, u32) = (1200, 680);
 const LARGEST: usize = 150_000;
 
 /// The page of a running system.
 struct Page {
     driver: WebDriver,
-    /// Where Chromium takes commands of its own protocol.
+    /// The URL for commands of Chromium's own protocol.
     devtools: String,
 }
 
@@ -51,7 +51,7 @@ impl Page {
         assert!(answer.status().is_success(), "{command}: {}", answer.text().await.unwrap());
     }
 
-    /// Takes a picture from the beginning of this element on, in either color scheme.
+    /// Takes a picture that begins at this element, in each color scheme.
     async fn picture(&self, name: &str, of: &str) {
         let script = format!("document.querySelector('{of}').scrollIntoView(true);");
         self.driver.execute(script, Vec::new()).await.unwrap();
@@ -108,7 +108,7 @@ impl Page {
         self.until("#timeline", "applied by orders-").await;
     }
 
-    /// A replica is cut off from NATS for a while, and the page tells what came of it.
+    /// Cuts a replica off from NATS for a while, and checks that the page reports the outcome.
     async fn cuts_off_a_replica(&self) {
         self.until("#summary", "Everything is ready.").await;
         self.set("#break-part", "orders-2").await;
@@ -192,7 +192,7 @@ async fn the_page_works_in_a_browser_and_shows_frozen_parts_in_red() {
     page.click("#break [value=poison]").await;
     page.until("#summary", "1 dead letter").await;
     page.handles_dead_letters().await;
-    // A script from an event's content would have opened one.
+    // A script in an event's content would have opened an alert.
     assert!(page.driver.get_alert_text().await.is_err());
     page.driver.quit().await.unwrap();
     assert!(running.interrupt().await.0.success());

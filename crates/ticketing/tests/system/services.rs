@@ -119,7 +119,7 @@ fn every_service_in_the_table_is_deployed_and_forwarded_to_its_local_port() {
     for service in SERVICES {
         let group = service.events.queue_group;
         let absent = format!("absent(bus_group_members{{group=\"{group}\"}})");
-        assert!(alerts.contains(&absent), "nobody is woken when {group} is empty");
+        assert!(alerts.contains(&absent), "no alert fires when {group} is empty");
     }
     let all: Vec<_> = SERVICES.iter().map(|service| service.name).collect();
     let each = format!("for service in {}; do", all.join(" "));

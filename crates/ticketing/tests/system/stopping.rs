@@ -20,7 +20,7 @@ async fn a_stopping_service_publishes_the_events_of_its_last_requests() {
     })
     .await;
     system.post(&tickets, "during the stop").await;
-    until("it is published, by the only process there is", async || {
+    until("it is published by the stopping process, the only one", async || {
         assert!(tickets.child.exited().is_none(), "it ended and has not published the event");
         system.stream_messages().await == 2
     })

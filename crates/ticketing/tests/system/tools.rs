@@ -234,7 +234,7 @@ async fn status_shows_groups_and_their_members() {
     client.publish("$KV.client-leases.junk", "no lease".into()).await.unwrap();
     client.flush().await.unwrap();
     let _alone = bench.listener(&["--client-id", "alone"]).await;
-    until("the status is true", || async {
+    until("the status is correct", || async {
         let (status, said) = bench.run(&["status", "--json"]).end().await;
         assert!(status.success(), "{said}");
         let status: Value = serde_json::from_str(&said).unwrap();

@@ -1,4 +1,4 @@
-//! The whole system with a third service, as `cargo run` starts it, and the tools beside it.
+//! The whole system with a third service, as `cargo run` starts it, and its tools.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -41,7 +41,7 @@ pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
     })
     .await;
 
-    // It says after 3 s what it could not learn, as on a busy machine.
+    // On a busy machine, `status` may leave out what it could not learn within 3 s.
     until("status shows it all", || async {
         let status = lines(&mut program(folder, &["status"])).await;
         let shows =
@@ -57,7 +57,7 @@ pub(crate) async fn a_third_service_is_started_shown_and_listened_to() {
     let letters = program(folder, &["dead-letters", "list", "--service", "notifications"]);
     assert!(timeout(PATIENCE, letters.wait()).await.unwrap().success());
 
-    // Its own document, those of the others, and that of the command have its events.
+    // The documents of every service and of the command contain its events.
     let mut documents = Vec::new();
     for process in ["notifications-1", "tickets-1", "orders-1"] {
         until("a service shows its events", async || {

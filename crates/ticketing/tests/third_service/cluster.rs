@@ -1,5 +1,5 @@
-//! The third service as its component has it in the cluster (infra/k8s/components/notifications): with the
-//! environment of its manifests, and an account of NATS of its own.
+//! The third service as its component runs it in the cluster (infra/k8s/components/notifications): with the
+//! environment in its manifests, and its own NATS account.
 
 use std::{collections::BTreeMap, fs};
 
@@ -19,7 +19,7 @@ use crate::{
 
 const COMPONENT: &str = "components/notifications";
 
-pub(crate) async fn a_third_service_runs_as_its_manifests_say_with_the_rights_that_it_has() {
+pub(crate) async fn a_third_service_runs_as_its_manifests_say_with_the_rights_of_its_users() {
     let identities = Identities::of("tickets orders notifications");
     let nats = identities.server_with(COMPONENT).start().await.unwrap();
     let postgres = Postgres::shared().await.unwrap();
@@ -41,15 +41,15 @@ pub(crate) async fn a_third_service_runs_as_its_manifests_say_with_the_rights_th
         told.text().await.is_ok_and(|told| told.contains(title))
     };
     until("a ticket is posted", async || post("Concert").await).await;
-    until("it is notified", async || told("Concert").await).await;
+    until("its notification is there", async || told("Concert").await).await;
 
-    // A group that somebody deletes is there again, and its stream has its events.
+    // If an operator deletes the group, it is recreated and gets the events.
     let operator = |stream| world.identities.operator(&world.nats, stream);
     let jetstream = jetstream::new(operator("TICKETS").await);
     let stream = jetstream.get_stream("TICKETS").await.unwrap();
     stream.delete_consumer("notifications-service").await.unwrap();
     until("another ticket is posted", async || post("Opera").await).await;
-    until("it is notified, too", async || told("Opera").await).await;
+    until("its notification is there, too", async || told("Opera").await).await;
     let own = jetstream::new(operator("NOTIFICATIONS").await);
     until("its own events are published", async || {
         let stream = own.get_stream("NOTIFICATIONS").await;
@@ -73,7 +73,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// Starts the pod of a manifest, with its environment, only elsewhere. Returns where it serves.
+    /// Starts a process with the environment in a manifest, except for addresses. Returns its URL.
     async fn spawn(&self, user: &str, manifest: &str) -> (String, Child) {
         let manifest = fs::read_to_string(k8s(manifest)).unwrap();
         let manifest: Value = serde_saphyr::from_str(&manifest).unwrap();

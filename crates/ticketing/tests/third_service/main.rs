@@ -1,5 +1,5 @@
-//! A third service beside tickets and orders, added by its entry in the table: it gets a database and a port,
-//! and everything that knows the other two knows it. This file is also the program that it tests.
+//! A third service, added by its entry in the table of services: it gets a database and a port, and every tool
+//! shows it. This file is also the program under test.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -15,16 +15,16 @@ use embedded::process::{Child, Command};
 use futures::{FutureExt, future::LocalBoxFuture};
 use ticketing::services::{Replicas, Service};
 
-/// Set for the program, and for what it starts.
+/// Set for the program, and for the processes that it starts.
 const IS_PROGRAM: &str = "WITH_A_THIRD_SERVICE";
-/// A test and its name, for those who run some of all tests.
+/// A test, and the name by which it can be selected.
 type Test = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 const TESTS: [Test; 2] = [
     ("a_third_service_is_started_shown_and_listened_to", || {
         beside::a_third_service_is_started_shown_and_listened_to().boxed_local()
     }),
-    ("a_third_service_runs_as_its_manifests_say_with_the_rights_that_it_has", || {
-        cluster::a_third_service_runs_as_its_manifests_say_with_the_rights_that_it_has()
+    ("a_third_service_runs_as_its_manifests_say_with_the_rights_of_its_users", || {
+        cluster::a_third_service_runs_as_its_manifests_say_with_the_rights_of_its_users()
             .boxed_local()
     }),
 ];

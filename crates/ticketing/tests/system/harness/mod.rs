@@ -1,4 +1,4 @@
-//! A separate system for each test: servers, services as processes, and what a test queries.
+//! A separate system for each test: servers, services as processes, and helpers to query them.
 //! Everything listens on loopback and dies with the test.
 
 mod load;
@@ -265,10 +265,12 @@ impl System {
     /// Waits until every event has taken effect, including the events caused by others.
     pub(crate) async fn everything_is_quiet(&self) {
         // In the order in which events cause each other.
-        until("orders has told everything", || async { unpublished(&self.orders_db).await == 0 })
-            .await;
+        until("orders has published everything", || async {
+            unpublished(&self.orders_db).await == 0
+        })
+        .await;
         self.quiet("ORDERS", "tickets-service").await;
-        until("tickets has told everything", || async { self.unpublished().await == 0 }).await;
+        until("tickets has published everything", || async { self.unpublished().await == 0 }).await;
         self.group_is_quiet().await;
     }
 

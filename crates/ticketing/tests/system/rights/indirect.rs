@@ -28,7 +28,7 @@ const WAYS: [(&str, Way); 10] = [
         }
         .boxed()
     }),
-    ("an answer to a question that it has asked itself", |attacker, subject| {
+    ("a reply to its own request", |attacker, subject| {
         async move {
             let question = format!("_CLIENT.{}", Uuid::new_v4().simple());
             let mut questions = attacker.client.subscribe(question.clone()).await.unwrap();

@@ -99,7 +99,7 @@ async fn moving_to_one_account_per_service_loses_and_repeats_nothing() {
     is_held_by(&system, &tickets, read, Some(order)).await;
     system.everything_is_quiet().await;
     orders.child.kill().await;
-    let unread = system.post(&tickets, "in the stream of before").await;
+    let unread = system.post(&tickets, "in the old stream").await;
     until("it is published", || async { system.unpublished().await == 0 }).await;
     system.nats.stop().await;
     let unpublished = system.post(&tickets, "in the log").await;

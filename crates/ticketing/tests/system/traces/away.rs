@@ -1,4 +1,4 @@
-//! A collector that is down or frozen costs spans, and nothing else.
+//! If the collector is down or frozen, spans are lost, and nothing else.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -46,7 +46,7 @@ async fn without_its_collector_a_service_works_logs_that_once_and_stops_in_time(
     while let Some(line) = timeout(PATIENCE, tickets.child.line()).await.unwrap() {
         said += usize::from(line.contains("the trace collector does not accept spans"));
     }
-    assert_eq!(said, 1, "once an outage, not once a batch");
+    assert_eq!(said, 1, "logged once per outage, not once per batch");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,10 @@ async fn a_frozen_collector_delays_nothing_and_spans_wait_in_a_bounded_queue() {
     let (mut tickets, mut orders) = tokio::join!(system.tickets(), system.orders("orders-1"));
     collector.freeze(true);
     works(&system, &tickets, 100).await;
-    assert!(orders.child.stop(Signal::TERM, STOP).await.success(), "it does not wait for spans");
+    assert!(
+        orders.child.stop(Signal::TERM, STOP).await.success(),
+        "it must not wait for its spans to be sent"
+    );
 
     collector.freeze(false);
     let _orders = system.orders("orders-2").await;
@@ -74,7 +77,7 @@ async fn a_frozen_collector_delays_nothing_and_spans_wait_in_a_bounded_queue() {
             }
         }
     };
-    let newest = timeout(PATIENCE, newest).await.expect("spans come again");
+    let newest = timeout(PATIENCE, newest).await.expect("no spans arrive after the freeze");
     let kept = collector.spans();
     let waited = kept.iter().filter(|span| span.service == "tickets" && span.trace != newest);
     // Those in the queue, those in transit, and those of posts before the newest.
