@@ -52,7 +52,7 @@ pub struct Faults {
 /// A protocol mistake. Each loses an event or applies one twice, which the explorer must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
-    /// The cursor is a place in the log, not a snapshot.
+    /// The cursor is a position in the log, not a snapshot.
     CursorByPlace,
     /// A range is recorded for the incarnation that the stream has after the ack, not for the one
     /// verified before the publish.

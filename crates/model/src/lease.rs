@@ -1,6 +1,6 @@
 //! The lease on a client id, and two processes with that id. The lease tells an operator that a
 //! process was started twice. It cannot keep two from running, because a frozen one wakes up
-//! believing that it holds the key. It need not either, because the inbox keeps an event from being
+//! as if it still held the key. It need not either, because the inbox keeps an event from being
 //! applied twice.
 
 use stateright::{Model, Property};
@@ -22,7 +22,7 @@ pub struct Lease {
 pub enum Process {
     /// Has not started.
     New,
-    /// Holds the lease, or believes so, and waits for events.
+    /// Holds the lease, or has not noticed losing it, and waits for events.
     Runs,
     /// Has received the event, and is in its transaction.
     Works,
@@ -39,7 +39,7 @@ pub struct State {
     frozen: [bool; PROCESSES],
     /// The process that holds the key.
     key: Option<usize>,
-    /// The process whose open transaction has claimed the event. Another one waits for its end.
+    /// The process whose open transaction has claimed the event. The other one waits for it to end.
     claim: Option<usize>,
     in_inbox: bool,
     acknowledged: bool,

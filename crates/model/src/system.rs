@@ -125,7 +125,7 @@ impl Model for Bounds {
                 },
             ),
             Property::sometimes(
-                "every event is applied, after every fault",
+                "every fault happened, and every event is applied",
                 |bounds, system: &System| {
                     system.left == Faults::default()
                         && system.has_applied_all(bounds)

@@ -25,7 +25,8 @@ const NO_FAULTS: Faults = Faults {
 const TWO_PAGES: Bounds =
     Bounds { writes: &[0, 1], written_before: true, page: 1, faults: NO_FAULTS, mistakes: &[] };
 
-/// Explores a system completely: no event is lost or applied twice, and it can end well.
+/// Explores a system completely: no event is lost or applied twice, and a run with every fault
+/// applies all of them.
 fn holds(name: &str, bounds: Bounds) {
     let begun = Instant::now();
     let found = explore(bounds);

@@ -118,7 +118,7 @@ async fn a_large_selection_is_processed_in_parts_and_each_letter_is_recorded_onc
         assert_eq!(world.number("select count(*) from bus.dead_letters").await, left);
     }
     let redriven = "select count(*) from bus.dead_letters where redrive_at is not null";
-    assert_eq!(world.number(redriven).await, 0, "nothing of the other group is redriven");
+    assert_eq!(world.number(redriven).await, 0, "letters of the other group were redriven");
     let accounted = "select sum(letters)::bigint from bus.operator_acts";
     assert_eq!(world.number(accounted).await, 6_000);
     let events = "select count(distinct event_id) from bus.operator_act_letters";

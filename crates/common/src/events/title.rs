@@ -188,13 +188,13 @@ mod tests {
             "\u{34f}",            // grapheme joiner
             "\u{61c}",            // Arabic letter mark
             "\u{115f}\u{1160}",   // Hangul fillers
-            "\u{17b4}",           // a Khmer vowel that is not shown
+            "\u{17b4}",           // an invisible Khmer vowel
             "\u{180e}",           // Mongolian vowel separator
             "\u{200b}",           // zero width space
             "\u{200c}\u{200d}",   // joiners
-            "\u{200e}\u{200f}",   // marks of direction
+            "\u{200e}\u{200f}",   // direction marks
             "\u{2060}\u{2064}",   // word joiner, invisible plus
-            "\u{206f}",           // a format character that is no longer used
+            "\u{206f}",           // a deprecated format character
             "\u{2800} \u{2800}",  // blank Braille
             "\u{3164}",           // Hangul filler
             "\u{fe0f}",           // variation selector
@@ -203,9 +203,9 @@ mod tests {
             "\u{fff9}\u{fffb}",   // interlinear annotation
             "\u{fffc}",           // object replacement
             "\u{301}\u{302}",     // combining marks
-            "\u{93f}",            // a vowel sign of nothing
+            "\u{93f}",            // a vowel sign without a letter
             "\u{e000}\u{10fffd}", // private use
-            "\u{fdd0}\u{ffff}",   // no characters
+            "\u{fdd0}\u{ffff}",   // noncharacters
             "\u{1d159}\u{1d173}", // musical
             "\u{e0041}\u{e007f}", // tags
             "\u{e0100}",          // variation selector

@@ -130,7 +130,11 @@ async fn a_redriven_event_goes_only_to_the_group_in_which_it_failed() {
     until("it took effect in the first", || async { world.effects(0).await == ["reject"] }).await;
     until("it is no longer a dead letter", || async { world.dead_letters().await.is_empty() })
         .await;
-    assert_eq!(world.effects(1).await, ["reject"], "it took effect once in the second group");
+    assert_eq!(
+        world.effects(1).await,
+        ["reject"],
+        "it must take effect exactly once in the second group"
+    );
 }
 
 #[tokio::test]

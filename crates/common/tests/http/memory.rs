@@ -29,7 +29,7 @@ async fn too_many_incomplete_bodies_close_the_oldest_connections() {
     the_oldest_makes_room(&body[..body.len() - 1]).await;
 }
 
-/// Checks that the oldest client is closed among as many as there are connections for, but no
+/// Checks that the oldest client is disconnected if all clients fit into the connections, but not into the
 /// memory.
 async fn the_oldest_makes_room(sends: &str) {
     let service = Service::with_room(3 * MANY);

@@ -192,5 +192,5 @@ async fn expire() {
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(&system.orders_db).await.unwrap() == 0
     })
     .await;
-    println!("  and {:.2} s more until every event was processed", told.elapsed().as_secs_f64());
+    println!("  and {:.2} s more until all were published", told.elapsed().as_secs_f64());
 }

@@ -25,7 +25,7 @@ use self::{sample::Known, terminal::Terminal};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// How long a terminal may take to show a sample.
 const SHOWN: Duration = Duration::from_secs(180);
-/// How long a program that exits by itself may take before the next command is typed.
+/// How long a program that exits on its own may take before the next command is typed.
 const FREE: Duration = Duration::from_secs(60);
 /// The pause before a read-only command is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -208,7 +208,7 @@ impl Reader {
             assert!(!terminal.said.join("\n").contains("panicked"), "{terminal:#?}");
         }
         let left = self.data.path().join("stack.json");
-        assert!(!left.exists(), "the system has stopped in good order");
+        assert!(!left.exists(), "the system has not stopped cleanly");
     }
 }
 

@@ -84,7 +84,7 @@ async fn status_names_a_frozen_part_in_time_and_one_line_reports_its_start_and_o
         let (begins, ends) = (count("frozen: "), count("ready again"));
         assert!(begins == ends && (1..=2).contains(&begins), "{part}: {said}");
     }
-    // What was frozen lost its connections, and reports that.
+    // The frozen parts lost their connections, and report that.
     let frozen = |line: &&str| !line.contains("orders-1") && !line.contains("console");
     let warnings = said.lines().filter(|line| line.contains("WARN")).filter(frozen);
     assert_eq!(warnings.collect::<Vec<_>>(), [""; 0], "{said}");

@@ -59,7 +59,7 @@ impl Identities {
         self.server_with("base/nats")
     }
 
-    /// One where the files of this folder take the place of those of the same name.
+    /// The same, except that files in this folder replace those of the same name.
     pub(crate) fn server_with(&self, folder: &str) -> nats::Builder {
         let store = self.store();
         fs::create_dir_all(&store).unwrap();

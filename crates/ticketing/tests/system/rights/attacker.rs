@@ -43,7 +43,7 @@ impl Account {
         for group in [group, "other-service"] {
             let group = jetstream::consumer::pull::Config {
                 durable_name: Some(group.to_owned()),
-                // Nothing changes by time alone.
+                // Too long for a redelivery, so only an attack can change the state.
                 ack_wait: Duration::from_hours(1),
                 ..Default::default()
             };
@@ -51,7 +51,7 @@ impl Account {
         }
         let leases = jetstream::kv::Config { bucket: "client-leases".into(), ..Default::default() };
         jetstream.create_key_value(leases).await.unwrap();
-        // One event, which the other group holds in hand.
+        // One event, which the other group has received and not acknowledged.
         jetstream.publish(subjects[0].clone(), "event".into()).await.unwrap().await.unwrap();
         let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.other-service");
         let inbox = operator.new_inbox();
