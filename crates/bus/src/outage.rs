@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn failures_during_an_outage_are_not_reported_and_others_are_reported_once() {
+    async fn failures_are_logged_once_unless_an_outage_explains_them() {
         let mut failing = Failing::default();
         for _ in 0..60 {
             assert!(!failing.log_unless_outage(true));

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_origins_may_not_act() {
+    fn a_page_of_another_website_may_not_act() {
         let ours = ("host", "localhost:3900");
         assert!(is_of_our_page(&headers(&[ours])));
         assert!(is_of_our_page(&headers(&[ours, ("origin", "http://localhost:3900")])));

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_covers_the_last_seconds_and_survives_a_counter_reset() {
+    fn a_rate_covers_the_last_seconds_and_restarts_when_a_counter_is_reset() {
         let (mut tracker, begun) = (Tracker::default(), Instant::now());
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         assert_eq!(tracker.rate("a", 100.0, at(0)), 0.0);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_time_of_a_state_is_kept_until_the_state_changes() {
+    fn the_start_of_a_state_is_kept_until_the_state_changes() {
         let mut tracker = Tracker::default();
         let at = |seconds: i64| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds);
         assert_eq!(tracker.since("a", "ready", at(1)), at(1));

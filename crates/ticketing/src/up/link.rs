@@ -135,13 +135,13 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a byte takes to pass.
+    /// Longer than a byte takes to pass through a link.
     const A_WHILE: Duration = Duration::from_millis(300);
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-    async fn bytes_sent_while_a_link_is_cut_arrive_when_the_cut_ends_and_not_before() {
+    async fn bytes_sent_over_a_cut_link_arrive_after_the_cut_and_not_before() {
         let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("nats://user:secret@127.0.0.1:{}", server.local_addr().unwrap().port());
         let mut links = Links::default();
@@ -158,7 +158,7 @@ mod tests {
         assert!(links.cut(&nobody).is_none(), "there is no such process");
         let over = links.cut(&wanted).unwrap();
         assert!(links.cut(&wanted).is_none(), "it is cut already");
-        // In both directions, and on a new connection.
+        // In both directions, and over a new connection.
         old.write_all(b"b").await.unwrap();
         old_served.write_all(b"c").await.unwrap();
         let mut new = connect().await.unwrap();
