@@ -157,7 +157,7 @@ mod tests {
         let nobody = Cut { process: "orders-2".into(), ..wanted.clone() };
         assert!(links.cut(&nobody).is_none(), "there is no such process");
         let over = links.cut(&wanted).unwrap();
-        assert!(links.cut(&wanted).is_none(), "it is cut already");
+        assert!(links.cut(&wanted).is_none(), "it is already cut");
         // In both directions, and over a new connection.
         old.write_all(b"b").await.unwrap();
         old_served.write_all(b"c").await.unwrap();
@@ -178,7 +178,7 @@ mod tests {
             (old_served.read_u8().await.unwrap(), old.read_u8().await.unwrap(), new)
         });
         assert_eq!(passed.await.unwrap(), (b'b', b'c', b'd'));
-        // When the server is gone, so is the connection.
+        // The server is gone: so is the connection.
         drop((old_served, server));
         assert_eq!(timeout(PATIENCE, old.read(&mut [0])).await.unwrap().unwrap(), 0);
     }
