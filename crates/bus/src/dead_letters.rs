@@ -240,7 +240,7 @@ pub async fn discard(connection: &mut PgConnection, which: Which) -> Result<u64,
     Ok(discarded.rows_affected())
 }
 
-/// The most dead letters that [`count`] counts, because it runs every second.
+/// The most dead letters that [`count`] counts, because it runs every few seconds.
 pub const COUNTED: i64 = 10_000;
 
 /// How many dead letters a group has. Copies count once. [`COUNTED`] means that many or more.

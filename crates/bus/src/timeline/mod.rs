@@ -5,3 +5,6 @@
 pub mod newest;
 pub mod published;
 pub mod received;
+
+/// The longest id of an entity that can be asked about, in characters.
+pub const LONGEST_ENTITY: usize = 200;

@@ -10,7 +10,10 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use common::pod::problem::Problem;
+use common::{
+    bus::timeline::{LONGEST_ENTITY, received::MAX_EVENTS},
+    pod::problem::Problem,
+};
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,8 +24,6 @@ use crate::{
     sources::nats::{NatsReport, listener},
 };
 
-/// How many events to ask a service about at once: the limit of its API.
-const AT_ONCE: usize = 400;
 /// The most pages of events read from one service.
 const PAGES: usize = 5;
 
@@ -40,8 +41,8 @@ pub(super) async fn timeline(
     Query(Wanted { entity }): Query<Wanted>,
 ) -> Response {
     let entity = entity.trim();
-    if !(1..=200).contains(&entity.chars().count()) {
-        let detail = "The id must have 1 to 200 characters.";
+    if !(1..=LONGEST_ENTITY).contains(&entity.chars().count()) {
+        let detail = format!("The id must have 1 to {LONGEST_ENTITY} characters.");
         return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
     }
     let operations = &console.operations;
@@ -114,7 +115,7 @@ pub(super) async fn received(
     ids: &[String],
 ) -> (BTreeMap<String, Received>, BTreeMap<String, String>) {
     let (mut received, mut groups) = (BTreeMap::<String, Received>::new(), BTreeMap::new());
-    for ids in ids.chunks(AT_ONCE) {
+    for ids in ids.chunks(MAX_EVENTS) {
         let body = json!({ "ids": ids });
         let asked = services.iter().map(async |service| {
             let path = "/operations/events/received";

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, http::Uri};
 use bus::timeline::{
-    newest,
+    LONGEST_ENTITY, newest,
     published::{self, Page},
     received::{self, MAX_EVENTS},
 };
@@ -13,9 +13,6 @@ use uuid::Uuid;
 
 use super::{Operations, input::query};
 use crate::pod::{body::Fields, page::bad_request, problem::Problem};
-
-/// The longest id of an entity, in characters.
-const LONGEST_ID: usize = 200;
 
 /// The events that this service committed about an entity, and where they were published.
 pub(super) async fn published(
@@ -29,8 +26,8 @@ pub(super) async fn published(
         after: Option<i64>,
     }
     let Wanted { entity, after } = query(&uri)?;
-    if !(1..=LONGEST_ID).contains(&entity.chars().count()) {
-        return Err(bad_request("entity", &format!("must have 1 to {LONGEST_ID} characters")));
+    if !(1..=LONGEST_ENTITY).contains(&entity.chars().count()) {
+        return Err(bad_request("entity", &format!("must have 1 to {LONGEST_ENTITY} characters")));
     }
     Ok(Json(published::events(&service.pool, &service.bus, &entity, after).await?))
 }
