@@ -196,6 +196,8 @@ impl<L: Listener> MemberContext<L> {
         events: &[&'a Decoded<L::Events>],
         all_new: bool,
     ) -> Result<Claimed<'a, L::Events>, RolledBack> {
+        // The metric exists from the first event on.
+        let duplicates = metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP);
         let claims: Vec<Claim> = events.iter().map(|event| event.claim).collect();
         if all_new {
             if !inbox::claim_all_new(tx, L::QUEUE_GROUP, &self.client_id, &claims).await? {
@@ -221,7 +223,7 @@ impl<L: Listener> MemberContext<L> {
         }
         self.expects_repeats.store(fresh.len() < events.len(), Ordering::Relaxed);
         let repeats = (events.len() - fresh.len() - id_conflicts.len()) as u64;
-        metrics::counter!("bus_duplicates_total", "group" => L::QUEUE_GROUP).increment(repeats);
+        duplicates.increment(repeats);
         Ok((fresh, id_conflicts))
     }
 

@@ -50,7 +50,7 @@ async fn every_metric_in_the_dashboard_and_the_alerts_exists() {
     let jetstream = system.jetstream("TICKETS").await;
     let unreadable = jetstream.publish("ticket:created", "no event".into()).await.unwrap();
     unreadable.await.unwrap();
-    sqlx::raw_sql("alter table tickets add constraint none check (title <> 'Opera')")
+    sqlx::raw_sql("alter table tickets add constraint none check (state->>'title' <> 'Opera')")
         .execute(&system.orders_db)
         .await
         .unwrap();

@@ -31,7 +31,8 @@ async fn a_dead_letter_can_be_listed_redriven_after_a_fix_and_discarded() {
     };
 
     // One that no listener can decode, and one that the database rejects for now.
-    let refuse = "alter table tickets add constraint fault check (title <> 'refused') not valid";
+    let refuse =
+        "alter table tickets add constraint fault check (state->>'title' <> 'refused') not valid";
     sqlx::raw_sql(refuse).execute(&system.orders_db).await.unwrap();
     publish(&["--raw", "no event"]).await;
     publish(&[r#"{"title": "refused", "price": 1}"#]).await;
