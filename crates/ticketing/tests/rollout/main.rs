@@ -25,7 +25,7 @@ const SELLERS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_from_the_previous_release_loses_nothing_and_repeats_nothing() {
-    let before = env::var_os("RELEASE_BEFORE")
+    let before = env::var_os("PREVIOUS_RELEASE")
         .map(PathBuf::from)
         .expect("PREVIOUS_RELEASE must be the path of the previous release; run .ci/rollout");
     let mut system = System::start().await;
