@@ -7,7 +7,7 @@ pub(super) type Done = Result<(String, Duration), NotDone>;
 
 /// Why nothing was broken.
 pub(super) enum NotDone {
-    /// No system has such a part.
+    /// The request is invalid, whatever the state of the system.
     Invalid(String),
     /// Not possible in the present state of the system.
     Conflict(String),

@@ -77,8 +77,11 @@ impl Experiments {
         let (at, mut inner) = (OffsetDateTime::now_utc(), self.inner());
         let accepted_before = inner.before.as_ref().map_or(0, |before| before.sums.accepted);
         inner.known.truncate(KEPT - 1);
-        let open = inner.known.iter_mut().filter(|known| known.shown.outcome.is_empty());
-        let overlaps = open.map(|other| other.overlaps = true).count() > 0;
+        let mut overlaps = false;
+        for other in inner.known.iter_mut().filter(|known| known.shown.outcome.is_empty()) {
+            other.overlaps = true;
+            overlaps = true;
+        }
         inner.known.push_front(Followed {
             shown: Experiment { at, what, seen: Vec::new(), outcome: String::new() },
             lasts_until: at + lasts,
@@ -245,7 +248,8 @@ impl Followed {
             account += &format!(" {} {tickets} not in orders yet.", sums.waiting);
         }
         if self.overlaps {
-            account += " Another experiment was in progress too: these numbers are of both.";
+            account +=
+                " Another experiment was in progress at the same time; these numbers cover both.";
         }
         account
     }
