@@ -1,8 +1,8 @@
 //! Events that cannot take effect until an operator looks at them: stored byte for byte in the group's own
 //! database, with the reason. A redrive returns one to its group, and to no other.
 
-pub mod accounts;
 pub mod acts;
+pub mod audit;
 pub mod search;
 
 use std::{fmt, str::FromStr};

@@ -1,5 +1,5 @@
-//! The acts of operators on dead letters, and the account of each: who, when, and on which events. The act and its
-//! account are one transaction. A large selection takes several acts of at most [`AT_ONCE`] dead letters, because
+//! The acts of operators on dead letters, and the audit record of each: who, when, and on which events. The act and its
+//! record are one transaction. A large selection takes several acts of at most [`AT_ONCE`] dead letters, because
 //! each has to fit into the time of one statement.
 
 use std::fmt;
@@ -140,7 +140,7 @@ const LOOK: &str = "
                 where id > $1 and id <= $3 order by id limit $4) as next) as looked_at
     where not $2 or before < $5";
 
-/// An act and its account in one statement. Locks in the order of numbers, so that two operators wait for one
+/// An act and its audit record in one statement. Locks in the order of numbers, so that two operators wait for one
 /// another instead of deadlocking.
 macro_rules! act_sql {
     ($act:literal) => {
@@ -150,12 +150,12 @@ macro_rules! act_sql {
              done as (",
             $act,
             " returning letter.id, letter.event_id, letter.queue_group, letter.subject, letter.reason),
-             account as (
+             record as (
                  insert into bus.operator_acts (act, operator, via, selection, letters)
                  select $2::text, $3::text, $4::text, $5::jsonb, count(*) from done having count(*) > 0 returning id),
-             of_account as (
+             of_record as (
                  insert into bus.operator_act_letters (act, dead_letter, event_id, queue_group, subject, reason)
-                 select account.id, done.id, event_id, queue_group, subject, reason from done, account)
+                 select record.id, done.id, event_id, queue_group, subject, reason from done, record)
              select count(*) from done"
         )
     };
@@ -175,7 +175,7 @@ fn statement(act: Act) -> &'static str {
 }
 
 /// Acts on the dead letters with these numbers that are still there. `asked` is the selection that they are of, for
-/// the account. Returns how many there were.
+/// the record. Returns how many there were.
 ///
 /// # Errors
 /// Any database error. Then nothing was done.
@@ -187,7 +187,7 @@ pub async fn act(
     asked: &Selection,
 ) -> Result<i64, sqlx::Error> {
     let asked = match asked {
-        // Not a thousand numbers: the account has its dead letters anyway.
+        // Not a thousand numbers: the record lists its dead letters anyway.
         Selection::Ids(_) => json!({ "ids": ids.len() }),
         filter => serde_json::to_value(filter).unwrap_or_default(),
     };
@@ -195,7 +195,7 @@ pub async fn act(
 }
 
 /// Acts on one dead letter, or on all that there are now, [`AT_ONCE`] at a time. On tables of the previous release,
-/// there is no account.
+/// there is no record.
 ///
 /// # Errors
 /// Any database error. With [`Which::All`], those with the lowest numbers may be done; acting again continues.
@@ -205,10 +205,10 @@ pub async fn act_on(
     which: Which,
     operator: &Operator,
 ) -> Result<i64, sqlx::Error> {
-    let accounts: bool = sqlx::query_scalar("select to_regclass('bus.operator_acts') is not null")
+    let recorded: bool = sqlx::query_scalar("select to_regclass('bus.operator_acts') is not null")
         .fetch_one(&mut *connection)
         .await?;
-    if !accounts {
+    if !recorded {
         let done = match act {
             Act::Redrive => super::redrive(connection, which).await?,
             Act::Discard => super::discard(connection, which).await?,

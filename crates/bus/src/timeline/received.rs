@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::dead_letters::accounts;
+use crate::dead_letters::audit;
 
 /// The most events that are asked for at once.
 pub const MAX_EVENTS: usize = 400;
@@ -113,7 +113,7 @@ pub async fn events(
     .bind(events)
     .fetch_all(&mut *connection)
     .await?;
-    let acts = accounts::on_events(connection, events).await?;
+    let acts = audit::on_events(connection, events).await?;
     let of = |row: Row| {
         let acts = acts
             .iter()

@@ -22,7 +22,7 @@ async fn the_example_in_the_crate_docs_applies_its_event_once_and_exits_0() {
     let (nats, postgres) = (nats.unwrap(), postgres.unwrap());
     let database = postgres.create_database("parcels").await.unwrap();
     let program = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "example::this_process_as_the_program", "--nocapture"])
+        .args(["--exact", "example::child_process_that_runs_the_example", "--nocapture"])
         .env(RUNS, "1")
         .env("NATS_URL", nats.url())
         .env("DATABASE_URL", &database)
@@ -41,7 +41,7 @@ async fn the_example_in_the_crate_docs_applies_its_event_once_and_exits_0() {
 
 /// Not a test: what the process runs. Does nothing in an ordinary test run.
 #[test]
-fn this_process_as_the_program() {
+fn child_process_that_runs_the_example() {
     if env::var_os(RUNS).is_some() {
         parcels::main().unwrap();
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bus::dead_letters::{
-    self, Which, accounts,
+    self, Which,
     acts::{self, AT_ONCE, Act, Operator, Selection},
+    audit,
     search::{self, Filter, GROUPED, LOOKED_AT},
 };
 use sqlx::PgConnection;
@@ -82,10 +83,10 @@ async fn every_query_of_dead_letters_reads_a_bounded_number_of_rows() {
             assert_eq!((selected.ids.len(), selected.next.is_some()), (0, true));
             cost(&mut connection, "a selection", 2 * LOOKED_AT + 200).await;
         }
-        accounts::on_events(&mut connection, &[uuid::Uuid::now_v7()]).await.unwrap();
-        accounts::newest(&mut connection, None, 50).await.unwrap();
-        accounts::prune(&mut connection, 10).await.unwrap();
-        cost(&mut connection, "the accounts", 10).await;
+        audit::on_events(&mut connection, &[uuid::Uuid::now_v7()]).await.unwrap();
+        audit::newest(&mut connection, None, 50).await.unwrap();
+        audit::prune(&mut connection, 10).await.unwrap();
+        cost(&mut connection, "the audit log", 10).await;
     }
     // A search of payloads stops at a number of bytes: 32 MB are 335 of the large ones.
     sqlx::raw_sql("delete from bus.dead_letters where payload = 'short'")
@@ -119,8 +120,8 @@ async fn a_large_selection_is_processed_in_parts_and_each_letter_is_recorded_onc
     }
     let redriven = "select count(*) from bus.dead_letters where redrive_at is not null";
     assert_eq!(world.number(redriven).await, 0, "letters of the other group were redriven");
-    let accounted = "select sum(letters)::bigint from bus.operator_acts";
-    assert_eq!(world.number(accounted).await, 6_000);
+    let recorded = "select sum(letters)::bigint from bus.operator_acts";
+    assert_eq!(world.number(recorded).await, 6_000);
     let events = "select count(distinct event_id) from bus.operator_act_letters";
     assert_eq!(world.number(events).await, 3_000);
 
@@ -153,10 +154,10 @@ async fn a_failed_act_changes_and_records_nothing_and_old_records_are_pruned() {
         .await
         .unwrap();
     acts::act(&mut connection, Act::Discard, &ids[4..], &operator, &all).await.unwrap();
-    assert_eq!(accounts::prune(&mut connection, 10).await.unwrap(), 1);
+    assert_eq!(audit::prune(&mut connection, 10).await.unwrap(), 1);
     assert_eq!(world.number("select count(*) from bus.operator_act_letters").await, 6);
-    let accounts = accounts::newest(&mut connection, None, 10).await.unwrap();
-    assert_eq!((accounts.len(), accounts[0].letters), (1, 6));
+    let records = audit::newest(&mut connection, None, 10).await.unwrap();
+    assert_eq!((records.len(), records[0].letters), (1, 6));
 }
 
 #[tokio::test]

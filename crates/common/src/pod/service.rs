@@ -208,8 +208,8 @@ impl Service {
         };
         let watch = database::watch(pool.clone(), pod.health.clone(), pod.shutdown.clone());
         pod.shutdown.spawn("database watch", watch);
-        let accounts = operations::prune(pool.clone(), pod.shutdown.clone());
-        pod.shutdown.spawn("operators' acts", accounts);
+        let audit = operations::prune(pool.clone(), pod.shutdown.clone());
+        pod.shutdown.spawn("audit log", audit);
         let operations = Operations {
             service: self.name,
             client_id: pod.client_id.clone(),

@@ -8,8 +8,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bus::dead_letters::{
     self, DeadLetter,
-    accounts::{self, Account},
     acts::{self, Act, Operator, Selection},
+    audit::{self, AuditRecord},
     search::{self, Filter, Found, Groups},
 };
 use serde::Deserialize;
@@ -104,8 +104,8 @@ pub(super) async fn acts(
     let Page { after, limit: most } = query(&uri)?;
     let most = limit(most)?;
     let read =
-        async |connection: &mut PgConnection| accounts::newest(connection, after, most + 1).await;
-    let mut found: Vec<Account> = service.pool.run(read).await?;
+        async |connection: &mut PgConnection| audit::newest(connection, after, most + 1).await;
+    let mut found: Vec<AuditRecord> = service.pool.run(read).await?;
     let size = usize::try_from(most).unwrap_or(usize::MAX);
     let more = found.len() > size;
     found.truncate(size);

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use crate::pod::{body::Fields, page::bad_request, problem::Problem};
 
 /// The longest name of an operator, in characters.
-const LONGEST_NAME: usize = 100;
+pub const LONGEST_NAME: usize = 100;
 /// The longest text that is searched for, in characters.
-const LONGEST_TEXT: usize = 400;
+pub const LONGEST_TEXT: usize = 400;
 /// The most rows of an answer, and how many it has if the client does not say.
 const MOST_ROWS: i64 = 200;
 const USUAL_ROWS: i64 = 50;

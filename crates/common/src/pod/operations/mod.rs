@@ -4,7 +4,7 @@
 //!
 //! - It is never at the port of the public API, and does not answer browsers: it is only for programs.
 //! - Reading needs no token; its cost is bounded, however large the tables. Acting needs `OPERATIONS_TOKEN`.
-//! - Every act is recorded, with the name that the operator gave: [`bus::dead_letters::accounts`].
+//! - Every act is recorded, with the name that the operator gave: [`bus::dead_letters::audit`].
 
 mod dead_letters;
 mod events;
@@ -19,7 +19,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use bus::{Bus, BusError, ClientId, Pool, Shutdown, Stream, dead_letters::accounts};
+use bus::{Bus, BusError, ClientId, Pool, Shutdown, Stream, dead_letters::audit};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
@@ -30,10 +30,11 @@ use super::{
     periodic::{self, Batch},
 };
 use guard::{Callers, programs_only, token_required};
+pub use input::{LONGEST_NAME, LONGEST_TEXT};
 
 /// How many requests may be in progress: each may read a few thousand rows, and the database is for the service.
 const CONCURRENT: usize = 4;
-/// How often to look for old accounts of acts, and how many one statement deletes. Each has up to a thousand rows.
+/// How often to look for old audit records, and how many one statement deletes. Each has up to a thousand rows.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 const PRUNE: i64 = 10;
 
@@ -118,14 +119,14 @@ fn description(State(operations): State<Operations>, may_act: bool) -> Json<Valu
     }))
 }
 
-/// Deletes expired accounts of acts until the process stops.
+/// Deletes expired audit records until the process stops.
 ///
 /// # Errors
 /// Never; the type is what [`Shutdown::spawn`] takes.
 pub(crate) async fn prune(pool: Pool, shutdown: Shutdown) -> anyhow::Result<()> {
-    periodic::repeat("operators' acts", PRUNE_EVERY, &pool, shutdown, |connection| {
+    periodic::repeat("audit log", PRUNE_EVERY, &pool, shutdown, |connection| {
         async move {
-            let pruned = accounts::prune(connection, PRUNE).await.map_err(BusError::from)?;
+            let pruned = audit::prune(connection, PRUNE).await.map_err(BusError::from)?;
             Ok(Batch::of(pruned, PRUNE.unsigned_abs()))
         }
         .boxed()

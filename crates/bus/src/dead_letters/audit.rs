@@ -1,4 +1,4 @@
-//! The accounts of what operators did to dead letters: written by [`acts`](super::acts), read and pruned here.
+//! The audit log of what operators did to dead letters: written by [`acts`](super::acts), read and pruned here.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// How long an account is kept.
+/// How long a record is kept.
 pub const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
-/// How many accounts are kept at most.
+/// How many records are kept at most.
 pub const MOST_KEPT: i64 = 100_000;
-/// How many dead letters of an account are shown.
+/// How many dead letters of a record are shown.
 const SHOWN: i64 = 20;
 
-/// The account of an act.
+/// The audit record of an act.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 #[serde(rename_all = "camelCase")]
-pub struct Account {
+pub struct AuditRecord {
     /// Its number.
     pub id: i64,
     /// When it happened.
@@ -38,7 +38,7 @@ pub struct Account {
     pub events: serde_json::Value,
 }
 
-/// Accounts older than the one with the number `before`, newest first, at most `limit`.
+/// Records older than the one with the number `before`, newest first, at most `limit`.
 ///
 /// # Errors
 /// Any database error.
@@ -46,16 +46,16 @@ pub async fn newest(
     connection: &mut PgConnection,
     before: Option<i64>,
     limit: i64,
-) -> Result<Vec<Account>, sqlx::Error> {
+) -> Result<Vec<AuditRecord>, sqlx::Error> {
     sqlx::query_as(
-        "select account.*, coalesce((
+        "select record.*, coalesce((
              select jsonb_agg(jsonb_build_object('deadLetter', dead_letter, 'eventId', event_id,
                         'queueGroup', queue_group, 'subject', subject, 'reason', reason) order by dead_letter)
              from (select dead_letter, event_id, queue_group, subject, reason from bus.operator_act_letters
-                   where operator_act_letters.act = account.id
+                   where operator_act_letters.act = record.id
                    order by dead_letter limit $3) as first), '[]') as events
          from (select id, at, act, operator, via, selection, letters from bus.operator_acts
-               where id < $1 order by id desc limit $2) as account
+               where id < $1 order by id desc limit $2) as record
          order by id desc",
     )
     .bind(before.unwrap_or(i64::MAX))
@@ -91,8 +91,8 @@ pub async fn on_events(
     sqlx::query_as(
         "select done.* from unnest($1::uuid[]) as asked (id)
          cross join lateral (
-             select event_id, queue_group, account.act, at, operator
-             from bus.operator_act_letters as letter join bus.operator_acts as account on account.id = letter.act
+             select event_id, queue_group, record.act, at, operator
+             from bus.operator_act_letters as letter join bus.operator_acts as record on record.id = letter.act
              where event_id = asked.id order by letter.act desc limit 10) as done
          order by at",
     )
@@ -101,7 +101,7 @@ pub async fn on_events(
     .await
 }
 
-/// Deletes accounts older than [`KEPT`], and all but the newest [`MOST_KEPT`]: at most `limit` of them. Returns how
+/// Deletes records older than [`KEPT`], and all but the newest [`MOST_KEPT`]: at most `limit` of them. Returns how
 /// many.
 ///
 /// # Errors
