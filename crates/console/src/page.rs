@@ -91,3 +91,44 @@ async fn live(
         Some((Ok(Event::default().retry(RETRY).data(snapshot)), newest))
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use common::{
+        bus::timeline::LONGEST_ENTITY,
+        events::title::Title,
+        pod::operations::{LONGEST_NAME, LONGEST_TEXT},
+    };
+
+    use crate::{
+        act::{cut, load},
+        operations::totals,
+    };
+
+    /// The value of an attribute of the first input that has `marker`, after `form`.
+    fn limit(form: &str, marker: &str, attribute: &str) -> usize {
+        let page = include_str!("../page/index.html");
+        let (_, form) = page.split_once(form).unwrap();
+        let (_, input) = form.split_once(marker).unwrap();
+        let (input, _) = input.split_once('>').unwrap();
+        let (_, value) = input.split_once(&format!("{attribute}=\"")).unwrap();
+        value.split_once('"').unwrap().0.parse().unwrap()
+    }
+
+    #[test]
+    fn the_page_allows_what_the_server_accepts() {
+        let seconds = |seconds: u64| usize::try_from(seconds).unwrap();
+        for (form, marker, attribute, accepted) in [
+            ("totals-check", "totals-events", "max", totals::MOST),
+            ("", "timeline-id", "maxlength", LONGEST_ENTITY),
+            ("", "letters-text", "maxlength", LONGEST_TEXT),
+            ("", "\"operator\"", "maxlength", LONGEST_NAME),
+            ("", "name=\"title\"", "maxlength", Title::MAX_CHARACTERS),
+            ("<form id=\"load\"", "name=\"rate\"", "max", seconds(load::MAX_RATE.into())),
+            ("<form id=\"load\"", "name=\"seconds\"", "max", seconds(load::MAX_SECONDS.into())),
+            ("<form id=\"break\"", "name=\"seconds\"", "max", seconds(cut::MAX_SECONDS)),
+        ] {
+            assert_eq!(limit(form, marker, attribute), accepted, "{form} {marker}");
+        }
+    }
+}

@@ -3,6 +3,9 @@
 use axum::http::{HeaderMap, StatusCode};
 use reqwest::RequestBuilder;
 use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::PATIENCE;
 
 /// A complete response.
 #[derive(Debug)]
@@ -23,6 +26,19 @@ impl Answer {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, body: response.text().await.unwrap() }
+    }
+
+    /// Repeats a request until it is not answered 503, as clients do: on a starved machine, a service may not reach
+    /// its database in time. Only for requests that may be repeated.
+    pub async fn once_available(request: impl AsyncFn() -> Self) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = request().await;
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "still unavailable: {}", answer.body);
+        }
     }
 
     /// Returns a header's value; empty without the header.

@@ -4,8 +4,12 @@
 
 use serde::{Deserialize, Deserializer, de::Error};
 
+use super::title::Title;
+
 /// The longest title, and the longest name of a buyer, in characters.
-const LONGEST: usize = 200;
+pub(crate) const LONGEST: usize = 200;
+// A title that a request may have must be accepted in its event.
+const _: () = assert!(Title::MAX_CHARACTERS <= LONGEST);
 
 /// A title: 1–200 characters without surrounding white space, none of them a control character.
 pub(super) fn title<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

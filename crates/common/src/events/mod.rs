@@ -3,7 +3,7 @@
 
 pub mod as_received;
 pub mod asyncapi;
-mod checked;
+pub(crate) mod checked;
 mod documented;
 pub mod money;
 mod names;

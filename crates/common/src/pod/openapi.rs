@@ -18,7 +18,7 @@ use utoipa::openapi::{
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    http::{MAX_HEAD, MAX_HEADERS, MAX_URL, Static},
+    http::{MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_URL, Static},
     idempotency::MAX_LENGTH,
     problem::Problem,
 };
@@ -108,6 +108,9 @@ fn complete_operation(operation: &mut Operation) {
         ("500", "The service failed."),
     ] {
         responses.insert(status.to_owned(), RefOr::T(problem(text).build()));
+    }
+    if let Some(RefOr::T(too_large)) = responses.get_mut("413") {
+        too_large.description = format!("The body is larger than {} KiB.", MAX_BODY / 1024);
     }
     let away = problem("The service is too busy, or cannot reach its database. Try again.")
         .header("Retry-After", text_header("Seconds to wait."))

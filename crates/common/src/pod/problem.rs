@@ -41,7 +41,7 @@ pub struct Problem {
 pub(super) const UNKNOWN_OUTCOME: &str = "The request may or may not have taken effect: retry it, with the same \
                                           Idempotency-Key if it has one.";
 /// The most fields that an answer names.
-const MAX_ERRORS: usize = 20;
+pub const MAX_ERRORS: usize = 20;
 /// The most characters of client input that an answer repeats in one place.
 const MAX_REPEATED: usize = 200;
 

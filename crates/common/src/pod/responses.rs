@@ -15,7 +15,7 @@ pub enum CallerResponses {
 /// An operation that takes a JSON body.
 #[derive(Debug, IntoResponses)]
 pub enum BodyResponses {
-    /// The body is larger than 16 KiB.
+    /// The body is too large.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
     /// The body is not sent as application/json.

@@ -171,7 +171,7 @@ async fn an_event_whose_handler_kills_the_process_becomes_a_dead_letter() {
 /// Runs a member as its own process.
 fn process(world: &World, number: usize) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "dead_letters::this_process_as_a_member"])
+        .args(["--exact", "dead_letters::child_process_that_is_a_member"])
         .env("MEMBER_OF_NATS", world.nats.url())
         .env("MEMBER_OF_DATABASE", world.postgres.url("listener"))
         .env("MEMBER_NAME", format!("member-{number}"))
@@ -182,7 +182,7 @@ fn process(world: &World, number: usize) -> Child {
 
 /// Not a test: the body of `process`. Does nothing in an ordinary test run.
 #[tokio::test]
-async fn this_process_as_a_member() {
+async fn child_process_that_is_a_member() {
     let (Ok(nats), Ok(database)) = (env::var("MEMBER_OF_NATS"), env::var("MEMBER_OF_DATABASE"))
     else {
         return;

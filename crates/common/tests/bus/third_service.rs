@@ -61,7 +61,7 @@ fn process(nats: &str, database: &str) -> Child {
 /// The command that starts the service, at a free port unless another is set.
 pub(crate) fn command(nats: &str, database: &str) -> Command {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "third_service::this_process_as_the_service", "--nocapture"])
+        .args(["--exact", "third_service::child_process_that_runs_the_service", "--nocapture"])
         .env("A_SERVICE", "notifications")
         .env("POD_NAME", "notifications-1")
         .env("HTTP_ADDRESS", format!("127.0.0.1:{}", ports::free().unwrap()))
@@ -72,7 +72,7 @@ pub(crate) fn command(nats: &str, database: &str) -> Command {
 
 /// Not a test: the body of `process`. Does nothing in an ordinary test run.
 #[tokio::test]
-async fn this_process_as_the_service() {
+async fn child_process_that_runs_the_service() {
     if env::var_os("A_SERVICE").is_none() {
         return;
     }

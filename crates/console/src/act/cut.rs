@@ -10,7 +10,7 @@ use super::done::{Done, NotDone};
 use crate::Console;
 
 /// The longest cut, and how long one is by default.
-const MAX_SECONDS: u64 = 60;
+pub(crate) const MAX_SECONDS: u64 = 60;
 const DEFAULT_SECONDS: u64 = 20;
 
 /// What a process can be cut off from.

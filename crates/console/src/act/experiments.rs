@@ -209,49 +209,49 @@ impl Followed {
         if let Some(since) = self.well_since.filter(|since| snapshot.at - *since >= WELL_FOR) {
             let took = (since - self.shown.at).as_seconds_f64();
             self.shown.outcome =
-                format!("Back to normal after {took:.0} s. {}", self.account(&snapshot.sums));
+                format!("Back to normal after {took:.0} s. {}", self.results(&snapshot.sums));
         } else if snapshot.at - self.shown.at >= LONGEST {
             self.shown.outcome = format!(
                 "Not back to normal after {} minutes; no longer followed. {}",
                 LONGEST.whole_minutes(),
-                self.account(&snapshot.sums)
+                self.results(&snapshot.sums)
             );
         }
     }
 
     /// The peak backlog, the repetitions, and whether the tickets of a load are in orders.
-    fn account(&self, sums: &Sums) -> String {
+    fn results(&self, sums: &Sums) -> String {
         let waited = self.waited.iter().filter(|(_, most)| **most > 0.0);
         let waited: Vec<_> = waited.map(|(place, most)| format!("{most:.0} {place}")).collect();
-        let mut account = if waited.is_empty() {
+        let mut results = if waited.is_empty() {
             "No backlog was seen.".to_owned()
         } else {
             format!("Peak backlog: {}.", waited.join(", "))
         };
         let [redelivered, duplicates, refilled] = self.counted;
         if refilled > 0.0 {
-            account += &format!(" Republished from Postgres: {refilled:.0}.");
+            results += &format!(" Republished from Postgres: {refilled:.0}.");
         }
         if redelivered > 0.0 {
-            account += &format!(" Redelivered: {redelivered:.0}.");
+            results += &format!(" Redelivered: {redelivered:.0}.");
         }
         if duplicates > 0.0 {
-            account += &format!(" Duplicates recognized and skipped: {duplicates:.0}.");
+            results += &format!(" Duplicates recognized and skipped: {duplicates:.0}.");
         }
         let accepted = sums.accepted - self.accepted_before.min(sums.accepted);
         if accepted > 0 && sums.waiting == 0 {
-            account += &format!(
+            results += &format!(
                 " All {accepted} tickets that the load posted since then and that were answered 201 are in orders."
             );
         } else if sums.waiting > 0 {
             let tickets = if sums.waiting == 1 { "ticket is" } else { "tickets are" };
-            account += &format!(" {} {tickets} not in orders yet.", sums.waiting);
+            results += &format!(" {} {tickets} not in orders yet.", sums.waiting);
         }
         if self.overlaps {
-            account +=
+            results +=
                 " Another experiment was in progress at the same time; these numbers cover both.";
         }
-        account
+        results
     }
 }
 

@@ -23,8 +23,8 @@ use super::{Ledger, Services};
 use crate::{Console, sources::ANSWER_TIMEOUT};
 
 /// The fastest and the longest load.
-const MAX_RATE: u32 = 200;
-const MAX_SECONDS: u32 = 300;
+pub(crate) const MAX_RATE: u32 = 200;
+pub(crate) const MAX_SECONDS: u32 = 300;
 /// How many POSTs may be in flight at once. When they are, the load is slower than requested.
 const UNDER_WAY: usize = 64;
 /// How many tickets are looked for at once, and how many per round.

@@ -2,12 +2,12 @@
 //! stream, generate load and count what arrives, and, on the local machine, break something and follow the outcome.
 
 mod break_it;
-mod cut;
+pub(crate) mod cut;
 mod done;
 mod experiment;
 mod experiments;
 mod ledger;
-mod load;
+pub(crate) mod load;
 mod publish;
 pub mod rights;
 

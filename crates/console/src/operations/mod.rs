@@ -3,7 +3,7 @@
 
 mod replica;
 mod timeline;
-mod totals;
+pub(crate) mod totals;
 
 use axum::{
     Json, Router,

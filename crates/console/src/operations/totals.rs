@@ -27,7 +27,7 @@ use super::{
 use crate::Console;
 
 /// How many of the newest events of a stream are checked at most, and by default.
-const MOST: usize = 5_000;
+pub(crate) const MOST: usize = 5_000;
 const USUAL: usize = 2_000;
 /// How many events to request from a service at once.
 const PAGE: usize = 1_000;

@@ -1,6 +1,7 @@
 //! Lists and their pages, and the API's description.
 
 use axum::http::StatusCode;
+use common::pod::page::MAX_LIMIT;
 use serde_json::{Value, json};
 
 use crate::service::Service;
@@ -140,6 +141,9 @@ async fn the_description_lists_every_route_with_its_errors() {
         }
     }
     let schemas = &description["components"]["schemas"];
+    for (page, rows) in [("OrderPage", "orders"), ("TicketPage", "tickets")] {
+        assert_eq!(schemas[page]["properties"][rows]["maxItems"], MAX_LIMIT);
+    }
     for schema in ["NewOrder", "NewPayment"] {
         assert_eq!(schemas[schema]["additionalProperties"], false);
     }

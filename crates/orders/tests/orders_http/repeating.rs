@@ -70,7 +70,8 @@ async fn two_buyers_can_use_the_same_key() {
 async fn of_concurrent_requests_with_one_key_one_creates_the_order() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
-    let answers = join_all((0..20).map(|_| anna.reserve_with_key("k", ticket))).await;
+    let reserve = async || anna.reserve_with_key("k", ticket).await;
+    let answers = join_all((0..20).map(|_| Answer::once_available(reserve))).await;
     let mut made = BTreeSet::new();
     for answer in answers {
         if answer.status == StatusCode::CREATED {
@@ -89,9 +90,10 @@ async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
     let orders = Service::start().await;
     let (anna, ticket) = (orders.buyer("anna"), orders.ticket("20.50").await);
     let lock = orders.lock("orders").await;
-    let (first, ()) = tokio::join!(anna.reserve_with_key("k", ticket), async {
+    let reserve = async || anna.reserve_with_key("k", ticket).await;
+    let (first, ()) = tokio::join!(Answer::once_available(reserve), async {
         orders.until(A_KEY_IS_CLAIMED).await;
-        let second = anna.reserve_with_key("k", ticket).await;
+        let second = Answer::once_available(reserve).await;
         second.is_problem(StatusCode::CONFLICT);
         assert!(second.detail().contains("still under way"), "{}", second.body);
         lock.close().await.unwrap();

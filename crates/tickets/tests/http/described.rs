@@ -1,6 +1,7 @@
 //! The headers of every answer, and the API's machine-readable and HTML descriptions.
 
 use axum::http::StatusCode;
+use common::pod::{page::MAX_LIMIT, problem::MAX_ERRORS};
 use serde_json::{Value, json};
 
 use crate::service::{Answer, Service};
@@ -76,6 +77,8 @@ async fn the_description_lists_every_route_with_its_errors() {
         (&json!(0), &json!(1_000_000), &json!(0.01))
     );
     assert_eq!(schemas["Title"]["maxLength"], 200);
+    assert_eq!(schemas["Page"]["properties"]["tickets"]["maxItems"], MAX_LIMIT);
+    assert_eq!(schemas["Problem"]["properties"]["errors"]["maxItems"], MAX_ERRORS);
     assert_eq!(schemas["NewTicket"]["additionalProperties"], false);
     assert_eq!(schemas["ChangedTicket"]["additionalProperties"], false);
 }

@@ -65,9 +65,10 @@ async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
     let lock = tickets.lock_tickets().await;
-    let (first, ()) = tokio::join!(tickets.post_with_key("k", body), async {
+    let post = async || tickets.post_with_key("k", body).await;
+    let (first, ()) = tokio::join!(Answer::once_available(post), async {
         tickets.until(A_KEY_IS_CLAIMED).await;
-        let second = tickets.post_with_key("k", body).await;
+        let second = Answer::once_available(post).await;
         second.is_problem(StatusCode::CONFLICT);
         assert!(second.detail().contains("still under way"), "{}", second.body);
         lock.close().await.unwrap();
@@ -82,7 +83,8 @@ async fn a_key_whose_first_request_is_in_progress_is_answered_409() {
 async fn of_concurrent_requests_with_one_key_one_creates_the_ticket() {
     let tickets = Service::start().await;
     let body = r#"{"title":"Concert","price":20.5}"#;
-    let answers = join_all((0..20).map(|_| tickets.post_with_key("k", body))).await;
+    let post = async || tickets.post_with_key("k", body).await;
+    let answers = join_all((0..20).map(|_| Answer::once_available(post))).await;
     let mut made = std::collections::BTreeSet::new();
     for answer in answers {
         match answer.status {

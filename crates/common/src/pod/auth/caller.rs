@@ -2,8 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
-/// The longest name, in characters. Events accept the same.
+use crate::events::checked;
+
+/// The longest name, in characters.
 const LONGEST: usize = 200;
+// A name that a token may have must be accepted in an event.
+const _: () = assert!(LONGEST <= checked::LONGEST);
 
 /// The caller of a request, by the name in their token: 1–200 characters, none of them a control
 /// character. Names are compared exactly: `Anna` is not `anna`.

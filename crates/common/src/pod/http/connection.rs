@@ -37,22 +37,22 @@ pub(super) async fn serve(
     mut ended: oneshot::Receiver<End>,
 ) {
     let place = Arc::new(place);
-    let mut come = BytesMut::new();
+    let mut received = BytesMut::new();
     loop {
         let read = tokio::select! {
             biased;
             end = &mut ended => return say_why(&stream, end),
-            read = head::whole(&stream, come, &place) => read,
+            read = head::read(&stream, received, &place) => read,
         };
         let Some(head) = read else { return };
         let io = Watched::new(stream, head.freeze(), place.clone());
         let talk = Box::pin(converse(io, &http, &router, &place, &mut ended));
         match talk.await {
-            Some(next) => (stream, come) = next,
+            Some(next) => (stream, received) = next,
             None => return,
         }
         // A client that pipelines requests without a pause must yield to others.
-        if !come.is_empty() {
+        if !received.is_empty() {
             yield_now().await;
         }
     }
@@ -88,9 +88,9 @@ async fn converse(
         return None;
     }
     // Copied, so that hyper's buffer is freed.
-    let mut come = BytesMut::from(&*parts.read_buf);
-    come.extend_from_slice(&unread);
-    Some((stream, come))
+    let mut received = BytesMut::from(&*parts.read_buf);
+    received.extend_from_slice(&unread);
+    Some((stream, received))
 }
 
 /// Tells a client why its connection ends in the middle of a request. Writes only what fits into

@@ -20,7 +20,6 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     phase::{Deadlines, End, Phase},
-    place::Place,
     table::Table,
 };
 
@@ -45,10 +44,9 @@ impl Connections {
         table.len() < self.max || table.make_room(Instant::now())
     }
 
-    /// Adds a connection. Returns its place and the channel that reports its end.
-    pub(super) fn admit(self: &Arc<Self>) -> (Place, oneshot::Receiver<End>) {
-        let (id, ended) = self.table().admit();
-        (Place::new(id, self.clone()), ended)
+    /// Adds a connection. Returns its id and the channel that reports why to end it.
+    pub(super) fn admit(&self) -> (u64, oneshot::Receiver<End>) {
+        self.table().admit()
     }
 
     /// Closes the most dispensable connection, because the process has no room for another.

@@ -34,21 +34,22 @@ pub(super) async fn answer(
 ) -> Result<hyper::Response<Answer>, Infallible> {
     let has_body = !request.body().is_end_stream();
     place.begun(has_body);
-    let may_be_kept = match request.version() {
+    let keep_alive = match request.version() {
         Version::HTTP_11 => !says(request.headers(), "close"),
         _ => says(request.headers(), "keep-alive"),
     };
     let noted = has_body.then(|| place.clone());
-    let request: Request = request.map(|body| Body::new(Received { body, came: 0, place: noted }));
+    let request: Request =
+        request.map(|body| Body::new(RequestBody { body, received: 0, place: noted }));
     let mut response: Response = router.oneshot(request).await?;
     // The rest of an unread body would be taken for the next request.
-    if place.close_after_answer() || !place.is_whole() {
+    if place.close_after_answer() || !place.is_complete() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let costs = response.extensions().get::<Static>().is_none();
     let size = if costs { response.body().size_hint().lower() } else { 0 };
     let size = usize::try_from(size).unwrap_or(usize::MAX / 2);
-    place.answering(size, may_be_kept && !says(response.headers(), "close"));
+    place.answering(size, keep_alive && !says(response.headers(), "close"));
     Ok(response.map(|body| Answer { body, place }))
 }
 
@@ -59,23 +60,23 @@ fn says(headers: &HeaderMap, word: &str) -> bool {
     words.any(|said| said.trim().eq_ignore_ascii_case(word))
 }
 
-/// A request's body, which reports its end.
-struct Received {
+/// A request's body, which reports its progress and its end.
+struct RequestBody {
     body: Incoming,
     /// The bytes received so far.
-    came: usize,
+    received: usize,
     place: Option<Arc<Place>>,
 }
 
-impl Received {
-    fn complete(&mut self, whole: bool) {
+impl RequestBody {
+    fn ended(&mut self, complete: bool) {
         if let Some(place) = self.place.take() {
-            place.complete(whole);
+            place.body_ended(complete);
         }
     }
 }
 
-impl HttpBody for Received {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -84,15 +85,15 @@ impl HttpBody for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.came += match &frame {
+        self.received += match &frame {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
             _ => 0,
         };
         let (failed, ended) = (matches!(frame, Some(Err(_))), frame.is_none());
         if failed || ended || self.body.is_end_stream() {
-            self.complete(!failed);
+            self.ended(!failed);
         } else if let Some(place) = &self.place {
-            place.came(self.came);
+            place.body_received(self.received);
         }
         Poll::Ready(frame)
     }
@@ -106,9 +107,9 @@ impl HttpBody for Received {
     }
 }
 
-impl Drop for Received {
+impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.complete(false);
+        self.ended(false);
     }
 }
 

@@ -18,35 +18,35 @@ pub const MAX_HEADERS: usize = 100;
 /// Enough for most heads, in bytes.
 const USUAL_HEAD: usize = 1024;
 
-/// Reads until the head of a request is complete, or cannot become valid. `come` holds what arrived
-/// with the previous request. Returns the bytes received; `None` if the client has disconnected.
-pub(super) async fn whole(
+/// Reads until the head of a request is complete, or cannot become valid. `received` holds what
+/// arrived with the previous request. Returns the bytes received; `None` if the client has disconnected.
+pub(super) async fn read(
     stream: &TcpStream,
-    mut come: BytesMut,
+    mut received: BytesMut,
     place: &Place,
 ) -> Option<BytesMut> {
     let mut searched = 0;
-    let mut passed_over = 0;
+    let mut skipped = 0;
     loop {
-        passed_over += pass_over_empty_lines(&mut come);
-        if passed_over > MAX_HEAD {
+        skipped += skip_empty_lines(&mut received);
+        if skipped > MAX_HEAD {
             return None;
         }
-        if come.is_empty() {
+        if received.is_empty() {
             // Frees the buffer.
-            come = BytesMut::new();
+            received = BytesMut::new();
         } else {
-            place.receiving(come.capacity());
-            if is_whole(&come, searched) {
-                return Some(come);
+            place.receiving(received.capacity());
+            if is_complete(&received, searched) {
+                return Some(received);
             }
         }
-        searched = come.len();
+        searched = received.len();
         stream.readable().await.ok()?;
-        if come.capacity() == come.len() {
-            come.reserve(come.len().max(USUAL_HEAD));
+        if received.capacity() == received.len() {
+            received.reserve(received.len().max(USUAL_HEAD));
         }
-        match stream.try_read_buf(&mut come) {
+        match stream.try_read_buf(&mut received) {
             Ok(0) => return None,
             Ok(_) => {}
             Err(error) if error.kind() == WouldBlock => {}
@@ -57,19 +57,19 @@ pub(super) async fn whole(
 
 /// Removes empty lines, which some clients send after a body (RFC 9112, 2.2). Returns how many
 /// bytes it removed.
-fn pass_over_empty_lines(come: &mut BytesMut) -> usize {
-    let empty = come.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    come.advance(empty);
+fn skip_empty_lines(received: &mut BytesMut) -> usize {
+    let empty = received.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    received.advance(empty);
     empty
 }
 
 /// Returns whether hyper can take over. The first `searched` bytes contain no end of a head.
-fn is_whole(come: &[u8], searched: usize) -> bool {
-    let may_be_a_method = come.first().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let new = &come[searched.saturating_sub(2)..];
+fn is_complete(received: &[u8], searched: usize) -> bool {
+    let may_be_a_method = received.first().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let new = &received[searched.saturating_sub(2)..];
     let ends = new.windows(2).any(|bytes| bytes == b"\n\n")
         || new.windows(3).any(|bytes| bytes == b"\n\r\n");
-    ends || !may_be_a_method || come.len() >= MAX_HEAD
+    ends || !may_be_a_method || received.len() >= MAX_HEAD
 }
 
 #[cfg(test)]
@@ -82,8 +82,8 @@ mod tests {
         for lines in [head.to_vec(), head.iter().copied().filter(|&byte| byte != b'\r').collect()] {
             for end in 1..=lines.len() {
                 for searched in 0..end {
-                    let whole = is_whole(&lines[..end], searched);
-                    assert_eq!(whole, end == lines.len(), "{searched} of {end}");
+                    let complete = is_complete(&lines[..end], searched);
+                    assert_eq!(complete, end == lines.len(), "{searched} of {end}");
                 }
             }
         }
@@ -91,15 +91,15 @@ mod tests {
 
     #[test]
     fn the_server_does_not_wait_for_more_of_a_head_that_is_invalid_or_too_long() {
-        assert!(is_whole(b"\x16\x03\x01", 0));
-        assert!(is_whole(&[b'a'; MAX_HEAD], MAX_HEAD - 1));
-        assert!(!is_whole(&[b'a'; MAX_HEAD - 1], 0));
+        assert!(is_complete(b"\x16\x03\x01", 0));
+        assert!(is_complete(&[b'a'; MAX_HEAD], MAX_HEAD - 1));
+        assert!(!is_complete(&[b'a'; MAX_HEAD - 1], 0));
     }
 
     #[test]
     fn empty_lines_before_a_request_are_skipped() {
-        let mut come = BytesMut::from(&b"\r\n\r\nGET"[..]);
-        assert_eq!(pass_over_empty_lines(&mut come), 4);
-        assert_eq!(come, b"GET"[..]);
+        let mut received = BytesMut::from(&b"\r\n\r\nGET"[..]);
+        assert_eq!(skip_empty_lines(&mut received), 4);
+        assert_eq!(received, b"GET"[..]);
     }
 }

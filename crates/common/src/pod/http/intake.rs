@@ -43,7 +43,7 @@ pub(super) fn identified(mut request: Request) -> Request {
 }
 
 /// Passes a request on once its body has arrived completely.
-pub(super) async fn whole(request: Request, next: Next) -> Response {
+pub(super) async fn complete(request: Request, next: Next) -> Response {
     if request.uri().path_and_query().is_some_and(|url| url.as_str().len() > MAX_URL) {
         let detail = format!("Path and query must have at most {MAX_URL} bytes.");
         return Problem::new(StatusCode::URI_TOO_LONG, detail).into_response();
@@ -82,11 +82,11 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
 /// Copies the body, because each piece would keep alive the 8 KiB buffer it was read into: 128 MiB
 /// for a body that arrives byte by byte.
 async fn copy(mut body: Limited<Body>) -> Result<Bytes, BoxError> {
-    let mut whole = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        whole.extend_from_slice(frame?.data_ref().map_or(&[], |data| &data[..]));
+        bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| &data[..]));
     }
-    Ok(whole.into())
+    Ok(bytes.into())
 }
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {
@@ -123,8 +123,8 @@ mod tests {
                 Ok::<_, Infallible>(Bytes::from_owner(Buffer { _counted: buffers.clone() }))
             }
         });
-        let whole = read(Body::from_stream(stream::iter(pieces))).await;
-        assert_eq!(whole.ok(), Some(Bytes::from("a".repeat(1000))));
+        let body = read(Body::from_stream(stream::iter(pieces))).await;
+        assert_eq!(body.ok(), Some(Bytes::from("a".repeat(1000))));
         assert_eq!(Arc::strong_count(&buffers), 1);
     }
 }

@@ -99,7 +99,7 @@ pub fn middleware(api: Router, settings: &MiddlewareSettings) -> Router {
                 ))
                 .layer(from_fn_with_state(settings.client_id.clone(), request::traced))
                 .layer(from_fn(conditional::conditional))
-                .layer(from_fn(intake::whole))
+                .layer(from_fn(intake::complete))
                 .layer(from_fn_with_state(places, turn::in_turn))
                 .layer(HandleErrorLayer::new(given_up))
                 .timeout(REQUEST_TIMEOUT)

@@ -5,7 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use super::{connections::Connections, phase::Phase};
+use tokio::sync::oneshot;
+
+use super::{
+    connections::Connections,
+    phase::{End, Phase},
+};
 
 /// The cost of a connection while hyper owns it, in bytes: its head, read and write buffers of at
 /// least 8 KiB each, the future that serves it, and the allocator's overhead. Measured: 95 kB with
@@ -15,12 +20,12 @@ pub(super) const CONVERSATION: usize = 64 * 1024;
 /// Released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) id: u64,
-    pub(super) connections: Arc<Connections>,
+    id: u64,
+    connections: Arc<Connections>,
     /// The request has arrived completely.
-    whole: AtomicBool,
+    complete: AtomicBool,
     /// The connection stays open after the answer.
-    kept: AtomicBool,
+    keep_alive: AtomicBool,
     /// The whole answer was handed over for writing.
     answered: AtomicBool,
     /// The answer is written, and the next request has not begun.
@@ -28,9 +33,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(id: u64, connections: Arc<Connections>) -> Self {
-        let [whole, kept, answered, idle] = [const { AtomicBool::new(false) }; 4];
-        Self { id, connections, whole, kept, answered, idle }
+    /// Takes a place for a new connection. Also returns the channel that reports why to end it.
+    pub(super) fn take(connections: &Arc<Connections>) -> (Self, oneshot::Receiver<End>) {
+        let (id, ended) = connections.admit();
+        let [complete, keep_alive, answered, idle] = [const { AtomicBool::new(false) }; 4];
+        let connections = connections.clone();
+        (Self { id, connections, complete, keep_alive, answered, idle }, ended)
     }
 
     /// Part of a head has arrived, in a buffer of this size.
@@ -46,32 +54,32 @@ impl Place {
     pub(super) fn begun(&self, has_body: bool) {
         self.answered.store(false, Relaxed);
         self.idle.store(false, Relaxed);
-        self.whole.store(!has_body, Relaxed);
+        self.complete.store(!has_body, Relaxed);
         let next = if has_body { (Phase::Body, CONVERSATION) } else { (Phase::AtWork, 0) };
         self.connections.enter(self.id, |_| Some(next));
     }
 
     /// This many bytes of the body have arrived.
-    pub(super) fn came(&self, bytes: usize) {
+    pub(super) fn body_received(&self, bytes: usize) {
         self.connections.hold(self.id, CONVERSATION + bytes);
     }
 
-    /// Returns whether the whole body has arrived.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole.load(Relaxed)
+    /// Returns whether the request has arrived completely.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.load(Relaxed)
     }
 
     /// The whole body has arrived, or the rest of it is not wanted.
-    pub(super) fn complete(&self, whole: bool) {
-        self.whole.store(whole, Relaxed);
+    pub(super) fn body_ended(&self, complete: bool) {
+        self.complete.store(complete, Relaxed);
         self.connections
             .enter(self.id, |phase| (phase == Phase::Body).then_some((Phase::AtWork, 0)));
     }
 
-    /// There is an answer of this many bytes; `kept` tells whether the connection stays open after
-    /// it.
-    pub(super) fn answering(&self, bytes: usize, kept: bool) {
-        self.kept.store(kept, Relaxed);
+    /// There is an answer of this many bytes; `keep_alive` tells whether the connection stays open
+    /// after it.
+    pub(super) fn answering(&self, bytes: usize, keep_alive: bool) {
+        self.keep_alive.store(keep_alive, Relaxed);
         let bytes = bytes.saturating_add(CONVERSATION);
         self.connections.enter(self.id, |_| Some((Phase::Answer, bytes)));
     }
@@ -83,7 +91,7 @@ impl Place {
 
     /// Everything handed over is written.
     pub(super) fn flushed(&self) {
-        if self.answered.swap(false, Relaxed) && self.kept.load(Relaxed) {
+        if self.answered.swap(false, Relaxed) && self.keep_alive.load(Relaxed) {
             self.idle.store(true, Relaxed);
             self.connections
                 .enter(self.id, |phase| (phase == Phase::Answer).then_some((Phase::Idle, 0)));

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{connection, connections::Connections, phase::Deadlines};
+use super::{connection, connections::Connections, phase::Deadlines, place::Place};
 use bus::Shutdown;
 
 /// How often deadlines are checked, and so the most that a client may exceed one.
@@ -160,7 +160,7 @@ impl Server {
     }
 
     fn take(&mut self, stream: TcpStream) {
-        let (place, ended) = self.connections.admit();
+        let (place, ended) = Place::take(&self.connections);
         // An answer should not wait for the client to acknowledge a part of it.
         let _ = stream.set_nodelay(true);
         let (http, router) = (self.http.clone(), self.router.clone());

@@ -23,7 +23,7 @@ const MAX_LINGERING: usize = 256 * 1024;
 pub(super) struct Watched {
     stream: TcpStream,
     /// Bytes that arrived before hyper got the connection and are still to be read.
-    come: Bytes,
+    buffered: Bytes,
     place: Arc<Place>,
     /// The client has closed its side.
     at_end: bool,
@@ -32,13 +32,13 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, come: Bytes, place: Arc<Place>) -> Self {
-        Self { stream, come, place, at_end: false, lingered: 0 }
+    pub(super) fn new(stream: TcpStream, buffered: Bytes, place: Arc<Place>) -> Self {
+        Self { stream, buffered, place, at_end: false, lingered: 0 }
     }
 
     /// The socket, and the bytes that arrived and were not read.
     pub(super) fn into_parts(self) -> (TcpStream, Bytes) {
-        (self.stream, self.come)
+        (self.stream, self.buffered)
     }
 }
 
@@ -48,12 +48,12 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.come.is_empty() {
-            let next = self.come.len().min(buffer.remaining());
-            buffer.put_slice(&self.come[..next]);
-            self.come.advance(next);
-            if self.come.is_empty() {
-                self.come = Bytes::new();
+        if !self.buffered.is_empty() {
+            let next = self.buffered.len().min(buffer.remaining());
+            buffer.put_slice(&self.buffered[..next]);
+            self.buffered.advance(next);
+            if self.buffered.is_empty() {
+                self.buffered = Bytes::new();
             }
             return Poll::Ready(Ok(()));
         }
