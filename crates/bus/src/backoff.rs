@@ -45,7 +45,7 @@ impl Backoff {
         Self { factor, ..self }
     }
 
-    /// The same after so many failures in a row.
+    /// The same after this many failures in a row.
     #[must_use]
     pub const fn with_failures(self, failures: u32) -> Self {
         Self { failures, ..self }
@@ -58,7 +58,7 @@ impl Backoff {
         self.after(self.failures)
     }
 
-    /// How long to pause after so many failures in a row. Counts nothing.
+    /// How long to pause after this many failures in a row. Does not count one.
     #[must_use]
     pub fn after(&self, failures: u32) -> Duration {
         let growth = self.factor.saturating_pow(failures.saturating_sub(1));

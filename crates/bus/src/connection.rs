@@ -68,9 +68,9 @@ struct ClosedForGood;
 /// A connection to NATS with JetStream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    /// The client underneath.
+    /// The underlying client.
     pub client: Client,
-    /// JetStream on it.
+    /// The client's JetStream context.
     pub jetstream: jetstream::Context,
     /// The name of this process.
     pub client_id: ClientId,
@@ -140,7 +140,7 @@ impl Bus {
         self.link.clone()
     }
 
-    /// Whether the connection of this number is still up.
+    /// Whether the connection with this number is still up.
     ///
     /// An ack must not be sent on a later connection than its message came on: the server identifies the
     /// message by its sequence. If the stream lost its end in between, that sequence is another message's.

@@ -50,8 +50,8 @@ pub(crate) async fn unclaim(
     Ok(())
 }
 
-/// Notes how often events that take effect in this transaction were tried on their own, for people. Events that
-/// take effect at once cost nothing.
+/// Records how often events that take effect in this transaction were tried on their own, for display. Events
+/// that take effect at once cost nothing.
 pub(crate) async fn note_attempts(
     tx: &mut PgConnection,
     group: &str,

@@ -120,7 +120,7 @@ impl<E> Received<E> {
         self.trace
     }
 
-    /// Does this as part of the event's trace: an event that it prepares for the outbox continues the trace.
+    /// Runs `work` as part of the event's trace: an event that it prepares for the outbox continues the trace.
     /// Needed in a batch of several events, which have no trace in common.
     pub fn in_trace<T>(&self, work: impl FnOnce() -> T) -> T {
         match self.trace {
@@ -161,7 +161,7 @@ pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(6);
 const RETRY: Backoff =
     Backoff::new(Duration::from_millis(250), Duration::from_secs(15)).with_factor(4);
 
-/// How long to wait after so many attempts.
+/// How long to wait after this many attempts.
 pub(crate) fn delay(attempts: i32) -> Duration {
     RETRY.after(u32::try_from(attempts).unwrap_or(0))
 }

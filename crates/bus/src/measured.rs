@@ -15,7 +15,7 @@ pub fn describe_metrics() {
         ("bus_lost_events", "Events that a stream has lost and that wait to be republished."),
         (
             "bus_topology_refused",
-            "1 while a stream or group cannot serve until an operator corrects it.",
+            "1 while a stream or group is unusable until an operator corrects it.",
         ),
         ("bus_dead_letters", "Dead letters now; NaN while Postgres does not answer."),
         ("bus_in_hand", "Events that this process has received and not yet answered."),

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// For how long a failure may be an outage that was not logged yet. The connection takes up to 12 s to find
+/// How long a failure may be due to an outage that is not logged yet. The connection takes up to 12 s to find
 /// that a server has fallen silent.
 const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -23,8 +23,8 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_m
 /// How often the consumer is checked. More often than members do, because they wait for it.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Provides the queue group of a listener until the process stops. Returns a watch: whether the group has
-/// been provided.
+/// Creates a listener's queue group and keeps it correct until the process stops. Returns a watch: whether
+/// the group exists.
 pub fn spawn<L: Listener>(bus: &Bus, shutdown: &Shutdown) -> watch::Receiver<Readiness> {
     let ready = watch::Sender::new(Readiness::Waiting("NATS is unavailable".to_owned()));
     let (ready_once, stopping) = (ready.subscribe(), shutdown.clone());
@@ -50,12 +50,12 @@ async fn provide(bus: Bus, mut watch: Watch, group: &'static str, ready: watch::
             Ok(()) => {
                 backoff.reset();
                 if ready.send_replace(Readiness::Ready) != Readiness::Ready {
-                    info!(queue.group = group, "the queue group is provided");
+                    info!(queue.group = group, "the queue group exists and is correct");
                 }
                 CHECK_EVERY
             }
             Err(error) => {
-                debug!(%error, "cannot provide the queue group yet");
+                debug!(%error, "cannot create or correct the queue group yet");
                 Readiness::waits_for(&ready, error.to_string());
                 watch.report(&error).unwrap_or_else(|| backoff.pause())
             }

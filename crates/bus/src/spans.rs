@@ -48,7 +48,7 @@ macro_rules! event_span {
     };
 }
 
-/// An event is stored: its place in the current trace. `None` outside of a trace, or while none is recorded.
+/// Creates the span of an event that is being stored. `None` outside of a trace, or while none is recorded.
 pub(crate) fn create(subject: &str, id: Uuid) -> Option<TraceContext> {
     let parent = TraceContext::current()?;
     let span = event_span!("create", "producer", subject, id);
@@ -62,8 +62,8 @@ struct Traced<'a> {
     traceparent: Option<&'a str>,
 }
 
-/// Events (their subjects, ids and envelopes) are being published together: a span in the trace of each that has
-/// one. The spans end when they are dropped.
+/// Starts the spans of events (subjects, ids and envelopes) that are published together, one in the trace of each
+/// that has one. The spans end when they are dropped.
 pub(crate) fn send<'a>(
     events: impl ExactSizeIterator<Item = (&'a str, Uuid, &'a str)>,
 ) -> Vec<Span> {
@@ -82,7 +82,7 @@ pub(crate) fn send<'a>(
     spans.collect()
 }
 
-/// A member of a group begins with an event that was created in this context. The span ends when it is dropped.
+/// Starts the span of a member's work on an event that was created in this context. It ends when it is dropped.
 pub(crate) fn process(
     subject: &str,
     id: Uuid,
@@ -106,7 +106,7 @@ pub(crate) fn process(
     (span, context)
 }
 
-/// A transaction on this database begins, as part of each of these traces. The spans end when they are dropped.
+/// Starts the spans of a transaction on this database, one in each of these traces. They end when they are dropped.
 pub(crate) fn transactions(
     database: &PgConnectOptions,
     traces: impl ExactSizeIterator<Item = Option<TraceContext>>,
@@ -118,7 +118,7 @@ pub(crate) fn transactions(
     traces.flatten().map(|trace| transaction(database, trace, together)).collect()
 }
 
-/// A transaction on this database begins, as part of a trace. `together` events take effect in it.
+/// Starts the span of a transaction on this database in a trace. `together` events take effect in it.
 pub(crate) fn transaction(
     database: &PgConnectOptions,
     trace: TraceContext,

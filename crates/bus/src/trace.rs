@@ -14,8 +14,8 @@ tokio::task_local! {
 /// and does not evaluate the fields.
 pub const SPANS: &str = "spans";
 
-/// The trace context that a tracer gave to a span, below this parent. `None` if the tracer does not know the
-/// span.
+/// Returns the context that a tracer gave to a span, as a child of this parent. `None` if the tracer does not
+/// know the span.
 pub type Tracer = fn(&Span, Option<TraceContext>) -> Option<TraceContext>;
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
@@ -47,14 +47,14 @@ impl TraceContext {
         Self { trace_id, span_id, flags, remote: false }
     }
 
-    /// The context of the work in this span, below its parent if that is known.
+    /// The context of the work in this span, as a child of its parent if that is known.
     #[must_use]
     pub fn of_span(span: &Span, parent: Option<Self>) -> Self {
         let known = TRACER.get().and_then(|tracer| tracer(span, parent));
         known.unwrap_or_else(|| parent.map_or_else(Self::new_root, Self::child))
     }
 
-    /// Places a span below its parent.
+    /// Makes a span a child of this parent.
     pub(crate) fn place(span: &Span, parent: Self) {
         let _ = Self::of_span(span, Some(parent));
     }
@@ -77,7 +77,7 @@ impl TraceContext {
         self.flags
     }
 
-    /// Whether it came as text: from a request or an event, so from another process as a rule.
+    /// Whether it was parsed from a request or an event, and so usually comes from another process.
     #[must_use]
     pub fn is_remote(self) -> bool {
         self.remote
@@ -106,7 +106,7 @@ impl TraceContext {
         CURRENT.scope(self, work).await
     }
 
-    /// Does this as part of the trace.
+    /// Runs `work` as part of this trace.
     pub fn sync_scope<T>(self, work: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(self, work)
     }

@@ -57,9 +57,9 @@ pub(crate) async fn run<L: Listener>(context: Arc<MemberContext<L>>, shutdown: S
         };
         match done {
             Err(error) if database_is_away(&error) => {
-                debug!(%error, "the database is unavailable, retrying the upkeep later")
+                debug!(%error, "the database is unavailable, retrying the maintenance later")
             }
-            Err(error) => error!(%error, "the upkeep of dead letters and inbox failed, retrying"),
+            Err(error) => error!(%error, "maintenance of dead letters and inbox failed, retrying"),
             Ok(()) => {}
         }
     }

@@ -46,9 +46,9 @@ pub(crate) struct Watch {
     duty: Duty,
     stream: &'static Stream,
     group: Group,
-    /// Reports that the stream cannot serve. The events that it holds can still be consumed.
+    /// Reports that the stream is unusable. The events that it holds can still be consumed.
     stream_refusal: Refusal,
-    /// Reports that the group's consumer cannot serve, or is missing.
+    /// Reports that the group's consumer is unusable or missing.
     refusal: Refusal,
 }
 
@@ -109,7 +109,7 @@ impl Watch {
         Ok(())
     }
 
-    /// `None` when the stream cannot serve.
+    /// `None` if the stream is unusable.
     async fn stream(&mut self) -> Result<Option<StreamState>, TopologyError> {
         match topology::stream(&self.bus, self.stream).await {
             Ok(state) => {

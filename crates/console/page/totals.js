@@ -1,11 +1,11 @@
-// Whether the sums agree: what the services committed, and the state of each event in every queue group.
+// Whether the totals match: what the services committed, and the state of each event in every queue group.
 
 import { byId, count, each, look, make, number, text } from "/dom.js";
 
 const COLUMNS = ["applied", "retrying", "dead", "discarded", "waiting", "missing"];
 const time = (value) => (value ? new Date(value).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "–");
 
-/** Whether the sums agree, and if not, where. */
+/** Whether the totals match, and if not, where. */
 function verdict({ streams, unknown }) {
   const committed = streams.reduce((sum, stream) => sum + stream.committed, 0);
   const problems = [];
@@ -23,7 +23,7 @@ function verdict({ streams, unknown }) {
     }
   }
   const gaps = unknown.length ? ` Not checked: ${unknown.join("; ")}.` : "";
-  if (problems.length) return [`The sums do not agree. ${problems.join("; ")}.${gaps}`, "bad"];
+  if (problems.length) return [`The totals do not match. ${problems.join("; ")}.${gaps}`, "bad"];
   const newest = committed === 1 ? "the newest event" : `each of the ${number(committed)} newest events`;
   const parts = [`Nothing is lost: ${newest} is accounted for`];
   if (open) parts.push(`${count(open, "delivery", "deliveries")} in progress`);

@@ -95,8 +95,8 @@ pub struct Settings {
     )]
     pub console_token: Option<Secret>,
 
-    /// The OPERATIONS_TOKEN of the services, to redrive and discard dead letters. Default: none, and dead letters
-    /// are only shown.
+    /// The OPERATIONS_TOKEN of the services, to redrive and discard dead letters. Default: none, which makes dead
+    /// letters read-only.
     #[arg(
         long,
         env,

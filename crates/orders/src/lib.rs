@@ -48,8 +48,8 @@ const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
 /// The events that the service publishes and receives.
 pub const EVENTS: ServiceEvents = ServiceEvents::of::<TicketListener>(order_events::DOCUMENTED);
 
-/// Reserves tickets for buyers and takes payments: an HTTP API on Postgres. Learns about tickets from the
-/// events of the tickets service.
+/// Reserves tickets for buyers and takes payments: an HTTP API on Postgres. Receives tickets as events of
+/// the tickets service.
 ///
 /// Every setting is an option or an environment variable. An invalid setting stops the process at startup
 /// with status 64 and a message that names it.

@@ -37,7 +37,7 @@ pub struct FaultProxy {
     server: SocketAddr,
     /// The gates of new connections.
     gates: Arc<std::sync::Mutex<Arc<Gates>>>,
-    /// Ends the listener and the connections. Replaced when the link is restored.
+    /// Ends the listener and the connections. Replaced when the proxy is restored.
     up: Mutex<Option<CancellationToken>>,
     held: Mutex<[Option<OwnedRwLockWriteGuard<()>>; 2]>,
     /// Both directions of connections that are no longer answered.
@@ -54,7 +54,7 @@ struct Gates {
 }
 
 impl FaultProxy {
-    /// Creates a link to a server on this machine.
+    /// Creates a proxy to a server on this machine.
     ///
     /// # Errors
     /// If there is no free port to listen on.
@@ -103,7 +103,7 @@ impl FaultProxy {
         if up.is_some() {
             return Ok(());
         }
-        let listener = TcpListener::bind(self.address).await.context("cannot mend the link")?;
+        let listener = TcpListener::bind(self.address).await.context("cannot restore the proxy")?;
         let token = CancellationToken::new();
         *up = Some(token.clone());
         let (server, gates, connections) =
@@ -139,7 +139,7 @@ impl FaultProxy {
     }
 
     /// The server's machine vanishes, and another one takes its address: existing connections stay
-    /// open and silent until the link is cut or dropped, and new ones reach the server.
+    /// open and silent until the proxy is cut or dropped, and new ones reach the server.
     pub async fn vanish(&self) {
         let old = current(&self.gates);
         *self.gates.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();

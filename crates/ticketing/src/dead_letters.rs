@@ -49,23 +49,23 @@ pub(crate) struct Options {
 
 #[derive(Debug, Clone, Subcommand)]
 enum What {
-    /// Lists them, one per line, oldest first.
+    /// Lists dead letters, one per line, oldest first.
     List {
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Shows everything about one, including payload and headers.
+    /// Shows everything about a dead letter, including payload and headers.
     Show {
-        /// Its number.
+        /// The dead letter's number.
         number: i64,
     },
-    /// Redelivers them to the queue group in which they failed, and to no other.
+    /// Redelivers dead letters to the queue group in which they failed, and to no other.
     Redrive {
         /// A number, or `all`.
         which: Which,
     },
-    /// Deletes them permanently.
+    /// Deletes dead letters permanently.
     Discard {
         /// A number, or `all`.
         which: Which,

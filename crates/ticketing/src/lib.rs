@@ -71,7 +71,7 @@ enum Command {
 }
 
 /// The command with additional services of your own: `up` creates their databases and starts them on the next
-/// ports, and the tools know them. `tests/third_service.rs` shows how.
+/// ports, and the tools know them. `tests/third_service` shows how.
 pub async fn main_with(services: Vec<Service>) -> ExitCode {
     services::add(services);
     Box::pin(main()).await

@@ -151,7 +151,7 @@ impl Options {
             return Ok(PublishMessage::build().payload(self.payload.clone().into()));
         }
         let ticket = ticket_of(&self.payload)
-            .map_err(|error| anyhow!("{error:#}; --raw publishes it as it is"))?;
+            .map_err(|error| anyhow!("{error:#}; --raw publishes it as is"))?;
         let now = OffsetDateTime::now_utc();
         let encoded = match self.subject {
             Subject::Created => envelope::encode(id, now, &TicketCreated(ticket))?,

@@ -36,8 +36,8 @@ use sellers::Sellers;
 /// The events that the service publishes and receives.
 pub const EVENTS: ServiceEvents = ServiceEvents::of::<OrderListener>(ticket_events::DOCUMENTED);
 
-/// Stores tickets: an HTTP API on Postgres. Publishes every change on NATS, and learns from there which
-/// tickets are ordered.
+/// Stores tickets: an HTTP API on Postgres. Publishes every change to NATS, and locks tickets that are
+/// ordered.
 ///
 /// Every setting is an option or an environment variable. An invalid setting stops the process at startup
 /// with status 64 and a message that names it.
@@ -69,8 +69,8 @@ pub struct Settings {
     )]
     pub default_seller: Caller,
 
-    /// The caller who may change tickets without a seller, which a release that had no sellers stored. A change
-    /// makes them the ticket's seller. Default: nobody; while AUTH is off, the default seller.
+    /// The caller who may change tickets that have no seller, because a release without sellers created them. A
+    /// change makes them the ticket's seller. Default: nobody; while AUTH is off, the default seller.
     #[arg(long, env, value_name = "SELLER_OF_OLD_TICKETS", help_heading = "Callers")]
     pub seller_of_old_tickets: Option<Caller>,
 }

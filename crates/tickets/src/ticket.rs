@@ -45,7 +45,7 @@ impl NewTicket {
         Some(Self { title: title?, price: price? })
     }
 
-    /// Returns what tells this request from another with the same Idempotency-Key: every field.
+    /// Returns the text that requests with the same Idempotency-Key are compared by: every field.
     /// Title and price are written as the first release wrote them, and absent fields are omitted,
     /// so that a request from before a field was added still compares equal.
     ///

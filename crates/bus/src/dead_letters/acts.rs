@@ -131,7 +131,7 @@ pub async fn select(
     Ok(Selected { ids, next: more.then_some(reached) })
 }
 
-/// How many dead letters a look takes in the order of their numbers, and the number of the last one. $2: whether
+/// How many dead letters a selection reads, in the order of their numbers, and the number of the last one. $2: whether
 /// their payloads are searched; $4: [`LOOKED_AT`]; $5: [`SEARCHED_BYTES`].
 const LOOK: &str = "
     select count(*), max(id)

@@ -1,14 +1,14 @@
-//! Finds dead letters among many. A look reads a bounded part of the table, newest first, and says how far it got:
-//! the next look continues there. So no look costs more when there are millions.
+//! Searches dead letters page by page. A search reads a bounded number of rows, newest first, and returns where
+//! the next one continues, so its cost does not grow with the table.
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The most dead letters that one look reads.
+/// The most dead letters that one search reads.
 pub const LOOKED_AT: i64 = 2_000;
-/// The most bytes of payloads that one look searches for a text, unless the first payload alone has more.
+/// The most bytes of payloads that one search looks through for a text, unless the first payload alone has more.
 pub const SEARCHED_BYTES: i64 = 32 << 20;
 /// The most dead letters that [`groups`] counts.
 pub const GROUPED: i64 = 10_000;
@@ -68,7 +68,7 @@ pub struct Summary {
     pub redrive_at: Option<OffsetDateTime>,
 }
 
-/// The result of a look.
+/// The result of a search.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Found {
@@ -76,7 +76,7 @@ pub struct Found {
     pub letters: Vec<Summary>,
     /// How many were looked at.
     pub looked_at: i64,
-    /// Where the next look continues; `None` when all were looked at.
+    /// Where the next search continues; `None` when all were looked at.
     pub next: Option<i64>,
 }
 
@@ -140,7 +140,7 @@ pub async fn search(
     Ok(Found { letters, looked_at, next: more.then_some(reached) })
 }
 
-/// How many dead letters a look takes, and the number of the last one. $2: whether their payloads are searched;
+/// How many dead letters a search reads, and the number of the last one. $2: whether their payloads are searched;
 /// $3: [`LOOKED_AT`]; $4: [`SEARCHED_BYTES`].
 const LOOK: &str = "
     select count(*), min(id)

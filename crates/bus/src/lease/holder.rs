@@ -23,7 +23,7 @@ pub struct Holder {
     pub queue_groups: Vec<String>,
     /// The node that it runs on; empty when unknown.
     pub node: String,
-    /// Since when it holds the id.
+    /// When it took the id.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
     /// Identifies this exact process, even if another one takes its name.

@@ -38,7 +38,7 @@ pub(crate) struct StreamRelay {
     pub(super) groups: Vec<String>,
     pub(super) refusal: Refusal,
     pub(super) remade: Remade,
-    /// Grows while rounds fail. Starts over after a whole round.
+    /// Grows while relaying fails. Starts over after a pass without a failure.
     pub(super) backoff: Backoff,
     pub(super) failing: Failing,
     /// Whether the last confirmed message was found at the last check.

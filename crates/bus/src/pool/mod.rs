@@ -75,7 +75,7 @@ impl Pool {
         self.shared.options.clone()
     }
 
-    /// Does this work on a connection. It may take 6 s once it has one.
+    /// Runs `work` on a connection, for at most 6 s once it has one.
     ///
     /// # Errors
     /// The work's own; [`sqlx::Error::PoolTimedOut`] if there was no connection within 3 s;
@@ -89,7 +89,7 @@ impl Pool {
         done.unwrap_or_else(|_| Err(late(Self::WORK_TIMEOUT).into()))
     }
 
-    /// Does this work in a transaction, which may take 6 s once it has a connection. It commits if the work
+    /// Runs `work` in a transaction, for at most 6 s once it has a connection. It commits if the work
     /// succeeds. If the work fails, it rolls back before this returns, so that no lock outlasts it.
     ///
     /// # Errors

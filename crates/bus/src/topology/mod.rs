@@ -33,7 +33,7 @@ pub enum TopologyError {
     #[error("NATS is unavailable: {0}")]
     Away(String),
     /// It exists with settings that the bus cannot correct: an operator must.
-    #[error("{what} exists on the server and cannot serve: {why}")]
+    #[error("{what} exists on the server but is unusable: {why}")]
     Drift {
         /// What it is.
         what: String,

@@ -15,7 +15,7 @@ const CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// How soon to check again for what a provisioner creates.
 const CHECK_PROVIDED: Duration = Duration::from_millis(500);
 
-/// Whether a stream or a group cannot serve now.
+/// Whether a stream or a group is unusable now.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     of: &'static str,
@@ -37,7 +37,7 @@ impl Refusal {
         if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
             match failure {
                 TopologyError::Drift { .. } => {
-                    error!(error = %failure, "cannot serve until an operator corrects it");
+                    error!(error = %failure, "unusable until an operator corrects it");
                 }
                 _ => warn!(error = %failure, "waiting for another process to create it"),
             }
@@ -47,12 +47,12 @@ impl Refusal {
         Some(again)
     }
 
-    /// It can serve.
+    /// It is usable.
     pub(crate) fn end(&mut self) {
         if self.reported.take().is_some() {
-            info!(what = self.of, "can serve again");
+            info!(what = self.of, "usable again");
         }
-        // Also the first time: an alert on a metric that is not there never ends.
+        // Also the first time: an alert on a missing metric would never resolve.
         metrics::gauge!("bus_topology_refused", "what" => self.of).set(0);
     }
 }

@@ -45,7 +45,7 @@ columns! {
         #[serde(deserialize_with = "checked::version")]
         #[schema(minimum = 1)]
         pub version: i32,
-        /// Until when the ticket is reserved.
+        /// When the reservation ends.
         #[serde(with = "bus::rfc3339")]
         pub expires_at: OffsetDateTime,
         /// When it was created.

@@ -228,7 +228,7 @@ async fn wait_for(options: &PgConnectOptions) -> anyhow::Result<()> {
                 let _ = connection.close().await;
                 if waits {
                     let seconds = begun.elapsed().as_secs();
-                    info!(notice = "outage", outage.seconds = seconds, "the database answers");
+                    info!(notice = "outage", outage.seconds = seconds, "database available");
                 }
                 return Ok(());
             }

@@ -29,7 +29,7 @@ pub enum Batch {
 }
 
 impl Batch {
-    /// The result of a round that did `done` units of work, with batches of size `batch`.
+    /// The result of a batch that did `done` units of work, of at most `batch`.
     #[must_use]
     pub fn of(done: u64, batch: u64) -> Self {
         if done >= batch { Self::Full } else { Self::Drained }
@@ -77,7 +77,7 @@ pub async fn repeat(
                     BusError::Database(error) if database_is_gone(&error) => {
                         debug!(periodic.task = what, %error, "database unavailable");
                     }
-                    // Logged once, not at every round.
+                    // Logged once, not for every batch.
                     BusError::Database(error) if database_is_away(&error) => {
                         if !std::mem::replace(&mut away, true) {
                             warn!(periodic.task = what, %error, "database unavailable");

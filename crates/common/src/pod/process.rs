@@ -1,4 +1,4 @@
-//! The frame of every service's `main`: logs, metrics, signals, and a clean shutdown.
+//! The common part of every service's `main`: logs, metrics, signals, and a clean shutdown.
 
 use std::{
     process::ExitCode,
@@ -149,7 +149,7 @@ pub async fn run<Close: AsyncFnOnce()>(
         }
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            error!(error = format!("{error:#}"), "failed");
+            error!(error = format!("{error:#}"), "process failed");
             ExitCode::FAILURE
         }
     }

@@ -59,7 +59,7 @@ pub(super) async fn cut(
         cut.process = what,
         cut.server = server,
         cut.seconds = seconds,
-        "asking for a link to be cut"
+        "requesting a cut"
     );
     Ok((format!("cut {what} off from {name} for {seconds} s"), Duration::from_secs(seconds)))
 }

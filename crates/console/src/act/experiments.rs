@@ -60,7 +60,7 @@ struct Followed {
     shown: Experiment,
     /// It cannot end before this.
     lasts_until: OffsetDateTime,
-    /// Since when everything is healthy.
+    /// When everything last became healthy.
     well_since: Option<OffsetDateTime>,
     counted: [f64; 3],
     /// The peak backlog, by place.

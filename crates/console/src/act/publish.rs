@@ -94,7 +94,7 @@ pub(super) async fn send(
     };
     let stored = tokio::time::timeout(REQUEST_TIMEOUT * 2, stored);
     let sequence = stored.await.context("NATS did not confirm the event in time")??;
-    info!(subject, sequence, "published by hand");
+    info!(subject, sequence, "published from the console");
     Ok(sequence)
 }
 

@@ -41,7 +41,7 @@ pub struct Part {
     pub service: String,
     /// Its state.
     pub state: State,
-    /// Since when it has been in this state, as far as the console has seen.
+    /// When it entered this state, as far as the console has seen.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
     /// Why it is not ready.
@@ -86,7 +86,7 @@ pub struct Publisher {
     pub waiting: Option<f64>,
     /// How long the oldest of them has waited, in seconds.
     pub oldest_seconds: Option<f64>,
-    /// Since when any have waited.
+    /// When the wait began, if any wait.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
 }
@@ -99,7 +99,7 @@ pub struct Group {
     pub name: String,
     /// Events not yet sent to any member.
     pub waiting: u64,
-    /// Since when any have waited.
+    /// When the wait began, if any wait.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
     /// Events sent to a member and not yet acknowledged.
@@ -134,12 +134,12 @@ pub struct Member {
     pub client_id: String,
     /// The node that it runs on; empty when unknown.
     pub node: String,
-    /// Since when it has held its client id; `None` if it no longer does.
+    /// When it took its client id; `None` if it no longer holds it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub since: Option<OffsetDateTime>,
     /// Its state.
     pub state: State,
-    /// Since when it has been in this state, as far as the console has seen.
+    /// When it entered this state, as far as the console has seen.
     #[serde(with = "time::serde::rfc3339")]
     pub state_since: OffsetDateTime,
     /// The last sequence sent to it.

@@ -1,4 +1,4 @@
-//! Compares snapshots over time: since when something has been in its state, and how fast a number grows.
+//! Compares snapshots over time: how long something has been in its state, and how fast a number grows.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,7 +28,7 @@ struct Seen {
 }
 
 impl Tracker {
-    /// Since when it has been in this state, as far as this process has seen.
+    /// When it entered this state, as far as this process has seen.
     pub(super) fn since(&mut self, what: &str, state: &str, now: OffsetDateTime) -> OffsetDateTime {
         let looked = Instant::now();
         let seen = self.states.entry(what.to_owned()).or_insert_with(|| Seen {
@@ -43,7 +43,7 @@ impl Tracker {
         seen.since
     }
 
-    /// Since when this number has not been 0. `None` while it is.
+    /// When this number last stopped being 0. `None` while it is 0.
     pub(super) fn waiting_since(
         &mut self,
         what: &str,

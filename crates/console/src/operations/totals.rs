@@ -1,4 +1,4 @@
-//! Whether the sums agree: compares the newest events that each service committed, one by one, with their state in
+//! Whether the totals match: compares the newest events that each service committed, one by one, with their state in
 //! every queue group that takes them. It does not compare counters: a restart resets them, so they would agree only by
 //! chance. An event that is neither applied, nor a dead letter, nor on its way is missing, and is named.
 //!

@@ -74,7 +74,7 @@ impl NewOrder {
         (status = 400, description = "The body is not a JSON object, or a header is malformed.",
             body = Problem, content_type = "application/problem+json"),
         CallerResponses,
-        (status = 404, description = "This service does not know the ticket. With Retry-After, the id is recent, and the ticket's event may still be on its way.",
+        (status = 404, description = "This service has no ticket with this id. With Retry-After, the id is recent, and the ticket's event may still be on its way.",
             body = Problem, content_type = "application/problem+json",
             headers(("Retry-After" = u64, description = "Seconds to wait."))),
         (status = 409, description = "The ticket is reserved or sold; or you have reached the limit of reservations; or the first request with this Idempotency-Key is still under way.",

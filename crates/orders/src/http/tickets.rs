@@ -64,7 +64,7 @@ pub(super) async fn list(
         (status = 200, description = "The ticket.", body = KnownTicket),
         (status = 400, description = "The id is not a UUID.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "This service does not know the ticket.",
+        (status = 404, description = "This service has no ticket with this id.",
             body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -24,7 +24,7 @@ common::statements! {
     LOCK = select("where id = $1 and buyer = $2 for update");
     /// A page of a buyer's orders.
     PAGE = select("where buyer = $1 and id < $2 order by id desc limit $3");
-    /// In how many seconds the next order is due.
+    /// The seconds until the next order is due.
     NEXT_DUE =
         "select extract(epoch from expires_at - clock_timestamp())::float8
          from orders where status = 'reserved' order by expires_at limit 1";
@@ -81,7 +81,7 @@ pub async fn now(connection: &mut PgConnection) -> Result<OffsetDateTime, sqlx::
     sqlx::query_scalar(&NOW).fetch_one(connection).await
 }
 
-/// Returns in how many seconds the next order is due: at most 0 if one is due now. `None` if none is reserved.
+/// Returns the seconds until the next order is due: at most 0 if one is due now. `None` if none is reserved.
 ///
 /// # Errors
 /// Any database error.

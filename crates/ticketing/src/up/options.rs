@@ -52,7 +52,7 @@ pub(crate) struct Options {
     first_port: Option<u16>,
 
     /// Puts a forwarder between every process of the services and NATS and Postgres, so that the console can cut a
-    /// process off from either for some seconds. It costs some speed.
+    /// process off from either for some seconds. Slows the system down a little.
     #[arg(long, conflicts_with_all = ["nats_url", "database_url"])]
     pub(super) cuttable: bool,
 

@@ -43,7 +43,7 @@ struct Seen {
     state: State,
     why: String,
     detail: String,
-    /// Since when it has been ready, or not ready.
+    /// When it became ready, or not ready.
     since: Instant,
     /// Whether its outage has been reported.
     reported: bool,

@@ -24,10 +24,10 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "NATS_REPLICAS", default_value = "1", value_parser = replicas)]
     pub nats_replicas: u8,
 
-    /// Where events are kept: memory (of NATS; every restart of NATS loses all events, and lost events are not
-    /// republished), file (of NATS; lost events are republished from Postgres) or postgres (like file, but NATS
-    /// keeps the events in memory). Must be the same for all services. Default: file for a new stream; an existing
-    /// one keeps its storage.
+    /// Where events are kept: memory (NATS keeps them in memory: every restart of NATS loses all events, and lost
+    /// events are not republished), file (NATS keeps them on disk: lost events are republished from Postgres) or
+    /// postgres (like file, but NATS keeps them in memory). Must be the same for all services. Default: file for a
+    /// new stream; an existing one keeps its storage.
     #[arg(long, env, value_name = "NATS_STORE")]
     pub nats_store: Option<Store>,
 

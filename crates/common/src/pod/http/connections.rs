@@ -49,7 +49,7 @@ impl Connections {
         self.table().admit()
     }
 
-    /// Closes the most dispensable connection, because the process has no room for another.
+    /// Closes a waiting connection, because the process has no room for another.
     pub(super) fn make_room(&self) {
         self.table().make_room(Instant::now());
     }

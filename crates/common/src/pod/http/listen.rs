@@ -61,7 +61,7 @@ impl Http {
         info!(notice = "listening", http.address = %self.api.local_addr()?, "listening");
         // Outside the limit on requests: a busy process must still answer its probes.
         let api = if let Some(listener) = self.operations {
-            info!(operations.address = %listener.local_addr()?, "probes and metrics");
+            info!(operations.address = %listener.local_addr()?, "serving probes and metrics");
             let bounds = Bounds { connections: OPERATIONS_CONNECTIONS, ..bounds };
             let operations = self.operations_api.merge(probes);
             let serve = server::serve(listener, operations, bounds, pod.shutdown.clone());
