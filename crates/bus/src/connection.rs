@@ -21,7 +21,7 @@ use crate::{
     client_id::ClientId,
     options::{Options, OptionsError, servers},
     shutdown::Shutdown,
-    user::{self, Proof, User},
+    user::{self, Credentials, User},
 };
 
 /// How often the client pings. It gives a connection up when a third ping is due and two are
@@ -136,7 +136,7 @@ impl Bus {
 
     /// The state of the connection, to watch.
     #[must_use]
-    pub fn link(&self) -> watch::Receiver<ConnectionState> {
+    pub fn connection_state(&self) -> watch::Receiver<ConnectionState> {
         self.link.clone()
     }
 
@@ -194,12 +194,14 @@ fn connect_options(options: &Options, servers: &[ServerAddr]) -> ConnectOptions 
     if let (None, Some((user, password))) = (&options.user, user::in_urls(servers)) {
         connect = connect.user_and_password(user, password);
     }
-    if let Some(User { name, proof }) = &options.user {
+    if let Some(User { name, credentials }) = &options.user {
         // A prefix of its own, so that the server can forbid other users to subscribe to this user's replies.
         connect = connect.custom_inbox_prefix(format!("_INBOX.{name}"));
-        connect = match proof {
-            Proof::Password(password) => connect.user_and_password(name.clone(), password.clone()),
-            Proof::Seed(seed) => connect.nkey(seed.expose().to_owned()),
+        connect = match credentials {
+            Credentials::Password(password) => {
+                connect.user_and_password(name.clone(), password.clone())
+            }
+            Credentials::Seed(seed) => connect.nkey(seed.expose().to_owned()),
         };
     }
     if let Some(file) = &options.certificate_authority {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A session that lasted this long was no failure, however it ended.
-const LASTED: Duration = Duration::from_secs(1);
+const MIN_HEALTHY_SESSION: Duration = Duration::from_secs(1);
 
 /// A member of a queue group.
 pub struct Delivery<L: Listener> {
@@ -92,7 +92,7 @@ impl<L: Listener> Delivery<L> {
                 Err(error) => Err(error.into()),
             };
             let pause = match ended {
-                Ok(()) if begun.elapsed() > LASTED => {
+                Ok(()) if begun.elapsed() > MIN_HEALTHY_SESSION => {
                     backoff.reset();
                     continue;
                 }

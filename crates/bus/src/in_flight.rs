@@ -29,22 +29,22 @@ pub(crate) struct InFlight {
     pub(crate) delivery: i64,
     /// How many more events the group had waiting when the server sent it.
     pub(crate) pending: u64,
-    /// When it arrived, by this member's clock. See also [`InHand::since`].
+    /// When it arrived, by this member's clock. See also [`ReplyHandle::since`].
     pub(crate) delivered_at: OffsetDateTime,
     /// What is needed to report progress on it and to answer it.
-    pub(crate) in_hand: InHand,
+    pub(crate) in_hand: ReplyHandle,
 }
 
 /// The data needed to report progress on a message. It outlives the message's own work.
 #[derive(Debug, Clone)]
-pub(crate) struct InHand {
+pub(crate) struct ReplyHandle {
     pub(crate) reply: Subject,
     /// When it arrived.
     pub(crate) since: Instant,
     answered: Arc<AtomicBool>,
 }
 
-impl InHand {
+impl ReplyHandle {
     /// Whether it was answered, or is about to be. After that, progress must not be reported: to the server, a
     /// returned message would be in progress again.
     pub(crate) fn is_answered(&self) -> bool {
@@ -62,7 +62,7 @@ impl InFlight {
         let Message { subject, reply, payload, headers, .. } = message.message;
         Some(Self {
             subject,
-            in_hand: InHand { reply: reply?, since: Instant::now(), answered: Arc::default() },
+            in_hand: ReplyHandle { reply: reply?, since: Instant::now(), answered: Arc::default() },
             payload,
             headers,
             stream,

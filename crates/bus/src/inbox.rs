@@ -23,7 +23,7 @@ pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The oldest id that can be checked. A day below [`RETENTION`], in case clocks differ.
 pub const CHECKABLE: Duration = Duration::from_secs(29 * 24 * 3600);
 /// How far in the future an id may be. Further ahead, its partition may be about to be emptied.
-pub const AHEAD: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// The length of a partition's window, in seconds, as in the SQL function `bus.inbox_slot`.
 const WINDOW: i64 = 2 * 24 * 3600;
 /// How many partitions there are. Their 36 days leave two whole days to empty each of them.
@@ -88,7 +88,7 @@ pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
         Some(format!(
             "its id is {age} days old: after {limit} days nothing records whether it took effect"
         ))
-    } else if -age > AHEAD {
+    } else if -age > MAX_AHEAD {
         Some(format!("its id is dated {} hours from now", (-age).whole_hours()))
     } else {
         None
@@ -223,7 +223,7 @@ mod tests {
             let slot = expired_slot(now);
             // Ids that can be checked now, or stored today, are in other partitions.
             let oldest = now - i64::try_from(CHECKABLE.as_secs()).unwrap();
-            let newest = now + i64::try_from(AHEAD.as_secs()).unwrap();
+            let newest = now + i64::try_from(MAX_AHEAD.as_secs()).unwrap();
             for at in (oldest..=newest).step_by(3600) {
                 assert_ne!(at / WINDOW % SLOTS, slot, "{at} at {now}");
             }

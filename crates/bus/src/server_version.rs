@@ -5,7 +5,7 @@ use tracing::warn;
 use crate::{connection::Bus, shutdown::Shutdown};
 
 /// The first version whose consumers never get ahead of their stream.
-const SOUND: (u64, u64) = (2, 14);
+const FIRST_SOUND: (u64, u64) = (2, 14);
 
 /// Waits for the first connection, and warns if its server is too old.
 pub(crate) async fn check(bus: Bus, shutdown: Shutdown) {
@@ -23,11 +23,11 @@ pub(crate) async fn check(bus: Bus, shutdown: Shutdown) {
     }
 }
 
-/// Whether a version, such as `2.14.0-RC.1`, is older than [`SOUND`]. One that does not parse is not.
+/// Whether a version, such as `2.14.0-RC.1`, is older than [`FIRST_SOUND`]. One that does not parse is not.
 fn is_older(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map(str::parse);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < SOUND,
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < FIRST_SOUND,
         _ => false,
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     connection::ConnectionState,
     effect::MemberContext,
     event::EventSet,
-    in_flight::{self, InFlight, InHand},
+    in_flight::{self, InFlight, ReplyHandle},
     listener::Listener,
     measured,
     pull::{Pull, Pulled, SessionError},
@@ -51,7 +51,7 @@ pub(crate) struct Session<L: Listener> {
     waiting: VecDeque<InFlight>,
     working: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
     /// The events being processed, with the number of their batch, to report progress.
-    in_work: Vec<(u64, InHand)>,
+    in_work: Vec<(u64, ReplyHandle)>,
     /// The number of the latest batch, and whether it has a redelivered event.
     batch: u64,
     again: bool,
@@ -74,7 +74,7 @@ impl<L: Listener> Session<L> {
         let (bus, stream) = (&context.bus, <L::Events as EventSet>::STREAM.name);
         Ok(Self {
             pull: Pull::open(bus, stream, L::QUEUE_GROUP).await?,
-            link: context.bus.link(),
+            link: context.bus.connection_state(),
             epoch,
             waiting: VecDeque::new(),
             working: FuturesUnordered::new(),

@@ -59,18 +59,18 @@ impl<E: Into<BoxError> + Send + 'static> TaskOutcome for Result<(), E> {
 
 /// Waits for the reason to stop. `main` holds it.
 #[derive(Debug)]
-pub struct Reason {
+pub struct StopReason {
     failures: mpsc::UnboundedReceiver<TaskFailure>,
 }
 
 impl Shutdown {
     /// A new handle, and what waits for the reason to stop.
     #[must_use]
-    pub fn new() -> (Self, Reason) {
+    pub fn new() -> (Self, StopReason) {
         // At most one message per task, so the number of tasks bounds the queue.
         let (failures, receiver) = mpsc::unbounded_channel();
         let shutdown = Self { soft: CancellationToken::new(), tasks: TaskTracker::new(), failures };
-        (shutdown, Reason { failures: receiver })
+        (shutdown, StopReason { failures: receiver })
     }
 
     /// A handle for tasks that stop after those of this one. A failure of one ends the process as well.
@@ -135,7 +135,7 @@ impl Shutdown {
     }
 }
 
-impl Reason {
+impl StopReason {
     /// Waits for SIGINT or SIGTERM (`Ok`), or for the first task to fail (`Err`).
     ///
     /// # Errors

@@ -11,12 +11,12 @@ pub struct User {
     /// The name. Replies arrive under `_INBOX.<name>`, so that the server can deny them to other users.
     pub name: String,
     /// How the user authenticates.
-    pub proof: Proof,
+    pub credentials: Credentials,
 }
 
 /// How a user authenticates. Its `Debug` shows no secret.
 #[derive(Clone)]
-pub enum Proof {
+pub enum Credentials {
     /// A password, which is sent to the server.
     Password(String),
     /// A private key, which never leaves the process: it signs the server's challenge, and the server
@@ -31,7 +31,7 @@ pub(crate) fn in_urls(servers: &[ServerAddr]) -> Option<(String, String)> {
         .find_map(|server| Some((server.username()?.to_owned(), server.password()?.to_owned())))
 }
 
-impl fmt::Debug for Proof {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Password(_) => "Password(…)",
@@ -108,9 +108,10 @@ mod tests {
         for text in ["", "SU", "password", &account, &public, &seed.expose()[..57]] {
             assert_eq!(text.parse::<Seed>().unwrap_err(), SeedError, "{text}");
         }
-        let user = User { name: "tickets".to_owned(), proof: Proof::Seed(seed.clone()) };
+        let user =
+            User { name: "tickets".to_owned(), credentials: Credentials::Seed(seed.clone()) };
         assert!(!format!("{user:?} {seed:?}").contains("SU"));
-        let proof = Proof::Password("secret".to_owned());
-        assert!(!format!("{proof:?}").contains("secret"));
+        let credentials = Credentials::Password("secret".to_owned());
+        assert!(!format!("{credentials:?}").contains("secret"));
     }
 }

@@ -10,7 +10,7 @@ use common::pod::{hosts::Hosts, problem::Problem};
 
 /// Answers 421 unless the Host header names this console.
 pub async fn known_host(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    if hosts.are_named_in(request.headers()) {
+    if hosts.allow_request(request.headers()) {
         return next.run(request).await;
     }
     Problem::new(

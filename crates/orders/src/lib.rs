@@ -111,7 +111,7 @@ pub async fn run(settings: Settings) -> ExitCode {
         Err(reason) => return config::bad_setting(reason),
     };
     let reservation_time = settings.reservation_time;
-    let by_default = if auth.always().is_some() { Limit::Off } else { Limit::DEFAULT };
+    let by_default = if auth.fixed_caller().is_some() { Limit::Off } else { Limit::DEFAULT };
     let limit = settings.reservations_per_buyer.unwrap_or(by_default);
     let provider: Arc<dyn Provider> = Arc::new(FakeProvider);
     let captures = provider.clone();

@@ -88,13 +88,13 @@ pub fn reserve(
 /// If the order's state rules the transition out.
 pub fn decide(
     order: &Order,
-    command: Transition,
+    transition: Transition,
     now: OffsetDateTime,
 ) -> Result<Option<Order>, Refused> {
     use OrderStatus::{Cancelled, Completed, Expired, Reserved};
 
     let due = now >= order.expires_at;
-    let (status, payment) = match (order.status, command) {
+    let (status, payment) = match (order.status, transition) {
         (Reserved, Transition::Pay(payment)) if !due => (Completed, Some(payment)),
         (Reserved, Transition::Cancel) if !due => (Cancelled, None),
         (Reserved, Transition::Expire) if due => (Expired, None),
@@ -145,30 +145,30 @@ mod tests {
 
     /// A transition and its time: before, at and after the end of the reservation, in any order,
     /// because clocks may be set back.
-    fn command() -> impl Strategy<Value = (Transition, OffsetDateTime)> {
+    fn transition() -> impl Strategy<Value = (Transition, OffsetDateTime)> {
         let payment = |reference| Transition::Pay(Payment { amount: price(), reference });
-        let command = prop_oneof![
+        let transition = prop_oneof![
             "[ab]".prop_map(payment),
             Just(Transition::Cancel),
             Just(Transition::Expire),
         ];
-        (command, (-1_i64..=20).prop_map(|second| START + second.seconds()))
+        (transition, (-1_i64..=20).prop_map(|second| START + second.seconds()))
     }
 
     proptest! {
         #[test]
         fn any_sequence_of_transitions_changes_an_order_at_most_once(
-            commands in vec(command(), 0..10)
+            transitions in vec(transition(), 0..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
-            for (command, now) in commands {
-                let Ok(Some(next)) = decide(&order, command.clone(), now) else { continue };
+            for (transition, now) in transitions {
+                let Ok(Some(next)) = decide(&order, transition.clone(), now) else { continue };
                 prop_assert_eq!(order.status, OrderStatus::Reserved, "final states are final");
                 prop_assert_ne!(next.status, OrderStatus::Reserved);
                 prop_assert_eq!(next.version, order.version + 1);
                 prop_assert!(next.updated_at >= order.updated_at);
                 prop_assert_eq!(next.status == OrderStatus::Expired, now >= order.expires_at);
-                let paid_with = match command {
+                let paid_with = match transition {
                     Transition::Pay(payment) => Some(payment),
                     Transition::Cancel | Transition::Expire => None,
                 };
@@ -184,16 +184,16 @@ mod tests {
 
         #[test]
         fn a_transition_is_a_no_op_exactly_when_it_was_applied_before(
-            commands in vec(command(), 1..10)
+            transitions in vec(transition(), 1..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
-            for (command, now) in commands {
-                let wanted = match command {
+            for (transition, now) in transitions {
+                let wanted = match transition {
                     Transition::Pay(_) => OrderStatus::Completed,
                     Transition::Cancel => OrderStatus::Cancelled,
                     Transition::Expire => OrderStatus::Expired,
                 };
-                let decided = decide(&order, command, now);
+                let decided = decide(&order, transition, now);
                 prop_assert_eq!(decided == Ok(None), order.status == wanted);
                 if let Ok(Some(next)) = decided {
                     prop_assert_eq!(next.status, wanted);
@@ -204,11 +204,11 @@ mod tests {
 
         #[test]
         fn a_refusal_names_the_state_of_the_order(
-            commands in vec(command(), 1..10)
+            transitions in vec(transition(), 1..10)
         ) {
             let mut order = reserve(Uuid::now_v7(), "anna", price(), START, TIME);
-            for (command, now) in commands {
-                match decide(&order, command, now) {
+            for (transition, now) in transitions {
+                match decide(&order, transition, now) {
                     Ok(next) => order = next.unwrap_or(order),
                     Err(refused) => prop_assert_eq!(refused, match order.status {
                         OrderStatus::Completed => Refused::Completed,

@@ -6,7 +6,7 @@ use std::{io::BufRead, path::Path, thread, time::Duration};
 use anyhow::bail;
 use clap::Args;
 use common::{
-    bus::{Bus, ClientId, Lease, Reason, Shutdown, Store, lease, without_passwords},
+    bus::{Bus, ClientId, Lease, Shutdown, StopReason, Store, lease, without_passwords},
     pod::{
         config::{NatsLogin, nats_url},
         secret::Secret,
@@ -63,7 +63,7 @@ pub(crate) struct Connection {
     pub(crate) bus: Bus,
     pub(crate) url: String,
     shutdown: Shutdown,
-    reason: Reason,
+    reason: StopReason,
 }
 
 impl Options {

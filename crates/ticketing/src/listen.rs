@@ -36,13 +36,13 @@ use source::Source;
 use start_at::StartAt;
 
 /// How long the server keeps the consumer of a killed listener that was in no group.
-const ALONE: Duration = Duration::from_secs(30);
+const LISTENER_INACTIVE: Duration = Duration::from_secs(30);
 /// How long the server keeps a queue group without members.
-const GROUP: Duration = Duration::from_secs(24 * 3600);
+const GROUP_INACTIVE: Duration = Duration::from_secs(24 * 3600);
 /// The default ack wait of a new consumer.
 const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How long one pull request waits for an event.
-const ASK: Duration = Duration::from_secs(2);
+const PULL_EXPIRES: Duration = Duration::from_secs(2);
 /// The pause before a retry while NATS is unavailable.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long deleting the consumer at the end may take.
@@ -69,7 +69,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", help = format!(
     "Joins a queue group: each event goes to one of its members. The server keeps a group for {} hours after its \
     last member leaves; a member that joins by then continues where it stopped",
-    GROUP.as_secs() / 3600
+    GROUP_INACTIVE.as_secs() / 3600
     ))]
     queue_group: Option<String>,
 
@@ -180,7 +180,7 @@ impl Listening {
             let stream = self.options.source.stream(&self.bus).await?;
             stream.delete_consumer(&self.name).await.map_err(anyhow::Error::from)
         };
-        // If this fails, the server deletes the consumer after `ALONE`.
+        // If this fails, the server deletes the consumer after `LISTENER_INACTIVE`.
         let _ = timeout(DELETION, deletion).await;
     }
 
@@ -188,12 +188,12 @@ impl Listening {
     async fn listen(&self, consumer: &PullConsumer) -> anyhow::Result<std::convert::Infallible> {
         loop {
             // One at a time: while this listener is slow, others get the rest.
-            let mut one = consumer.fetch().max_messages(1).expires(ASK).messages().await?;
+            let mut one = consumer.fetch().max_messages(1).expires(PULL_EXPIRES).messages().await?;
             while let Some(message) = one.next().await {
                 self.handle(&message.map_err(|error| anyhow::anyhow!(error))?).await?;
             }
             // A deleted consumer and a lost connection look like an empty answer.
-            if !self.bus.link().borrow().up {
+            if !self.bus.connection_state().borrow().up {
                 bail!("disconnected");
             }
         }
@@ -286,7 +286,11 @@ impl Listening {
         pull::Config {
             durable_name: options.queue_group.clone(),
             name: Some(options.queue_group.as_ref().unwrap_or(&self.name).clone()),
-            inactive_threshold: if options.queue_group.is_some() { GROUP } else { ALONE },
+            inactive_threshold: if options.queue_group.is_some() {
+                GROUP_INACTIVE
+            } else {
+                LISTENER_INACTIVE
+            },
             deliver_policy: self.start(stream),
             ack_policy: AckPolicy::Explicit,
             ack_wait: options.ack_wait.unwrap_or(ACK_WAIT),

@@ -39,7 +39,7 @@ impl Sellers {
         of_old_tickets: Option<&Caller>,
     ) -> Result<Self, String> {
         let auth = Auth::new(settings, default)?;
-        let of_old_tickets = of_old_tickets.or(auth.always()).cloned();
+        let of_old_tickets = of_old_tickets.or(auth.fixed_caller()).cloned();
         Ok(Self { auth, of_old_tickets })
     }
 

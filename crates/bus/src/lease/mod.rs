@@ -119,7 +119,7 @@ impl Lease {
 
     /// Renews the lease until the process stops.
     async fn keep_renewing(self, stopping: Shutdown) -> Result<(), ClientIdInUse> {
-        let mut link = self.bus.link();
+        let mut link = self.bus.connection_state();
         loop {
             let waits = self.waits_for.borrow().is_some();
             tokio::select! {
@@ -157,7 +157,7 @@ impl Lease {
     /// Releases the id, so that the next process gets it at once.
     pub async fn release(&self) {
         let revision = *self.revision.borrow();
-        if revision == 0 || !self.bus.link().borrow().up {
+        if revision == 0 || !self.bus.connection_state().borrow().up {
             return;
         }
         let release = async {

@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::place::Place;
 
 /// How long a range is extended. Ranges are stored as long as their events, so there must not be too many.
-const LASTS: Duration = Duration::from_secs(60);
+const MAX_RANGE_AGE: Duration = Duration::from_secs(60);
 /// How many events a range holds. If the stream loses one of them, all are republished, so there must not be
 /// too many.
-const HOLDS: i64 = 100_000;
+const MAX_RANGE_EVENTS: i64 = 100_000;
 
 /// Where the stream has stored a page of events.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +70,8 @@ impl Open {
 
     fn takes(&self, stored: &Stored) -> bool {
         self.stored.created == stored.created
-            && self.stored.events + stored.events <= HOLDS
-            && self.begun.elapsed() < LASTS
+            && self.stored.events + stored.events <= MAX_RANGE_EVENTS
+            && self.begun.elapsed() < MAX_RANGE_AGE
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::topology;
 
 /// How many events a group may have pending before the refill waits for it: new events queue behind them.
-const AHEAD: u64 = 20_000;
+const MAX_GROUP_BACKLOG: u64 = 20_000;
 /// How many pages are republished between two checks of the groups.
 const PAGES_BETWEEN_LOOKS: u32 = 10;
 /// How long the refill waits for a group that makes no progress, as when all its members are down.
@@ -76,7 +76,7 @@ impl StreamRelay {
                 (before, since) = (pending, Instant::now());
             }
             let patient = since.elapsed() < GROUP_PATIENCE;
-            if pending < AHEAD || !patient || self.wake.is_woken() {
+            if pending < MAX_GROUP_BACKLOG || !patient || self.wake.is_woken() {
                 return;
             }
             sleep(GROUP_POLL).await;

@@ -37,7 +37,7 @@ impl StreamRelay {
     /// stream cannot be recreated yet.
     pub(super) async fn recover(&mut self, failure: RelayError) -> Result<(), RelayError> {
         let drift = matches!(failure, RelayError::Topology(TopologyError::Drift { .. }));
-        if drift || !self.bus.link().borrow().up {
+        if drift || !self.bus.connection_state().borrow().up {
             return Err(failure);
         }
         match self.remake_if_stopped().await {

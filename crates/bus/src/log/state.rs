@@ -91,10 +91,10 @@ impl StreamRelay {
 }
 
 /// How long a recreated stream must last before it is recreated once more. The time doubles up to
-/// [`MAX_LASTS`], because each time the whole log is republished.
-const LASTS: Duration = Duration::from_secs(60);
+/// [`LONGEST_LIFETIME`], because each time the whole log is republished.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 /// The longest such time.
-const MAX_LASTS: Duration = Duration::from_secs(3_600);
+const LONGEST_LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// When this process last recreated the stream.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub(super) struct Remade {
 
 impl Default for Remade {
     fn default() -> Self {
-        Self { at: None, lasts: LASTS }
+        Self { at: None, lasts: SHORTEST_LIFETIME }
     }
 }
 
@@ -118,7 +118,7 @@ impl Remade {
     /// Records that it was recreated now.
     pub(super) fn now(&mut self) {
         let soon = self.at.is_some_and(|at| at.elapsed() < 2 * self.lasts);
-        self.lasts = if soon { (2 * self.lasts).min(MAX_LASTS) } else { LASTS };
+        self.lasts = if soon { (2 * self.lasts).min(LONGEST_LIFETIME) } else { SHORTEST_LIFETIME };
         self.at = Some(Instant::now());
     }
 }

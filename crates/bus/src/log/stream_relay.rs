@@ -30,7 +30,7 @@ const IMPORT: Duration = Duration::from_secs(5);
 /// How often expired partitions and ranges are removed.
 const RETAIN: Duration = Duration::from_secs(60);
 /// How long a stopping relay keeps publishing.
-const LAST_ROUND: Duration = Duration::from_secs(2);
+const LAST_PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl StreamRelay {
     /// Relays until the process stops.
@@ -57,7 +57,8 @@ impl StreamRelay {
     /// Logs a failure at level `warn` once, unless an outage explains it, which is logged elsewhere.
     fn log_failure(&mut self, error: &RelayError) {
         let (stream, failures) = (self.stream.name, self.backoff.failures());
-        let outage = !self.bus.link().borrow().up || self.pool.database_state().is_away();
+        let outage =
+            !self.bus.connection_state().borrow().up || self.pool.database_state().is_away();
         let should_log = if error.may_be_an_outage() {
             self.failing.log_unless_outage(outage)
         } else {
@@ -74,7 +75,7 @@ impl StreamRelay {
     /// that has lost NATS passes the turn to another, which may still have it.
     async fn turn(&mut self, shutdown: &Shutdown) -> Result<(), RelayError> {
         self.session = None;
-        let mut link = self.bus.link();
+        let mut link = self.bus.connection_state();
         let session = tokio::select! {
             () = shutdown.begun() => return Ok(()),
             session = self.wait_for_turn(&mut link) => session?,
@@ -139,7 +140,7 @@ impl StreamRelay {
             }
             if shutdown.has_begun() {
                 // The next process would publish the rest; this only spares it the wait.
-                let _ = timeout(LAST_ROUND, self.publish_all()).await;
+                let _ = timeout(LAST_PUBLISH_TIMEOUT, self.publish_all()).await;
                 return Ok(());
             }
             if Instant::now() >= verify_at {

@@ -23,7 +23,7 @@ use crate::{
 
 /// How many deleted messages are identified by their sequences. With more, everything that a group may not have
 /// received counts as lost.
-const HOLES: i64 = 100_000;
+const MAX_LISTED_DELETIONS: i64 = 100_000;
 
 impl StreamRelay {
     /// Ensures the stream, compares it, and marks what it has lost.
@@ -240,7 +240,7 @@ async fn holes(bus: &Bus, stream: &str, deleted: i64) -> Result<Option<Vec<i64>>
         #[serde(default)]
         deleted: Vec<i64>,
     }
-    if deleted > HOLES {
+    if deleted > MAX_LISTED_DELETIONS {
         return Ok(None);
     }
     let asked = serde_json::json!({ "deleted_details": true });

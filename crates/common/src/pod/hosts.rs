@@ -22,7 +22,7 @@ impl Hosts {
 
     /// Whether `host[:port]` is one of them.
     #[must_use]
-    pub fn know(&self, host: &str) -> bool {
+    pub fn allow(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if authority.as_str().contains('@') {
             return false;
@@ -33,11 +33,11 @@ impl Hosts {
 
     /// Whether a request names one of them in its only Host header.
     #[must_use]
-    pub fn are_named_in(&self, headers: &HeaderMap) -> bool {
+    pub fn allow_request(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::HOST).iter();
         let host = given.next().and_then(|host| host.to_str().ok());
         // Of two Host headers, some programs use the first, others the last.
-        given.next().is_none() && host.is_some_and(|host| self.know(host))
+        given.next().is_none() && host.is_some_and(|host| self.allow(host))
     }
 }
 
@@ -49,9 +49,9 @@ mod tests {
     fn only_this_servers_host_names_are_accepted() {
         let hosts = Hosts::new(&["Console.example.com".to_owned()]);
         for known in ["localhost", "LOCALHOST:3900", "127.0.0.1:1", "[::1]:3900"] {
-            assert!(hosts.know(known), "{known}");
+            assert!(hosts.allow(known), "{known}");
         }
-        assert!(hosts.know("console.example.com:80"));
+        assert!(hosts.allow("console.example.com:80"));
         for unknown in [
             "",
             "evil.example",
@@ -64,7 +64,7 @@ mod tests {
             "localhost/x",
             "localhost.",
         ] {
-            assert!(!hosts.know(unknown), "{unknown}");
+            assert!(!hosts.allow(unknown), "{unknown}");
         }
     }
 }

@@ -86,7 +86,7 @@ pub fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 #[derive(Debug, Clone)]
 pub struct IdempotentRequest {
     key: String,
-    before: Option<String>,
+    previous_key: Option<String>,
     hash: [u8; 32],
 }
 
@@ -161,14 +161,14 @@ impl IdempotentRequest {
     /// write the same JSON differently.
     #[must_use]
     pub fn new(key: String, request: &str) -> Self {
-        Self { key, before: None, hash: Sha256::digest(request.as_bytes()).into() }
+        Self { key, previous_key: None, hash: Sha256::digest(request.as_bytes()).into() }
     }
 
     /// Also finds this request under the key that the previous release used. A different request
     /// under that key is ignored.
     #[must_use]
-    pub fn or_before(self, key: String) -> Self {
-        Self { before: Some(key), ..self }
+    pub fn or_previous_key(self, key: String) -> Self {
+        Self { previous_key: Some(key), ..self }
     }
 
     /// Claims the key until the transaction ends. Returns the earlier answer, if there is one.
@@ -187,7 +187,7 @@ impl IdempotentRequest {
         // previous holder committed.
         let known: Option<(Vec<u8>, Uuid, String)> = sqlx::query_as(&FIND)
             .bind(&self.key)
-            .bind(&self.before)
+            .bind(&self.previous_key)
             .bind(&self.hash[..])
             .fetch_optional(tx)
             .await?;

@@ -11,7 +11,7 @@ use bus::Shutdown;
 use bus::{BusError, Pool, database_is_away, database_is_gone, set_nodelay};
 
 /// The pause between full batches, so that a backlog does not starve other users of the database.
-const BREATH: Duration = Duration::from_millis(10);
+const PAUSE_AFTER_FULL_BATCH: Duration = Duration::from_millis(10);
 /// How long one batch may take, connecting included. The database's own timeouts are shorter; this
 /// one covers a database whose machine has vanished silently, which the kernel reports only after a
 /// quarter of an hour.
@@ -64,9 +64,9 @@ pub async fn repeat(
             Ok(done) => {
                 away = false;
                 match done {
-                    Batch::Full => BREATH,
+                    Batch::Full => PAUSE_AFTER_FULL_BATCH,
                     Batch::Drained => every,
-                    Batch::DrainedFor(time) => time.clamp(BREATH, every),
+                    Batch::DrainedFor(time) => time.clamp(PAUSE_AFTER_FULL_BATCH, every),
                 }
             }
             Err(failed) => {

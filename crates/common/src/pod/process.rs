@@ -20,7 +20,7 @@ use super::{
 use bus::{ClientId, Shutdown};
 
 /// How long the tasks of a failed start may take to end.
-const GIVE_UP: Duration = Duration::from_secs(3);
+const FAILED_START_GRACE: Duration = Duration::from_secs(3);
 
 /// The readiness gate of a process's queue group.
 const GATE: &str = "queue group";
@@ -221,7 +221,7 @@ async fn run_logged<Close: AsyncFnOnce()>(
 async fn give_up(shutdown: &Shutdown, last: &Shutdown, lease: Option<&Lease>) {
     shutdown.begin();
     // After this, nothing renews the lease.
-    shutdown.finish(GIVE_UP).await;
+    shutdown.finish(FAILED_START_GRACE).await;
     if let Some(lease) = lease {
         lease.release().await;
     }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// The subcommand's name.
-pub(super) const WORD: &str = "provision";
+pub(super) const SUBCOMMAND: &str = "provision";
 
 /// Creates the service's queue group in another service's NATS account, and keeps its configuration correct.
 ///

@@ -233,7 +233,7 @@ impl Service {
         }
         if let Some(auth) = self.auth {
             auth.spawn(&pod.health, &pod.shutdown);
-            if let Some(caller) = auth.always() {
+            if let Some(caller) = auth.fixed_caller() {
                 warn!(notice = "routine", %caller, "AUTH is off: every request is made by this caller");
             }
         }
@@ -271,7 +271,7 @@ pub async fn main<S: Parser, L: Listener>(
     run: impl AsyncFnOnce(S) -> ExitCode,
 ) -> ExitCode {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
-    if arguments.get(1).is_some_and(|word| word == provision::WORD) {
+    if arguments.get(1).is_some_and(|word| word == provision::SUBCOMMAND) {
         // One name, so that usage and errors show how it was called.
         let word = arguments.remove(1);
         arguments[0].push(" ");

@@ -1,7 +1,7 @@
 //! A stream in one NATS account and a group's members in another, which imports what they need. The
 //! members get every event, and a provisioner does for the group what they have no rights to do.
 
-use common::bus::{Bus, Proof, Readiness, Shutdown, User};
+use common::bus::{Bus, Credentials, Readiness, Shutdown, User};
 use embedded::{NatsServer, nats};
 use sqlx::PgPool;
 
@@ -45,7 +45,7 @@ pub(crate) fn server() -> nats::Builder {
 pub(crate) async fn connect(nats_url: &str, client_id: &str, holder: bool) -> (Bus, Shutdown) {
     let (name, imported) =
         if holder { (HOLDER, Vec::new()) } else { (READER, vec!["TICKETS".to_owned()]) };
-    let user = User { name: name.to_owned(), proof: Proof::Password(name.to_owned()) };
+    let user = User { name: name.to_owned(), credentials: Credentials::Password(name.to_owned()) };
     connect_as(nats_url, client_id, Some(user), imported).await
 }
 
@@ -109,7 +109,8 @@ async fn a_member_reports_that_it_waits_for_its_provisioner_and_joins_once_that_
     until("the first takes effect", || async { world.effects(0).await == ["first"] }).await;
 
     // A member reports a group that was not exported to its account.
-    let user = User { name: READER.to_owned(), proof: Proof::Password(READER.to_owned()) };
+    let user =
+        User { name: READER.to_owned(), credentials: Credentials::Password(READER.to_owned()) };
     let imported = vec!["TICKETS".to_owned()];
     let lonely = NatsServer::builder()
         .settings(format!("authorization {{ user: {READER}, password: {READER} }}"))

@@ -32,7 +32,7 @@ async fn a_one_way_loss_of_the_nats_connection_is_detected_within_15_s() {
         bus.client.flush().await.unwrap();
         link.hold(direction).await;
         let begun = Instant::now();
-        until("the loss is detected", || async { !bus.link().borrow().up }).await;
+        until("the loss is detected", || async { !bus.connection_state().borrow().up }).await;
         begun.elapsed()
     };
     let (to_server, to_client) =

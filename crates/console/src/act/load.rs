@@ -29,7 +29,7 @@ pub(crate) const MAX_SECONDS: u32 = 300;
 const UNDER_WAY: usize = 64;
 /// How many tickets are looked for at once, and how many per round.
 const LOOKS: usize = 16;
-const ROUND: usize = 256;
+const CHECKED_AT_ONCE: usize = 256;
 /// How often waiting tickets are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -122,7 +122,7 @@ pub(crate) async fn look(
             _ = tick.tick() => {}
         }
         let (client, ledger) = (&services.client, &ledger);
-        let waiting = ledger.waiting(ROUND);
+        let waiting = ledger.waiting(CHECKED_AT_ONCE);
         if waiting.is_empty() {
             continue;
         }

@@ -82,7 +82,7 @@ impl Nats {
     /// Whether the server can be reached, as far as the connection knows.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.bus.link().borrow().up
+        self.bus.connection_state().borrow().up
     }
 
     /// The state of NATS after it has not answered, and the reason; takes at most `limit`.

@@ -30,7 +30,7 @@ pub(super) struct Subscription {
 
 impl Subscription {
     /// The subscription of a listener in no group, whose consumer ends with it.
-    fn alone(client_id: &str, consumer: &consumer::Info) -> Self {
+    fn of_listener(client_id: &str, consumer: &consumer::Info) -> Self {
         Self {
             durable_name: String::new(),
             queue_name: String::new(),
@@ -80,9 +80,9 @@ pub(super) fn of_channel(
     stream: &StreamReport,
     subject: &str,
 ) -> Vec<Subscription> {
-    let alone = stream.listeners.iter().filter(|consumer| takes(consumer, subject));
-    let alone =
-        alone.filter_map(|consumer| Some(Subscription::alone(listener(consumer)?, consumer)));
+    let listeners = stream.listeners.iter().filter(|consumer| takes(consumer, subject));
+    let listeners = listeners
+        .filter_map(|consumer| Some(Subscription::of_listener(listener(consumer)?, consumer)));
     let groups = stream.groups.iter().filter(|group| takes(group, subject));
     groups
         .flat_map(|group| {
@@ -93,7 +93,7 @@ pub(super) fn of_channel(
             }
             ids.into_iter().map(|id| Subscription::new(id, group)).collect::<Vec<_>>()
         })
-        .chain(alone)
+        .chain(listeners)
         .collect()
 }
 
@@ -104,9 +104,10 @@ pub(super) fn of_client(report: &NatsReport, holder: &Holder) -> Vec<(String, Su
     for stream in &report.streams {
         let groups = stream.groups.iter().filter(|group| holder.queue_groups.contains(&group.name));
         let groups = groups.map(|group| (group, Subscription::new(id, group)));
-        let alone = stream.listeners.iter().filter(|consumer| listener(consumer) == Some(id));
-        let alone = alone.map(|consumer| (consumer, Subscription::alone(id, consumer)));
-        for (consumer, subscription) in groups.chain(alone) {
+        let listeners = stream.listeners.iter().filter(|consumer| listener(consumer) == Some(id));
+        let listeners =
+            listeners.map(|consumer| (consumer, Subscription::of_listener(id, consumer)));
+        for (consumer, subscription) in groups.chain(listeners) {
             let subjects = &stream.info.config.subjects;
             let taken = subjects.iter().filter(|subject| takes(consumer, subject));
             found.extend(taken.map(|subject| (subject.clone(), subscription.clone())));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::bus::{Bus, Lease, Reason, Shutdown};
+use common::bus::{Bus, Lease, Shutdown, StopReason};
 use embedded::{
     NatsServer, ports,
     process::{Child, Command},
@@ -26,7 +26,7 @@ pub(crate) struct Member {
     pub(crate) bus: Bus,
     _lease: Lease,
     _shutdown: Shutdown,
-    _reason: Reason,
+    _reason: StopReason,
 }
 
 impl World {

@@ -10,7 +10,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use testkit::{
     PATIENCE,
-    issuer::{Issuer, Key, Mood, issued_by, keep, settings},
+    issuer::{Issuer, Key, Mood, issued_by, settings, spawn_refresh},
     tokens::{
         TOO_EARLY, UNACCEPTED, but, claims, eddsa, forged, hmac, hs256, in_seconds, unsigned,
     },
@@ -33,7 +33,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Starts the service with the issuer at this URL.
 async fn with(url: &str) -> (Service, Health) {
     let auth: Auth = service::auth(&settings(url)).unwrap();
-    let health = keep(&auth);
+    let health = spawn_refresh(&auth);
     (Service::with_auth(auth).await, health)
 }
 

@@ -141,7 +141,7 @@ pub fn issued_by(url: &str, name: &str) -> Value {
 
 /// Refreshes the issuer's keys as a service does. Returns the readiness.
 #[must_use]
-pub fn keep(auth: &Auth) -> Health {
+pub fn spawn_refresh(auth: &Auth) -> Health {
     let health = Health::default();
     let (shutdown, _) = Shutdown::new();
     auth.spawn(&health, &shutdown);

@@ -77,7 +77,7 @@ pub(super) async fn create(
         Some(key) => {
             let canonical = new.canonical().map_err(|error| Problem::internal(&error.into()))?;
             // A client may retry a request that it first sent before the upgrade.
-            Some(IdempotentRequest::new(seller.own_key(&key), &canonical).or_before(key))
+            Some(IdempotentRequest::new(seller.own_key(&key), &canonical).or_previous_key(key))
         }
     };
 

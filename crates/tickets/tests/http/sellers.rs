@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use testkit::{
-    issuer::{self, Issuer, Key, keep},
+    issuer::{self, Issuer, Key, spawn_refresh},
     tokens::{
         PUBLIC_KEY, UNACCEPTED, but, claims, ed25519, eddsa, forged, hmac, hs256, settings,
         unsigned, wrong_though_signed,
@@ -105,7 +105,7 @@ async fn tokens_of_sellers_are_verified_with_the_issuers_keys() {
     let (rsa, ec, ed) = (Key::rs256("rsa"), Key::es256("ec"), Key::eddsa("ed"));
     let issuer = Issuer::start(&[&rsa, &ec, &ed]).await;
     let sellers = sellers(&issuer::settings(&issuer.url), None);
-    let health = keep(&sellers.auth);
+    let health = spawn_refresh(&sellers.auth);
     let tickets = Service::with_sellers(sellers).await;
     until("the service has the issuer's keys", async || health.is_ready()).await;
     let (sally, bob) = (issuer.claims("sally"), issuer.claims("bob"));

@@ -60,7 +60,7 @@ struct Known {
     /// When the newest fetch ended, and whether it failed. `None` before the first.
     last: Option<(Instant, bool)>,
     /// How many fetches have ended.
-    rounds: u64,
+    fetches: u64,
 }
 
 impl Issuer {
@@ -85,9 +85,9 @@ impl Issuer {
     /// 401 if the issuer has no such key; 503 if that is unknown.
     pub(super) async fn verifier(&self, signed: &Signed) -> Result<Arc<Verifier>, Refusal> {
         let mut changes = self.known.subscribe();
-        let (found, rounds, may_fetch) = {
+        let (found, fetches, may_fetch) = {
             let known = changes.borrow_and_update();
-            (known.find(signed, Instant::now())?, known.rounds, known.may_fetch(Instant::now()))
+            (known.find(signed, Instant::now())?, known.fetches, known.may_fetch(Instant::now()))
         };
         if let Some(found) = found {
             return Ok(found);
@@ -96,8 +96,8 @@ impl Issuer {
             let Ok(_place) = self.waiting.try_acquire() else { return Err(Refusal::no_keys()) };
             self.wanted.notify_one();
             // After a timeout, nothing has changed.
-            let _ =
-                timeout(FETCH + EVERY / 10, changes.wait_for(|known| known.rounds > rounds)).await;
+            let _ = timeout(FETCH + EVERY / 10, changes.wait_for(|known| known.fetches > fetches))
+                .await;
         }
         let known = changes.borrow();
         match known.find(signed, Instant::now())? {
@@ -188,7 +188,7 @@ impl Known {
     fn ends(&mut self, keys: Option<KeySet>) {
         let now = Instant::now();
         self.last = Some((now, keys.is_none()));
-        self.rounds += 1;
+        self.fetches += 1;
         if let Some(keys) = keys {
             self.keys = Some((keys, now));
         }

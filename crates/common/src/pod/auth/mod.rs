@@ -46,7 +46,7 @@ enum By {
     /// By a token that one of this issuer's keys accepts.
     Issuer(Arc<Issuer>),
     /// Without a token: the caller is always this one.
-    Nothing(Caller),
+    Fixed(Caller),
 }
 
 impl Auth {
@@ -68,7 +68,7 @@ impl Auth {
                 let url = settings.jwt_issuer.as_deref().unwrap_or_default();
                 By::Issuer(Issuer::new(url, rules)?.into())
             }
-            Scheme::Off => By::Nothing(always.clone()),
+            Scheme::Off => By::Fixed(always.clone()),
             Scheme::Hs256 => {
                 secret::check(key)?;
                 let key = DecodingKey::from_secret(key.as_bytes());
@@ -86,9 +86,9 @@ impl Auth {
 
     /// Returns the caller of every request; `None` if requests need a token.
     #[must_use]
-    pub fn always(&self) -> Option<&Caller> {
+    pub fn fixed_caller(&self) -> Option<&Caller> {
         match &*self.0 {
-            By::Nothing(caller) => Some(caller),
+            By::Fixed(caller) => Some(caller),
             By::Key(_) | By::Issuer(_) => None,
         }
     }
@@ -104,7 +104,7 @@ impl Auth {
 
     async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
         match &*self.0 {
-            By::Nothing(caller) => Ok(caller.clone()),
+            By::Fixed(caller) => Ok(caller.clone()),
             By::Key(verifier) => {
                 let token = token::of(parts)?;
                 Signed::read(token)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bus::{ClientId, Options, Proof, Seed, Store, User};
+use bus::{ClientId, Credentials, Options, Seed, Store, User};
 use clap::Args;
 
 use crate::pod::secret::Secret;
@@ -57,7 +57,7 @@ impl NatsSettings {
 #[command(next_help_heading = "NATS")]
 pub struct NatsLogin {
     /// The user, if the server requires one. Replies to it arrive under `_INBOX.<user>`.
-    #[arg(long, env, value_name = "NATS_USER", requires = "proof", value_parser = user)]
+    #[arg(long, env, value_name = "NATS_USER", requires = "credentials", value_parser = user)]
     pub nats_user: Option<String>,
 
     /// The user's password.
@@ -67,13 +67,13 @@ pub struct NatsLogin {
         value_name = "NATS_PASSWORD",
         requires = "nats_user",
         hide_env_values = true,
-        group = "proof"
+        group = "credentials"
     )]
     pub nats_password: Option<Secret>,
 
     /// A file with the seed of the user's NKey, instead of a password. `ticketing nkey` creates one.
     #[arg(long, env, value_name = "NATS_SEED_FILE", requires = "nats_user", value_parser = seed_in,
-          group = "proof")]
+          group = "credentials")]
     pub nats_seed_file: Option<Seed>,
 
     /// A PEM file with the certificate authority of the server; enables TLS.
@@ -95,9 +95,10 @@ impl NatsLogin {
     }
 
     fn user(&self) -> Option<User> {
-        let seed = self.nats_seed_file.clone().map(Proof::Seed);
-        let password = self.nats_password.as_deref().map(|text| Proof::Password(text.to_owned()));
-        Some(User { name: self.nats_user.clone()?, proof: seed.or(password)? })
+        let seed = self.nats_seed_file.clone().map(Credentials::Seed);
+        let password =
+            self.nats_password.as_deref().map(|text| Credentials::Password(text.to_owned()));
+        Some(User { name: self.nats_user.clone()?, credentials: seed.or(password)? })
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 /// The cost of a connection while hyper owns it, in bytes: its head, read and write buffers of at
 /// least 8 KiB each, the future that serves it, and the allocator's overhead. Measured: 95 kB with
 /// a body of 16 kB.
-pub(super) const CONVERSATION: usize = 64 * 1024;
+pub(super) const CONNECTION_BYTES: usize = 64 * 1024;
 
 /// Released when dropped.
 #[derive(Debug)]
@@ -55,13 +55,13 @@ impl Place {
         self.answered.store(false, Relaxed);
         self.idle.store(false, Relaxed);
         self.complete.store(!has_body, Relaxed);
-        let next = if has_body { (Phase::Body, CONVERSATION) } else { (Phase::AtWork, 0) };
+        let next = if has_body { (Phase::Body, CONNECTION_BYTES) } else { (Phase::AtWork, 0) };
         self.connections.enter(self.id, |_| Some(next));
     }
 
     /// This many bytes of the body have arrived.
     pub(super) fn body_received(&self, bytes: usize) {
-        self.connections.hold(self.id, CONVERSATION + bytes);
+        self.connections.hold(self.id, CONNECTION_BYTES + bytes);
     }
 
     /// Returns whether the request has arrived completely.
@@ -80,7 +80,7 @@ impl Place {
     /// after it.
     pub(super) fn answering(&self, bytes: usize, keep_alive: bool) {
         self.keep_alive.store(keep_alive, Relaxed);
-        let bytes = bytes.saturating_add(CONVERSATION);
+        let bytes = bytes.saturating_add(CONNECTION_BYTES);
         self.connections.enter(self.id, |_| Some((Phase::Answer, bytes)));
     }
 
@@ -107,7 +107,7 @@ impl Place {
     /// The server has closed its side.
     pub(super) fn closing(&self) {
         self.connections.enter(self.id, |phase| {
-            (phase != Phase::Closing).then_some((Phase::Closing, CONVERSATION))
+            (phase != Phase::Closing).then_some((Phase::Closing, CONNECTION_BYTES))
         });
     }
 

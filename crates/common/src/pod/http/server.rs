@@ -19,7 +19,7 @@ use super::{connection, connections::Connections, phase::Deadlines, place::Place
 use bus::Shutdown;
 
 /// How often deadlines are checked, and so the most that a client may exceed one.
-const LOOK: Duration = Duration::from_millis(250);
+const CHECK_DEADLINES_EVERY: Duration = Duration::from_millis(250);
 /// How many connections may wait to be accepted: the maximum on Linux. A client that finds the
 /// queue full retries after a second.
 const BACKLOG: u32 = 4096;
@@ -30,12 +30,12 @@ const KERNEL_BUFFER: u32 = 32 * 1024;
 /// else.
 const OPEN_FILES: u64 = 65_536;
 /// How soon to check again for room.
-const SOON: Duration = Duration::from_millis(10);
+const CHECK_ROOM_EVERY: Duration = Duration::from_millis(10);
 /// The pause after a failed accept, for lack of files or memory.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that was accepted just before the server stops listening has to send
 /// something.
-const LAST_CALL: Duration = Duration::from_secs(1);
+const LAST_ACCEPT_GRACE: Duration = Duration::from_secs(1);
 
 /// The limits of a server.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +110,7 @@ pub async fn serve(
         router: router.with_state(()),
         connections: Connections::new(bounds.connections, bounds.deadlines),
         tasks: JoinSet::new(),
-        look: interval(LOOK),
+        look: interval(CHECK_DEADLINES_EVERY),
     };
     server.look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     server.take_until(&listener, shutdown.begun()).await;
@@ -123,7 +123,7 @@ pub async fn serve(
         server.take(stream);
     }
     drop(listener);
-    server.finish(bounds.drain.min(LAST_CALL), end).await;
+    server.finish(bounds.drain.min(LAST_ACCEPT_GRACE), end).await;
     Ok(())
 }
 
@@ -143,7 +143,7 @@ impl Server {
             let room = self.connections.has_room();
             tokio::select! {
                 () = &mut until => return,
-                () = sleep(SOON), if !room => {}
+                () = sleep(CHECK_ROOM_EVERY), if !room => {}
                 _ = self.look.tick() => self.connections.end_late(Instant::now()),
                 Some(_) = self.tasks.join_next() => {}
                 accepted = listener.accept(), if room => match accepted {

@@ -12,7 +12,7 @@ use super::phase::{Class, End, Phase};
 
 /// How long a client has before its connection may be closed to make room: its request may have
 /// arrived already while this process was too busy to read it.
-const FAIR: Duration = Duration::from_millis(250);
+const MIN_TIME: Duration = Duration::from_millis(250);
 /// How many bytes of incomplete requests and unread answers all clients together may keep in
 /// memory. Enough for about a hundred and thirty connections in the middle of a small request or
 /// answer.
@@ -61,7 +61,7 @@ impl Table {
         let midst = self.oldest(&[Class::Silent, Class::Unfinished, Class::Unread]);
         let idle = self.oldest(&[Class::Idle]);
         let had_its_time = |id: &u64| {
-            self.entries.get(id).is_some_and(|entry| now.duration_since(entry.since) >= FAIR)
+            self.entries.get(id).is_some_and(|entry| now.duration_since(entry.since) >= MIN_TIME)
         };
         // During a flood, new connections soon have had their minimum time. Kept-alive connections
         // should not pay for that.

@@ -52,7 +52,7 @@ pub(in crate::pod) async fn claim_free(
     // what their previous holders committed.
     let known: HashSet<i64> = sqlx::query_scalar(&KNOWN)
         .bind(keyed.iter().map(|(_, request)| &request.key).collect::<Vec<_>>())
-        .bind(keyed.iter().map(|(_, request)| request.before.as_ref()).collect::<Vec<_>>())
+        .bind(keyed.iter().map(|(_, request)| request.previous_key.as_ref()).collect::<Vec<_>>())
         .bind(keyed.iter().map(|(_, request)| &request.hash[..]).collect::<Vec<_>>())
         .fetch_all(tx)
         .await?

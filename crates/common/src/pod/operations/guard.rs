@@ -36,7 +36,7 @@ pub(super) async fn programs_only(
         let detail = "This API does not answer browsers. Use the console.";
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     }
-    if callers.hosts.is_some_and(|hosts| !hosts.are_named_in(request.headers())) {
+    if callers.hosts.is_some_and(|hosts| !hosts.allow_request(request.headers())) {
         let detail = "This host name is not allowed here. Use localhost.";
         return Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response();
     }
