@@ -1,6 +1,7 @@
 """Renders every overlay and component, and checks the result against the schemas of Kubernetes and of the
 custom resources, and against the rules for manifests in CONTRIBUTING.md. Lints the Dockerfiles, and checks
-that Cargo can read the workspace as the first stage of the Dockerfile copies it."""
+that Cargo can read the workspace as the first stage of the Dockerfile copies it, and that the build has every file
+that the sources include."""
 
 import json
 import os
@@ -353,6 +354,16 @@ def check_dependency_stage():
                 return
 
 
+def check_included_files():
+    """.dockerignore keeps no file from the build that a source includes."""
+    ignored = {line.removeprefix("**/") for line in pathlib.Path(".dockerignore").read_text().splitlines()
+               if line.startswith("**/")}
+    for source in pathlib.Path("crates").glob("*/src/**/*.rs"):
+        for included in re.findall(r'include_(?:bytes|str)!\("([^"]+)"\)', source.read_text()):
+            if ignored & set(pathlib.Path(included).parts):
+                complain(".dockerignore", f"ignores {included}, which {source} includes")
+
+
 def main():
     custom = custom_schemas()
     for variant, resources in variants():
@@ -374,6 +385,7 @@ def main():
     check_metrics()
     lint_dockerfiles()
     check_dependency_stage()
+    check_included_files()
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     sys.exit(1 if complaints else 0)
