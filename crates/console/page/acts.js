@@ -69,7 +69,8 @@ export function showActs({ rights, breakable, cuttable, parts, flows, experiment
   // The payload that the form starts with is a ticket.
   if (isFirst && [...subject.options].some((option) => option.value === "ticket:created")) subject.value = "ticket:created";
   options(byId("break-stream"), flows.map((flow) => flow.stream));
-  options(byId("break-part"), [...parts.map((part) => part.name), "postgres"]);
+  const processes = parts.filter((part) => part.service !== "postgres");
+  options(byId("break-part"), [...processes.map((part) => part.name), "postgres"]);
 }
 
 /** What was broken, the changes seen since, and the outcome. */

@@ -52,7 +52,7 @@ function flowSteps(flow, parts, now) {
     const warn = group.stalled || group.paused || group.deadLetters > 0;
     result.push({ key: `group ${group.name}`, title: `queue group ${group.name}`, look: bad ? "bad" : warn ? "warn" : "good",
       lines: [["acknowledged", rate(group.rate)], ["waiting", waits(group.waiting, group.waitingSince, now)],
-        ["in hand", number(group.inHand)], ["dead letters", number(group.deadLetters)],
+        ["in hand", waits(group.inHand, group.inHandSince, now)], ["dead letters", number(group.deadLetters)],
         ...group.members.map((member) => [member.clientId,
           member.state === "ready" ? `${number(member.applied)} rows, ${rate(member.rate)}` : STATES[member.state][0]])] });
   }

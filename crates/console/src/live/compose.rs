@@ -82,8 +82,13 @@ impl Composer {
             let connected = connected.filter(|_| state.answers());
             (client_id.as_str(), service.as_str(), *state, why.as_str(), connected)
         });
+        let databases = unreachable_databases(known.replicas);
+        let databases = databases
+            .iter()
+            .map(|(name, why)| (name.as_str(), "postgres", State::Down, why.as_str(), None));
         let mut parts: Vec<Part> = std::iter::once(nats)
             .chain(replicas)
+            .chain(databases)
             .map(|(name, service, state, why, connected)| Part {
                 name: name.to_owned(),
                 service: service.to_owned(),
@@ -172,6 +177,7 @@ impl Composer {
                 known.now,
             ),
             in_hand: group.num_ack_pending,
+            in_hand_since: self.in_hand_since(&key, group, known.now),
             redelivered: group.num_redelivered,
             last_sent: group.delivered.stream_sequence,
             acknowledged: group.ack_floor.stream_sequence,
@@ -187,6 +193,19 @@ impl Composer {
             dead_letters: dead_letters.max_by(f64::total_cmp),
             members,
         }
+    }
+
+    /// When the events in hand began to wait: when the group's acknowledged sequence last moved, or when it got the
+    /// first of them.
+    fn in_hand_since(
+        &mut self,
+        key: &str,
+        group: &consumer::Info,
+        now: OffsetDateTime,
+    ) -> Option<OffsetDateTime> {
+        let in_hand = (group.num_ack_pending > 0).then_some(group.ack_floor.consumer_sequence);
+        let since = self.tracker.since(&format!("in hand in {key}"), &format!("{in_hand:?}"), now);
+        in_hand.map(|_| since)
     }
 
     fn members(&mut self, known: &Known<'_>, report: &NatsReport, group: &str) -> Vec<Member> {
@@ -244,6 +263,21 @@ impl Composer {
             client_id,
         }
     }
+}
+
+/// The databases that no answering replica of their service reaches, each with the reason. A replica that alone does
+/// not reach it is cut off, which its own state says.
+fn unreachable_databases(replicas: &Replicas) -> Vec<(String, String)> {
+    let mut reasons: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for replica in replicas.values().filter(|replica| replica.state.answers()) {
+        let reason = replica.why.split("; ").find_map(|gate| gate.strip_prefix("database: "));
+        let known = reasons.entry(&replica.service).or_insert(reason);
+        *known = known.and(reason);
+    }
+    let unreachable = reasons.into_iter().filter_map(|(service, reason)| Some((service, reason?)));
+    unreachable
+        .map(|(service, reason)| (format!("database of {service}"), reason.to_owned()))
+        .collect()
 }
 
 /// What each replica has counted, by client id.

@@ -35,7 +35,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
-    /// Its client id, or `nats`.
+    /// Its client id, `nats`, or for example `database of orders`, which is a part only while it cannot be reached.
     pub name: String,
     /// The service it belongs to.
     pub service: String,
@@ -104,6 +104,9 @@ pub struct Group {
     pub waiting_since: Option<OffsetDateTime>,
     /// Events sent to a member and not yet acknowledged.
     pub in_hand: usize,
+    /// When the oldest of them began to wait, if there are any, as far as the console has seen.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub in_hand_since: Option<OffsetDateTime>,
     /// Those of them that were sent more than once.
     pub redelivered: usize,
     /// The last sequence that was sent.

@@ -73,9 +73,9 @@ struct OfGroup {
     discarded: usize,
     /// NATS still has to deliver them, or waits for their acknowledgement.
     waiting: usize,
-    /// Neither applied nor a dead letter, and NATS waits for nothing.
+    /// Neither applied nor a dead letter, and NATS no longer has them: at least this many.
     missing: usize,
-    /// The ids of the first missing ones.
+    /// The ids of the first missing ones; none while others are on their way.
     named: Vec<String>,
 }
 
@@ -214,5 +214,11 @@ fn of_group(
             }
         }
     }
+    // No more can be on their way than NATS still holds or gets again. Which of them are missing shows once it has
+    // delivered those.
+    let on_their_way = open.saturating_add(u64::try_from(lost).unwrap_or(0));
+    let excess = sums.waiting.saturating_sub(usize::try_from(on_their_way).unwrap_or(usize::MAX));
+    sums.waiting -= excess;
+    sums.missing += excess;
     sums
 }

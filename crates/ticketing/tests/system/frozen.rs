@@ -16,8 +16,10 @@ use crate::{
     up::Place,
 };
 
-/// The promise is 3 s. A busy machine may need more to start the process.
-const STATUS: Duration = Duration::from_secs(10);
+/// The promise.
+const STATUS: Duration = Duration::from_secs(3);
+/// A busy machine may need longer to start the process: one of so many runs must keep the promise.
+const RUNS: usize = 10;
 /// How long an outage lasts here: long enough for everything to notice, and to retry many times.
 const OUTAGE: Duration = Duration::from_secs(20);
 
@@ -28,9 +30,16 @@ fn signal(place: &Place, part: &str, signal: Signal) {
 
 /// The output of `status --json`, and whether everything answered.
 async fn status(place: &Place) -> (bool, Value) {
-    let asked = Instant::now();
-    let (ended, said) = place.run_tool(&["status", "--json"]).end().await;
-    assert!(asked.elapsed() < STATUS, "it took {:?}: {said}", asked.elapsed());
+    let mut took = Vec::with_capacity(RUNS);
+    let (ended, said) = loop {
+        assert!(took.len() < RUNS, "it took {took:?}");
+        let asked = Instant::now();
+        let answer = place.run_tool(&["status", "--json"]).end().await;
+        took.push(asked.elapsed());
+        if asked.elapsed() < STATUS {
+            break answer;
+        }
+    };
     // The error is one line among the other output.
     let json: Vec<_> = said.lines().filter(|line| !line.starts_with("error: ")).collect();
     (ended.success(), serde_json::from_str(&json.concat()).unwrap())

@@ -162,4 +162,17 @@ async fn the_sums_agree_or_it_says_where_not(console: &str, stack: &Value) {
         missing == 1 && group["named"] == json!([forgotten]) && group["applied"] == 1
     })
     .await;
+    // Also while other events are on their way: then it cannot be named.
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("lock table tickets in share mode").execute(&mut *lock).await.unwrap();
+    let tickets = stack["services"]["tickets-1"].as_str().unwrap();
+    let ticket = json!({ "title": "On its way", "price": 1 });
+    let post = client().post(format!("{tickets}/api/tickets")).json(&ticket).send().await;
+    assert_eq!(post.unwrap().status(), 201);
+    until("one is missing and one waits", async || {
+        let (_, missing, group) = sums(&totals().await, "TICKETS");
+        missing == 1 && group["waiting"] == 1 && group["named"] == json!([])
+    })
+    .await;
+    lock.rollback().await.unwrap();
 }
