@@ -17,7 +17,7 @@ function verdict({ streams, unknown }) {
       const sum = COLUMNS.reduce((all, name) => all + group[name], 0);
       open += group.waiting + group.retrying;
       dead += group.dead + group.discarded;
-      if (group.service === null) unknown = unknown.concat(`${group.queueGroup} has no operations API`);
+      if (group.service === null) unknown = unknown.concat(`${group.queueGroup}: no operations API that answers`);
       if (group.missing) problems.push(`${group.queueGroup} misses ${count(group.missing, "event")} of ${stream.stream}${group.named.length ? `: ${group.named.join(", ")}` : ", which are named once the others have arrived"}`);
       if (group.service !== null && sum !== group.taken) problems.push(`${group.queueGroup}: ${number(sum)} of ${count(group.taken, "event")} accounted for`);
     }

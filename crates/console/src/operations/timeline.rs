@@ -62,7 +62,12 @@ pub(super) async fn timeline(
     let ids: BTreeSet<String> =
         events.iter().filter_map(|(_, event)| event["id"].as_str().map(str::to_owned)).collect();
     let ids: Vec<String> = ids.into_iter().collect();
-    let (received, groups) = received(operations, &services, &ids).await;
+    let Answers { received, groups, failed } = received(operations, &services, &ids).await;
+    for service in &mut told {
+        if let Some(why) = service["service"].as_str().and_then(|name| failed.get(name)) {
+            service["why"] = why.as_str().into();
+        }
+    }
     let events: Vec<Value> = events
         .into_iter()
         .map(|(service, mut event)| {
@@ -108,13 +113,24 @@ async fn published(
     Ok((events, false))
 }
 
-/// What each queue group knows of these events, by event id; and the groups of all services that answered.
+/// The answers of all services.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// What each queue group knows of each event, by event id.
+    pub(super) received: BTreeMap<String, Received>,
+    /// The groups of the services that answered for all events, and their services.
+    pub(super) groups: BTreeMap<String, String>,
+    /// The services that did not, and why.
+    pub(super) failed: BTreeMap<String, String>,
+}
+
+/// Asks every service what its queue groups know of these events.
 pub(super) async fn received(
     operations: &Operations,
     services: &BTreeSet<String>,
     ids: &[String],
-) -> (BTreeMap<String, Received>, BTreeMap<String, String>) {
-    let (mut received, mut groups) = (BTreeMap::<String, Received>::new(), BTreeMap::new());
+) -> Answers {
+    let Answers { mut received, mut groups, mut failed } = Answers::default();
     for ids in ids.chunks(MAX_EVENTS) {
         let body = json!({ "ids": ids });
         let asked = services.iter().map(async |service| {
@@ -122,7 +138,17 @@ pub(super) async fn received(
             (service, operations.ask(service, path, &body).await)
         });
         for (service, answer) in join_all(asked).await {
-            let Ok((StatusCode::OK, answer)) = answer else { continue };
+            let answer = match answer {
+                Ok((StatusCode::OK, answer)) => answer,
+                Ok((status, _)) => {
+                    failed.insert(service.clone(), format!("it answers {status}"));
+                    continue;
+                }
+                Err(why) => {
+                    failed.insert(service.clone(), format!("{why:#}"));
+                    continue;
+                }
+            };
             for group in answer["queueGroups"].as_array().into_iter().flatten() {
                 let group = group.as_str().unwrap_or_default();
                 groups.insert(group.to_owned(), service.clone());
@@ -134,7 +160,8 @@ pub(super) async fn received(
             }
         }
     }
-    (received, groups)
+    groups.retain(|_, service| !failed.contains_key(service));
+    Answers { received, groups, failed }
 }
 
 /// The state of an event in each queue group that takes it, and for each listener that is in no group.

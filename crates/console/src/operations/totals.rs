@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     Operations,
-    timeline::{Received, received, takes},
+    timeline::{Answers, Received, received, takes},
 };
 use crate::Console;
 
@@ -63,7 +63,7 @@ struct OfStream {
 #[serde(rename_all = "camelCase")]
 struct OfGroup {
     queue_group: String,
-    /// The service that was asked; `None` when none has an operations API for this group.
+    /// The service that was asked; `None` when none has an operations API for this group, or it did not answer.
     service: Option<String>,
     /// Published events that the group takes.
     taken: usize,
@@ -118,7 +118,11 @@ pub(super) async fn totals(
             events.iter().filter(|event| event["published"] == true).collect();
         let ids: Vec<String> =
             published.iter().filter_map(|event| event["id"].as_str().map(str::to_owned)).collect();
-        let (of_events, groups) = received(operations, &services, &ids).await;
+        let Answers { received: of_events, groups, failed } =
+            received(operations, &services, &ids).await;
+        for (service, why) in failed {
+            unknown.push(format!("events of {} in {service}: {why}", sums.stream));
+        }
         for group in &of_stream.groups {
             sums.groups.push(of_group(group, &published, &of_events, &groups, sums.lost));
         }

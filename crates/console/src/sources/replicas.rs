@@ -36,7 +36,7 @@ const LARGEST: usize = 2 * 1024 * 1024;
 const MAX_REPLICAS: usize = 200;
 
 /// A service, and where its replicas' probes and metrics are: `orders=http://orders-operations:9000`. Every
-/// address that the host name resolves to is a replica.
+/// address that the host name resolves to is a replica; without any, the service itself is reported as down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAt {
     /// The service's name.
@@ -141,8 +141,12 @@ impl Directory {
             let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
             let port = url.port_or_known_default().unwrap_or(80);
             let found = timeout(ANSWER_TIMEOUT, lookup_host((host, port))).await;
-            let Ok(Ok(addresses)) = found else { continue };
-            let addresses: BTreeSet<_> = addresses.collect();
+            let addresses: BTreeSet<_> = found.into_iter().flatten().flatten().collect();
+            if addresses.is_empty() {
+                // A service without replicas must be seen to be down, not be absent.
+                let client_id = Some(service.clone());
+                targets.push(Target { url: url.clone(), service: service.clone(), client_id });
+            }
             for address in addresses {
                 let mut url = url.clone();
                 if url.set_ip_host(address.ip()).is_ok() {
