@@ -174,10 +174,10 @@ impl<L: Listener> Batch<L> {
     async fn retry_later(&mut self, at: usize, attempts: i32, reason: &str, delay: Duration) {
         let slot = &self.slots[at];
         spans::failed(slot.process(), &reason);
-        warn!(
-            event.id = %slot.event_id, attempts, error = reason, retry.ms = delay.as_millis(),
-            "event failed, retrying",
-        );
+        self.log_span(at).in_scope(|| {
+            let retry = delay.as_millis();
+            warn!(attempts, error = reason, retry.ms = retry, "event failed, retrying");
+        });
         metrics::counter!("bus_retried_total", "group" => L::QUEUE_GROUP).increment(1);
         slot.message.answering();
         if self.context.bus.is_on(self.epoch) {

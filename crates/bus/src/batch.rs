@@ -6,7 +6,7 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    decode::{Decoded, Undecodable},
+    decode::{Decoded, Undecodable, log_span},
     effect::MemberContext,
     in_flight::InFlight,
     listener::Listener,
@@ -43,6 +43,18 @@ pub(crate) struct Batch<L: Listener> {
 }
 
 impl<L: Listener> Batch<L> {
+    /// The span of what is logged about the event in a slot.
+    pub(crate) fn log_span(&self, at: usize) -> Span {
+        let slot = &self.slots[at];
+        match &slot.event {
+            Ok(event) => event.received.span().clone(),
+            Err(_) => {
+                let client_id = &self.context.client_id;
+                log_span(slot.event_id, &slot.message.subject, L::QUEUE_GROUP, client_id, None)
+            }
+        }
+    }
+
     /// The ids of the events in these slots.
     pub(crate) fn ids(&self, slots: &[usize]) -> Vec<Uuid> {
         slots.iter().map(|at| self.slots[*at].event_id).collect()

@@ -1,6 +1,7 @@
 //! Decodes messages to events.
 
-use tracing::{Span, info_span};
+use tracing::{Span, error_span};
+use uuid::Uuid;
 
 use crate::{
     client_id::ClientId,
@@ -43,16 +44,27 @@ pub(crate) fn decode<L: Listener>(
         .map_err(|bad| Undecodable { reason: shortened(&bad.reason), ..bad })?;
     let (id, group, created) = (read.claim.id, L::QUEUE_GROUP, read.received.trace());
     let (process, trace) = spans::process(subject, id, group, client_id, created);
-    let span = info_span!(
+    let span = log_span(id, subject, group, client_id, trace.map(|trace| trace.trace_id()));
+    Ok(Decoded { received: read.received.in_span(span, trace), process, ..read })
+}
+
+/// The span of everything that is logged about an event, at whatever level.
+pub(crate) fn log_span(
+    id: Uuid,
+    subject: &str,
+    group: &str,
+    client_id: &ClientId,
+    trace_id: Option<String>,
+) -> Span {
+    error_span!(
         parent: None,
         "event",
         event.id = %id,
         event.r#type = subject,
-        trace.id = trace.map(|trace| trace.trace_id()),
+        trace.id = trace_id,
         queue.group = group,
         client.id = %client_id,
-    );
-    Ok(Decoded { received: read.received.in_span(span, trace), process, ..read })
+    )
 }
 
 impl From<String> for Undecodable {

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 
 use crate::{
     dead_letters,
-    decode::decode,
+    decode::{decode, log_span},
     effect::MemberContext,
     listener::{Failure, Listener},
 };
@@ -29,6 +29,13 @@ impl<L: Listener> MemberContext<L> {
         let letter = self.pool.run(take).await?;
         let Some(letter) = letter else { return Ok(Redrive::None) };
         let decoded = decode::<L>(&letter.subject, &letter.payload, &self.client_id);
+        let span = match &decoded {
+            Ok(event) => event.received.span().clone(),
+            Err(_) => {
+                let group = L::QUEUE_GROUP;
+                log_span(letter.event_id, &letter.subject, group, &self.client_id, None)
+            }
+        };
         let outcome = match decoded {
             Ok(event) => match self.take_effect(&[&event], true, Some(letter.id)).await {
                 Ok(mut id_conflicts) => {
@@ -40,12 +47,16 @@ impl<L: Listener> MemberContext<L> {
         };
         match outcome {
             Ok(()) => {
-                info!(event.id = %letter.event_id, dead_letter = letter.id, client.id = %self.client_id, "a redriven dead letter took effect");
+                span.in_scope(|| {
+                    info!(dead_letter = letter.id, "a redriven dead letter took effect");
+                });
             }
             Err(Failure::Away(_) | Failure::Busy(_)) => return Ok(Redrive::Interrupted(letter.id)),
             Err(failure) => {
                 let reason = failure.to_string();
-                warn!(event.id = %letter.event_id, dead_letter = letter.id, reason, "a redriven dead letter failed again");
+                span.in_scope(|| {
+                    warn!(dead_letter = letter.id, reason, "a redriven dead letter failed again");
+                });
                 let note = async |connection: &mut PgConnection| {
                     dead_letters::failed_again(connection, letter.id, &reason, &self.client_id)
                         .await

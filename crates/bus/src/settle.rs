@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, warn};
 
 use crate::{
     answer::NEWER_DELIVERIES,
@@ -37,7 +37,7 @@ pub(crate) async fn settle<L: Listener>(
     let again = messages.iter().filter(|message| message.delivery > 1).count() as u64;
     metrics::counter!("bus_delivered_total", "group" => group).increment(messages.len() as u64);
     metrics::counter!("bus_redelivered_total", "group" => group).increment(again);
-    let span = info_span!(
+    let span = error_span!(
         parent: None,
         "batch",
         events = messages.len(),

@@ -98,11 +98,15 @@ impl<L: Listener> Batch<L> {
         for copies in undeliverable {
             let Undeliverable { at, reason, attempts, .. } = copies[0];
             let slot = &self.slots[*at];
-            error!(
-                event.id = %slot.event_id, event.r#type = %slot.message.subject,
-                event.sequence = slot.message.sequence, copies = copies.len(),
-                reason, attempts, "event became a dead letter",
-            );
+            self.log_span(*at).in_scope(|| {
+                error!(
+                    event.sequence = slot.message.sequence,
+                    copies = copies.len(),
+                    reason,
+                    attempts,
+                    "event became a dead letter",
+                );
+            });
             for event in copies {
                 let slot = &self.slots[event.at];
                 slot.message.answering();

@@ -283,19 +283,16 @@ impl Listening {
 
     fn config(&self, stream: &Stream) -> pull::Config {
         let options = &self.options;
+        let in_group = options.queue_group.is_some();
         pull::Config {
             durable_name: options.queue_group.clone(),
             name: Some(options.queue_group.as_ref().unwrap_or(&self.name).clone()),
-            inactive_threshold: if options.queue_group.is_some() {
-                GROUP_INACTIVE
-            } else {
-                LISTENER_INACTIVE
-            },
+            inactive_threshold: if in_group { GROUP_INACTIVE } else { LISTENER_INACTIVE },
             deliver_policy: self.start(stream),
             ack_policy: AckPolicy::Explicit,
             ack_wait: options.ack_wait.unwrap_or(ACK_WAIT),
             filter_subjects: options.source.filter(),
-            metadata: marks::of(options.queue_group.is_none().then_some(&self.bus.client_id)),
+            metadata: marks::of((!in_group).then_some(&self.bus.client_id)),
             ..pull::Config::default()
         }
     }

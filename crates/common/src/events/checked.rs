@@ -25,6 +25,15 @@ pub(super) fn buyer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
     Ok(text)
 }
 
+/// A seller's name, if there is one, with the rules for a buyer's.
+pub(super) fn seller<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.as_deref().map_or(Ok(()), line).map_err(D::Error::custom)?;
+    Ok(text)
+}
+
 /// A payment's reference at its provider. Only an event's own limits apply to it.
 pub(super) fn reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;

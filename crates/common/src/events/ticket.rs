@@ -59,7 +59,11 @@ columns! {
         pub updated_at: OffsetDateTime,
         /// The seller, by the name in their token; absent if the ticket was stored by a release
         /// without sellers.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            deserialize_with = "checked::seller",
+            skip_serializing_if = "Option::is_none"
+        )]
         #[schema(nullable = false, min_length = 1, max_length = 200)]
         pub seller: Option<String>,
     } and {
@@ -165,7 +169,7 @@ mod tests {
     use super::*;
     use crate::events::EventSet;
 
-    const GOLDEN: &str = include_str!("golden/ticket.json");
+    const GOLDEN: &str = include_str!("golden/ticket-of-seller.json");
 
     #[test]
     fn a_field_added_by_a_newer_publisher_is_ignored() {
@@ -189,6 +193,9 @@ mod tests {
             ("title", r#""a\u001b[2Jb""#, "holds U+001B"),
             ("title", r#""a\nb""#, "holds U+000A"),
             ("title", "7", "invalid type"),
+            ("seller", r#""""#, "must not be empty"),
+            ("seller", r#""a\u0000b""#, "holds U+0000"),
+            ("seller", &format!("\"{}\"", "x".repeat(201)), "at most 200 characters, has 201"),
             ("price", "-1", "must not be negative"),
             ("price", "1.005", "must have at most two decimals"),
             ("price", "1000000.01", "must be at most 1000000.00"),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Acts, NatsKnown,
+    databases::unreachable_databases,
     snapshot::{Flow, Group, Member, Part, Publisher, Snapshot},
     tracker::Tracker,
 };
@@ -263,21 +264,6 @@ impl Composer {
             client_id,
         }
     }
-}
-
-/// The databases that no answering replica of their service reaches, each with the reason. A replica that alone does
-/// not reach it is cut off, which its own state says.
-fn unreachable_databases(replicas: &Replicas) -> Vec<(String, String)> {
-    let mut reasons: BTreeMap<&str, Option<&str>> = BTreeMap::new();
-    for replica in replicas.values().filter(|replica| replica.state.answers()) {
-        let reason = replica.why.split("; ").find_map(|gate| gate.strip_prefix("database: "));
-        let known = reasons.entry(&replica.service).or_insert(reason);
-        *known = known.and(reason);
-    }
-    let unreachable = reasons.into_iter().filter_map(|(service, reason)| Some((service, reason?)));
-    unreachable
-        .map(|(service, reason)| (format!("database of {service}"), reason.to_owned()))
-        .collect()
 }
 
 /// What each replica has counted, by client id.

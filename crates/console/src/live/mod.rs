@@ -2,6 +2,7 @@
 //! second. One that does not answer is shown as frozen and delays no other.
 
 mod compose;
+mod databases;
 pub mod snapshot;
 mod tracker;
 

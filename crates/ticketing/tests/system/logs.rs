@@ -73,3 +73,39 @@ async fn every_line_names_its_request(system: &System) {
     assert_eq!((&last["http.response.status_code"], &last["level"]), (&500.into(), &"WARN".into()));
     assert_eq!(end["level"], "DEBUG");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_log_line_of_an_event_that_fails_has_its_ids_at_any_level() {
+    let mut system = System::start().await;
+    system.settings.push(("LOG", "warn".to_owned()));
+    let (command, url) = system.command("orders", "orders-1", system.nats.client_port());
+    let mut orders = command.piped().spawn().unwrap();
+    until("orders is ready", || async {
+        system.http.get(format!("{url}/readyz")).send().await.is_ok_and(|at| at.status() == 200)
+    })
+    .await;
+    sqlx::raw_sql("alter table tickets add constraint fault check (price < 0)")
+        .execute(&system.orders_db)
+        .await
+        .unwrap();
+    let tickets = system.tickets().await;
+    system.post(&tickets, "Concert").await;
+    let event: String = sqlx::query_scalar("select id::text from bus.log")
+        .fetch_one(&system.tickets_db)
+        .await
+        .unwrap();
+
+    let mut said: Vec<Value> = Vec::new();
+    while !said.last().is_some_and(|line| line["message"] == "event became a dead letter") {
+        let line = tokio::time::timeout(crate::harness::PATIENCE, orders.line()).await;
+        let line: Value = serde_json::from_str(&line.unwrap().unwrap()).unwrap();
+        said.extend(Some(line).filter(|line| line["message"].to_string().contains("event")));
+    }
+    assert!(said.iter().any(|line| line["message"] == "event failed, retrying"), "{said:#?}");
+    for line in &said {
+        let ids = ["event.id", "event.type", "client.id", "queue.group"].map(|name| &line[name]);
+        assert_eq!(ids, [&event, "ticket:created", "orders-1", "orders-service"], "{line}");
+        let trace = line["trace.id"].as_str().unwrap_or_default();
+        assert!(trace.len() == 32 && line["trace.id"] == said[0]["trace.id"], "{line}");
+    }
+}
