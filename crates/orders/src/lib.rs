@@ -12,6 +12,7 @@
 //! - [`store`]: all SQL.
 
 pub mod capture;
+mod events;
 pub mod expiry;
 pub mod http;
 pub mod limit;
@@ -25,16 +26,15 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use common::{
-    events::{
-        asyncapi::ServiceEvents,
-        order::{self as order_events, ORDERS},
-    },
+    events::order::ORDERS,
     pod::{
         auth::{Auth, AuthSettings, Caller},
         config,
         service::{self, Service, ServiceSettings},
     },
 };
+
+pub use events::EVENTS;
 
 use http::Api;
 use limit::Limit;
@@ -44,9 +44,6 @@ use reservations::Reservations;
 
 /// The longest reservation, in which an unpaid ticket is unavailable to everyone else.
 const LONGEST_RESERVATION: Duration = Duration::from_hours(7 * 24);
-
-/// The events that the service publishes and receives.
-pub const EVENTS: ServiceEvents = ServiceEvents::of::<TicketListener>(order_events::DOCUMENTED);
 
 /// Reserves tickets for buyers and takes payments: an HTTP API on Postgres. Receives tickets as events of
 /// the tickets service.

@@ -9,6 +9,7 @@
 //! - [`sellers`]: who may create and change tickets.
 //! - [`store`]: all SQL.
 
+mod events;
 pub mod group_commit;
 pub mod http;
 pub mod listener;
@@ -20,21 +21,17 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 use common::{
-    events::{
-        asyncapi::ServiceEvents,
-        ticket::{self as ticket_events, TICKETS},
-    },
+    events::ticket::TICKETS,
     pod::{
         auth::{AuthSettings, Caller},
         config,
         service::{self, Service, ServiceSettings},
     },
 };
+pub use events::EVENTS;
+
 use listener::OrderListener;
 use sellers::Sellers;
-
-/// The events that the service publishes and receives.
-pub const EVENTS: ServiceEvents = ServiceEvents::of::<OrderListener>(ticket_events::DOCUMENTED);
 
 /// Stores tickets: an HTTP API on Postgres. Publishes every change to NATS, and locks tickets that are
 /// ordered.

@@ -8,7 +8,7 @@ use common::{
 };
 
 use super::{
-    Api,
+    api::Api,
     change::{NotChanged, change},
 };
 use crate::order::Transition;

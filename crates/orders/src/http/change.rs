@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Api, no_order};
+use super::api::{Api, no_order};
 use crate::{
     order::{self, Refused, Transition},
     store::orders,

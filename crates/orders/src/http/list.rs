@@ -10,7 +10,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use super::Api;
+use super::api::Api;
 use crate::store::orders;
 
 /// A page of orders.

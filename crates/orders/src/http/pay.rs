@@ -17,9 +17,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Api,
+    api::{Api, no_order},
     change::{NotChanged, change},
-    no_order,
 };
 use crate::{
     order::{self, Transition},

@@ -8,7 +8,7 @@ use common::{
 };
 use sqlx::PgConnection;
 
-use super::{Api, no_order};
+use super::api::{Api, no_order};
 use crate::store::orders;
 
 /// Read one of your orders.

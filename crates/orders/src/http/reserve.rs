@@ -25,7 +25,7 @@ use tracing::info;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Api, tickets::no_ticket};
+use super::{api::Api, tickets::no_ticket};
 use crate::{
     order,
     reservations::{Request, Reservations},

@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Api;
+use super::api::Api;
 use crate::store::tickets::{self, KnownTicket};
 
 /// A page of tickets.

@@ -16,10 +16,9 @@ use sqlx::PgConnection;
 use tracing::info;
 
 use super::{
-    Api,
+    api::{Api, ticket_body},
     conditional::{self, Tags},
     read::no_ticket,
-    ticket_body,
 };
 use crate::{
     store::{self, Change},

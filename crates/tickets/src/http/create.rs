@@ -22,7 +22,7 @@ use common::{
 use sqlx::PgConnection;
 use tracing::info;
 
-use super::{Api, body_of, etag};
+use super::api::{Api, body_of, etag};
 use crate::{
     group_commit::{self, PreparedTicket},
     ticket::NewTicket,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use super::Api;
+use super::api::Api;
 use crate::store;
 
 /// A page of tickets.

@@ -11,7 +11,10 @@ use common::{
 };
 use sqlx::PgConnection;
 
-use super::{Api, conditional, etag, ticket_body};
+use super::{
+    api::{Api, etag, ticket_body},
+    conditional,
+};
 use crate::store;
 
 /// A client may cache the ticket, but must revalidate it before each use.

@@ -18,8 +18,8 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    Operations,
     input::{Wanted, checked, limit, query},
+    state::Operations,
 };
 use crate::pod::{body::Fields, problem::Problem};
 

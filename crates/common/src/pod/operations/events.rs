@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Operations, input::query};
+use super::{input::query, state::Operations};
 use crate::pod::{body::Fields, page::bad_request, problem::Problem};
 
 /// The events that this service committed about an entity, and where they were published.

@@ -10,6 +10,7 @@ mod dead_letters;
 mod events;
 mod guard;
 mod input;
+mod state;
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use bus::{Bus, BusError, ClientId, Pool, Shutdown, Stream, dead_letters::audit};
+use bus::{BusError, Pool, Shutdown, dead_letters::audit};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
@@ -30,30 +31,15 @@ use super::{
     periodic::{self, Batch},
 };
 use guard::{Callers, programs_only, token_required};
+
 pub use input::{LONGEST_NAME, LONGEST_TEXT};
+pub(crate) use state::Operations;
 
 /// How many requests may be in progress: each may read a few thousand rows, and the database is for the service.
 const CONCURRENT: usize = 4;
 /// How often to look for old audit records, and how many one statement deletes. Each has up to a thousand rows.
 const PRUNE_EVERY: Duration = Duration::from_mins(10);
 const PRUNE: i64 = 10;
-
-/// The service behind the operations API.
-#[derive(Debug, Clone)]
-pub(crate) struct Operations {
-    /// Its name.
-    pub(crate) service: &'static str,
-    /// This replica.
-    pub(crate) client_id: ClientId,
-    /// The streams that it publishes to.
-    pub(crate) streams: &'static [&'static Stream],
-    /// The queue groups that it is a member of.
-    pub(crate) queue_groups: Vec<&'static str>,
-    /// Its database.
-    pub(crate) pool: Pool,
-    /// Its connection to NATS.
-    pub(crate) bus: Bus,
-}
 
 /// Whether the settings fit together.
 ///
