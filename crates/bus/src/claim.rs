@@ -1,4 +1,4 @@
-//! Claims events in the inbox. An id belongs to one event, to the byte: a repeated event is a duplicate, and
+//! Claims events in the inbox. An id belongs to one event, compared byte by byte: a repeated event is a duplicate, and
 //! an event that reuses another's id is a conflict. See `docs/adr/0032`.
 
 use std::collections::HashMap;
@@ -98,7 +98,7 @@ pub async fn claim(
 }
 
 /// Claims events for this transaction that are expected to be new. Returns whether all of them were; if not,
-/// the transaction must be rolled back. Costs Postgres two thirds of [`claim`], which has to be ready for conflicts.
+/// the transaction must be rolled back. Costs Postgres two thirds as much as [`claim`], which must handle conflicts.
 /// Waits for other transactions that are claiming one of them.
 ///
 /// # Errors

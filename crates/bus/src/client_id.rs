@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// [`Lease`](crate::Lease).
 ///
 /// 1–200 characters of `A–Z a–z 0–9 - _ .`, without a dot at either end or two in a row. Kubernetes pod names fit,
-/// and so does every id into a NATS subject and a bucket key.
+/// and every id fits into a NATS subject and a bucket key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ClientId(String);

@@ -86,7 +86,7 @@ struct Closed {
 }
 
 impl Bus {
-    /// Connects in the background, under the process's client id: a process starts without a broker.
+    /// Connects in the background, under the process's client id: a process can start while NATS is down.
     /// A connection that closes permanently ends the process.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ pub struct DeadLetter {
     pub headers: serde_json::Value,
     /// The stream that it came from.
     pub stream: String,
-    /// Where it was in that stream, the first time.
+    /// The sequence of its first copy in that stream.
     pub stream_sequence: i64,
     /// How many such messages there were: the same bytes on the same subject. A redelivery does not count, a
     /// republication does.

@@ -19,7 +19,7 @@ pub(crate) struct Decoded<E> {
     pub(crate) claim: Claim,
     /// The id of its entity.
     pub(crate) entity_id: String,
-    /// The span that lasts as long as it is in hand.
+    /// The span of the work on it, until it is answered.
     pub(crate) process: Span,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn decode<L: Listener>(
     Ok(Decoded { received: read.received.in_span(span, trace), process, ..read })
 }
 
-/// The span of everything that is logged about an event, at whatever level.
+/// The span of all log lines about an event, at any level.
 pub(crate) fn log_span(
     id: Uuid,
     subject: &str,

@@ -116,7 +116,7 @@ impl<L: Listener> Delivery<L> {
         }
     }
 
-    /// One session, on this connection. `joined_on` is the connection of the one before.
+    /// One session, on this connection. `joined_on` is the connection of the previous session.
     async fn session(
         &self,
         epoch: u64,

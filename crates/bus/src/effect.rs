@@ -65,7 +65,7 @@ type Claimed<'a, E> = (Vec<&'a Decoded<E>>, Vec<IdConflict>);
 
 /// Why a transaction of effects was rolled back.
 enum RolledBack {
-    /// Its events were claimed as new, all at once, and not all are.
+    /// Its events were all claimed as new, and some of them are not.
     NotAllNew,
     Failure(Failure),
 }
@@ -103,7 +103,7 @@ impl<L: Listener> MemberContext<L> {
         let _turn = self.uncounting.lock().await;
         let events = pool::lock(&self.interrupted_attempts).clone();
         attempts::uncount(&self.pool, L::QUEUE_GROUP, &events).await?;
-        // Those that were noted meanwhile are behind them.
+        // Attempts noted meanwhile come after these.
         pool::lock(&self.interrupted_attempts).drain(..events.len());
         Ok(())
     }
@@ -268,7 +268,7 @@ impl<L: Listener> MemberContext<L> {
             }
             Err(_) => {
                 let late = format!("the listener took longer than {} s", HANDLER_TIMEOUT.as_secs());
-                // If the connection answers, the listener is at fault; if not, nobody is.
+                // If the connection answers, the listener was too slow; if not, the connection has failed.
                 if pool::is_alive(tx).await {
                     Err(Failure::Retry(late.into()))
                 } else {

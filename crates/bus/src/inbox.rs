@@ -15,7 +15,7 @@ pub(crate) use crate::claim::id_conflict;
 pub use crate::claim::{Claim, Standing, claim, claim_all_new, known};
 use crate::error::is_locked;
 
-/// How long an id is remembered at least: from the time that it holds or, if it holds none, from when its
+/// The shortest time that an id is remembered: from its timestamp or, if it has none, from when its
 /// event took effect. More than the longest life of an event, which is twice
 /// [`Options::retention`](crate::Options::retention): republished at the end of the outbox's retention, then
 /// kept by the stream.
@@ -95,7 +95,7 @@ pub(crate) fn uncheckable(id: Uuid, now: OffsetDateTime) -> Option<String> {
     }
 }
 
-/// The time that an id holds, in milliseconds since 1970, if it holds one.
+/// An id's timestamp, in milliseconds since 1970, if it has one.
 fn milliseconds(id: Uuid) -> Option<i64> {
     let carries = id.get_variant() == Variant::RFC4122 && id.get_version_num() == 7;
     carries.then(|| i64::try_from(id.as_u128() >> 80).unwrap_or(i64::MAX))
@@ -115,7 +115,7 @@ fn slots(ids: &[Uuid]) -> Vec<i16> {
     slots
 }
 
-/// Prunes ids that hold no time, [`RETENTION`] after their event took effect, at most `limit` of them.
+/// Prunes ids without a timestamp, [`RETENTION`] after their event took effect, at most `limit` of them.
 /// Returns how many.
 ///
 /// # Errors

@@ -1,13 +1,13 @@
 //! Reliable messaging between services over NATS JetStream and Postgres.
 //!
-//! What it promises: **an event that was committed with its cause takes effect exactly once in every queue group
+//! The promise: **an event that was committed with its cause takes effect exactly once in every queue group
 //! that listens for it**, whatever process, server or connection fails in between.
 //!
 //! How it keeps that promise:
 //!
-//! - Out: [`outbox::put`] stores the event in the transaction of its cause, so that an event exists exactly when its
-//!   cause does. The [`Relay`] publishes it after the commit, and republishes whatever a stream loses. A broker outage
-//!   fails no request.
+//! - Out: [`outbox::put`] stores the event in the transaction of its cause, so that both are committed
+//!   or neither is. The [`Relay`] publishes it after the commit, and republishes whatever a stream loses. A broker
+//!   outage fails no request.
 //! - In: the [`Delivery`] loop pulls events, claims them in the [`inbox`], calls the [`Listener`], and commits, all in
 //!   one transaction. It acknowledges after the commit. A crash between any two steps repeats work, and the inbox
 //!   recognizes the repetition.

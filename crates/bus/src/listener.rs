@@ -84,7 +84,7 @@ pub trait Listener: Send + Sync + 'static {
         batch: &[&Received<Self::Events>],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Called after what [`Self::handle`] wrote was committed: the moment to wake a relay for the events
+    /// Called after the commit of what [`Self::handle`] wrote: wake a relay here for the events
     /// that it put into the outbox. A process that dies in between never calls it, so nothing may depend
     /// on it.
     fn after_commit(&self) {}

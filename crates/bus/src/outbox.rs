@@ -1,5 +1,5 @@
-//! Stores events for publication in the transaction of their cause, so that an event exists exactly when its
-//! cause does.
+//! Stores events for publication in the transaction of their cause, so that both are
+//! committed or neither is.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;

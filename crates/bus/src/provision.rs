@@ -1,4 +1,4 @@
-//! Creates and corrects a queue group's consumer for members that may not: those whose NATS account imports
+//! Creates and corrects a queue group's consumer for members without that permission: their NATS account imports
 //! the stream from another ([`Options::imported`](crate::Options::imported)).
 //!
 //! A provisioner is a process with its own user in the account that holds the stream. It does what members do

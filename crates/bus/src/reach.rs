@@ -14,7 +14,7 @@ use crate::{connection::Bus, options::servers};
 pub enum Reach {
     /// Nothing listens there.
     Refused,
-    /// It is accepted or not even refused, and nothing arrives: the server is frozen or cut off.
+    /// The server accepts or ignores it, and nothing arrives: the server is frozen or cut off.
     Silent,
     /// The server sends its greeting.
     Greets,

@@ -125,8 +125,8 @@ impl<L: Listener> Batch<L> {
         let (mut given_up, mut singles) = (Vec::new(), Vec::new());
         for at in slots {
             match tried.get(&self.slots[at].event_id) {
-                // One of these may have killed the member that had them. Once more together, with the
-                // attempt counted; the next time each alone.
+                // One of these may have killed the member that had them. Try them together once more,
+                // with the attempt counted; the next time, each alone.
                 None => untried.push(at),
                 Some(tried) if tried.attempts >= self.context.bus.options.max_attempts => given_up
                     .push(Undeliverable {
@@ -226,7 +226,7 @@ impl<L: Listener> Batch<L> {
             self.dead_letter(id_conflicts).await?;
             self.settle_failures(failed).await?;
             if untried.len() == slots_before {
-                // The first piece used up the time and is split anew each time. A single event is decided.
+                // Splitting used up the time before any verdict. Of single events, the first always gets one.
                 size = Size::Single;
             }
             slots = untried;

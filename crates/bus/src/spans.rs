@@ -7,7 +7,7 @@
 //! - `transaction` (client): a transaction on Postgres.
 //!
 //! `send` and `process` are children of `create`. Where events share a publication or a transaction, each has a
-//! span of it in its own trace, with the number of those that share it, so that one trace tells the whole story.
+//! span of it in its own trace, with the number of events that share it, so that each trace is complete.
 //!
 //! While nothing records spans, none of this makes one.
 

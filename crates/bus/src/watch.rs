@@ -1,4 +1,4 @@
-//! Keeps a queue group's consumer and its stream as they must be, while a process takes part in the group
+//! Keeps a queue group's consumer and its stream correct, while a process takes part in the group
 //! or provides it.
 
 use std::{convert::Infallible, time::Duration};

@@ -57,7 +57,7 @@ pub enum Selection {
         filter: Filter,
         /// Numbers above this one.
         after: i64,
-        /// Numbers up to this one, so that what arrives meanwhile is not acted on.
+        /// Numbers up to this one, so that later arrivals are left alone.
         up_to: i64,
     },
 }
@@ -81,7 +81,7 @@ pub async fn newest(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// Finds the dead letters of a selection. By a filter, a redrive does not find those that were redriven and wait.
+/// Finds the dead letters of a selection. With a filter, a redrive skips those already redriven and waiting.
 ///
 /// # Errors
 /// Any database error.
@@ -174,8 +174,8 @@ fn statement(act: Act) -> &'static str {
     }
 }
 
-/// Acts on the dead letters with these numbers that are still there. `asked` is the selection that they are of, for
-/// the record. Returns how many there were.
+/// Acts on the dead letters with these numbers that are still there. `asked` is the selection that they come from,
+/// for the audit record. Returns how many there were.
 ///
 /// # Errors
 /// Any database error. Then nothing was done.
@@ -187,15 +187,15 @@ pub async fn act(
     asked: &Selection,
 ) -> Result<i64, sqlx::Error> {
     let asked = match asked {
-        // Not a thousand numbers: the record lists its dead letters anyway.
+        // Only their count: the record lists the dead letters anyway.
         Selection::Ids(_) => json!({ "ids": ids.len() }),
         filter => serde_json::to_value(filter).unwrap_or_default(),
     };
     run(connection, act, ids, operator, &asked).await
 }
 
-/// Acts on one dead letter, or on all that there are now, [`AT_ONCE`] at a time. On tables of the previous release,
-/// there is no record.
+/// Acts on one dead letter, or on all that there are now, [`AT_ONCE`] at a time. With the previous release's tables,
+/// nothing is recorded.
 ///
 /// # Errors
 /// Any database error. With [`Which::All`], those with the lowest numbers may be done; acting again continues.

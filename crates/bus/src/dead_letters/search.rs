@@ -48,7 +48,7 @@ pub struct Summary {
     pub subject: String,
     /// The stream that it came from.
     pub stream: String,
-    /// Where it was in that stream, the first time.
+    /// The sequence of its first copy in that stream.
     pub stream_sequence: i64,
     /// The size of its payload in bytes.
     pub bytes: i64,

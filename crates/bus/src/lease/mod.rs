@@ -57,7 +57,7 @@ const ALIVE_TIMEOUT: Duration = Duration::from_millis(1000);
 const FIRST_TRY: Duration = Duration::from_secs(3);
 /// How long releasing the lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often one renewal retries a write that another process preceded.
+/// How often one renewal retries after another process has written first.
 const WRITES: usize = 4;
 
 /// A process's lease on its client id.

@@ -61,7 +61,7 @@ pub(crate) async fn events(
     if indexed.is_empty() {
         return Ok(Found { events: Vec::new(), next: None, complete });
     }
-    // By the names of partitions: one without the index would be scanned.
+    // Query partitions by name: one without the index would be scanned.
     let parts: Vec<String> = indexed
         .iter()
         .map(|slot| {

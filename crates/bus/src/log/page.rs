@@ -40,7 +40,7 @@ pub(crate) struct Part<'a> {
     pub(crate) up_to: Place,
 }
 
-/// Not visible in a snapshot are transactions in progress then, one index probe each, and those that began
+/// Transactions not visible in a snapshot are those in progress then, one index probe each, and those that began
 /// later, one index range. So a page costs the same however large the log, and however long a transaction
 /// elsewhere stays open.
 ///
@@ -76,7 +76,7 @@ from step left join lateral (
     order by transaction, position limit 512
 ) as page on true";
 
-// Were the statement's limit smaller, a full page would be taken for the last one.
+// If the statement's limit were smaller, a full page would be mistaken for the last one.
 const _: () = assert!(PAGE == 512);
 
 /// Reads the next page of a part of the log.
@@ -111,8 +111,8 @@ const LOOK_AT: usize = 2_000;
 const _: () = assert!(LOOK_AT == 2000);
 
 /// Reads the next page of what a restored database may not have published: every row written after `since`,
-/// and those not visible in `done`. The transaction number of a row may be of the old cluster or of the new
-/// one, which cannot be known, so the time decides.
+/// and those not visible in `done`. Whether a row's transaction number is of the old cluster or of the new
+/// one is unknown, so the time decides.
 pub(crate) async fn read_restored(
     connection: &mut PgConnection,
     part: Part<'_>,

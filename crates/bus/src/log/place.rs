@@ -2,7 +2,7 @@
 
 /// A place in the log: the transaction that wrote a row, and the row's position.
 ///
-/// Rows become visible in the order of their commits, which is another order. So what has been published is
+/// Rows become visible in commit order, which is a different order. So the published part of the log is
 /// always a snapshot, never "everything up to a place".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {

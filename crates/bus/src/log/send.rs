@@ -23,7 +23,7 @@ impl StreamRelay {
         let cursor = &mut self.cursor;
         cursor.last_sequence = stored.last_sequence;
         cursor.last_id = Some(stored.last_id);
-        // The messages acknowledged or deleted at these sequences were other ones.
+        // Earlier acknowledgements and deletions at these sequences were of other messages.
         cursor.acknowledged = cursor.acknowledged.min(stored.first_sequence - 1);
         cursor.first_sequence = cursor.first_sequence.min(stored.first_sequence);
         Ok(stored)

@@ -1,6 +1,6 @@
-//! Compares a stream with what it has confirmed. A server may lose its disk or the end of it, get an older
-//! store back, or have messages purged or deleted. Whatever a group may not have received is marked as lost,
-//! for the [`refill`](super::refill) to republish.
+//! Compares a stream with what it has confirmed. A server may lose its disk or the end of a stream, be
+//! restored from an older store, or have messages purged or deleted. Events that a group may not have received are
+//! marked as lost, for the [`refill`](super::refill) to republish.
 
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -28,7 +28,7 @@ const MAX_LISTED_DELETIONS: i64 = 100_000;
 impl StreamRelay {
     /// Ensures the stream, compares it, and marks what it has lost.
     pub(super) async fn verify(&mut self) -> Result<(), RelayError> {
-        // Before the stream itself: a purge also moves what groups have acknowledged.
+        // Before the stream itself: a purge also advances the groups' acknowledged sequences.
         let groups = topology::groups(&self.bus, self.stream).await;
         let state = topology::stream(&self.bus, self.stream).await?;
         let created = to_microseconds(state.created);
@@ -67,7 +67,7 @@ impl StreamRelay {
         Ok(())
     }
 
-    /// Stores up to where every group has acknowledged, unless a group is missing, whose place is unknown.
+    /// Stores up to which sequence every group has acknowledged, unless a group is missing: its progress is unknown.
     fn note_groups(&mut self, groups: Vec<GroupState>) -> Result<(), RelayError> {
         let complete = self.groups.iter().all(|name| groups.iter().any(|g| g.name == *name));
         if let (Some(lowest), true) = (groups.iter().map(|g| g.acknowledged).min(), complete) {
@@ -222,7 +222,7 @@ impl StreamRelay {
                 error!(stream, events, loss, store = "memory", "{WHAT}");
             }
         } else {
-            // Expired, for example. What every group has acknowledged is no loss.
+            // Expired or acknowledged by every group, for example: not a loss.
             debug!(stream = self.stream.name, loss = loss.name(), "the stream holds fewer events");
         }
         Ok(())

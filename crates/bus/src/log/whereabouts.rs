@@ -1,4 +1,4 @@
-//! Where an event of the log is: it waits, or a stream has it, as far as the cursor and the ranges tell. Each look
+//! Where an event of the log is: it waits, or a stream has it, as far as the cursor and the ranges tell. A lookup
 //! reads a bounded number of ranges and of index entries.
 
 use sqlx::PgConnection;

@@ -160,13 +160,13 @@ impl Pool {
         timeout(ACQUIRE_TIMEOUT, lent).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Records whether the database is away, as found by a caller who watches it and logs when it goes away and
-    /// when it is back. From then on, work that fails because the database is away logs at level `debug` only.
+    /// Records whether the database is unavailable, for a caller who watches it and logs when its outages begin and
+    /// end. From then on, work that fails because of an outage logs at level `debug` only.
     pub fn watched(&self, is_away: bool) {
         self.shared.database_state.set(is_away);
     }
 
-    /// Whether the database is away, as last recorded by [`Self::watched`].
+    /// Whether the database is unavailable, as last recorded by [`Self::watched`].
     pub(crate) fn database_state(&self) -> &DatabaseState {
         &self.shared.database_state
     }

@@ -24,7 +24,7 @@ use crate::{
 pub const MAX_EVENTS: usize = 100;
 /// How far from its expected place a message is looked for: others may publish to the stream as well.
 const AROUND: i64 = 8;
-/// How long all looks at streams of one answer may take. An event not found by then is reported with its range.
+/// How long all stream lookups of one answer may take together. An event not found by then is reported with its range.
 const LOOKS: Duration = Duration::from_secs(3);
 
 /// An event that was committed.
@@ -67,7 +67,7 @@ pub enum Publication {
         #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
     },
-    /// The stream confirmed it, as one of these; the message itself was not found there.
+    /// The stream confirmed it within this range; the message itself was not found there.
     Within {
         /// The first sequence of the range.
         first_sequence: i64,

@@ -57,7 +57,7 @@ impl Drift {
 }
 
 fn lacks(filter: &[String], own: &[&str]) -> bool {
-    // No filter takes everything.
+    // A consumer without a filter takes everything.
     !filter.is_empty() && own.iter().any(|subject| !filter.iter().any(|found| found == subject))
 }
 

@@ -26,7 +26,7 @@ use crate::connection::REQUEST_TIMEOUT;
 /// effect once.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// Why a stream, group or bucket is not as it must be.
+/// Why a stream, group or bucket is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// The server did not answer: try again.

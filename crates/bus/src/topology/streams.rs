@@ -1,5 +1,5 @@
-//! A stream as it must be: created if missing, corrected if it could lose events, refused with the reason if it
-//! cannot be corrected.
+//! Ensures a stream: creates it if missing, corrects it if it could lose events, and refuses it with the reason if
+//! it cannot be corrected.
 //!
 //! | Setting | An edit is |
 //! |---|---|

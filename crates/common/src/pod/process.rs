@@ -87,7 +87,7 @@ impl Pod {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                // In this order: what the client id waits for is nearer to the cause.
+                // In this order: the client id's reason for waiting is closer to the cause.
                 biased;
                 () = shutdown.begun() => {}
                 () = follow(joined, &health) => {}

@@ -146,7 +146,7 @@ impl Service {
     }
 
     /// Makes the service ready only once it has joined its queue group: for an API that needs the data of the
-    /// group's events. Without this, the API serves while NATS is away.
+    /// group's events. Without this, the API serves while NATS is down.
     #[must_use]
     pub fn ready_once_joined(mut self) -> Self {
         self.ready_once_joined = true;

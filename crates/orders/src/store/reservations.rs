@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 common::statements! {
     /// A ticket's price, read after waiting for the lock of the buyer (if any), and then for that of the ticket
-    /// unless an order holds it: a refusal waits for nobody. Two that hash to the same lock only wait
-    /// needlessly.
+    /// unless an order holds it: a refusal waits for nobody. Two whose locks have the same hash wait
+    /// needlessly, nothing worse.
     PRICE = format!(
         "select case when $2::text is not null then pg_advisory_xact_lock({buyer})::text end,
                 case when not exists (select from orders

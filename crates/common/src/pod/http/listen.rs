@@ -40,7 +40,7 @@ impl Http {
         })
     }
 
-    /// Serves this as well at the port for probes and metrics, if that has its own, and nowhere else.
+    /// Serves this API only at the separate port for probes and metrics; nowhere if there is none.
     #[must_use]
     pub fn with_operations_api(self, operations_api: Router) -> Self {
         Self { operations_api, ..self }

@@ -1,4 +1,4 @@
-//! A connection's place among all. The connection reports every step to it.
+//! A connection's entry among all connections. The connection reports every step to it.
 
 use std::sync::{
     Arc,

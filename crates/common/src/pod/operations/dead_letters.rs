@@ -1,4 +1,4 @@
-//! `/operations/dead-letters`: grouped, searched, shown to the byte, redriven and discarded.
+//! `/operations/dead-letters`: grouped, searched, shown byte for byte, redriven and discarded.
 
 use axum::{
     Json,
@@ -55,7 +55,7 @@ pub(super) async fn search(
     Ok(Json(service.pool.run(found).await?))
 }
 
-/// One dead letter, to the byte.
+/// One dead letter, byte for byte.
 pub(super) async fn show(
     State(service): State<Operations>,
     Path(id): Path<String>,

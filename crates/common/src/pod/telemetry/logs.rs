@@ -61,7 +61,7 @@ pub fn logs(
     .context("logging was started twice")
 }
 
-/// Writes one JSON object per line, without control characters for terminals and passwords of URLs.
+/// Writes one JSON object per line, without terminal control characters or passwords in URLs.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {

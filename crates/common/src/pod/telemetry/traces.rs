@@ -6,7 +6,7 @@
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). By default, every
 //! trace that begins here is recorded; for a trace that comes with a request, its `traceparent` decides.
 //!
-//! A collector that is away or does not answer costs spans and nothing else: a separate thread sends them from a
+//! A collector that is down or does not answer costs only spans: a separate thread sends them from a
 //! bounded queue.
 
 use std::{
